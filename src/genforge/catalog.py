@@ -1,0 +1,316 @@
+"""The table of contents: every name that a recipe may use, and how a recipe becomes objects.
+
+Adding a network, an objective or a sampler takes its file, its line here and a recipe that uses it; it inherits the
+contract tests, which run over these tables. Targets are `module:class`, imported when first used, so that listing
+recipes does not import torch's world.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import Field
+
+from genforge.contracts import ImageShape, Network, Objective, Port, Sampler
+from genforge.files import read_yaml
+from genforge.imports import code_digest
+from genforge.settings import Settings, UserError, nearest
+
+NETWORKS: dict[str, str] = {
+    "dcgan-generator": "genforge.networks.dcgan:Generator",
+    "dcgan-critic": "genforge.networks.dcgan:Critic",
+    "unet": "genforge.networks.unet:UNet",
+    "ddpm-denoiser": "genforge.networks.denoiser:DDPMDenoiser",
+    "box": "genforge.networks.baselines:Box",
+    "gaussian": "genforge.networks.baselines:Gaussian",
+    "mixture": "genforge.networks.baselines:Mixture",
+}
+OBJECTIVES: dict[str, str] = {
+    "adversarial": "genforge.objectives.adversarial:Adversarial",
+    "variational": "genforge.objectives.variational:Variational",
+    "denoising": "genforge.objectives.denoising:Denoising",
+    "closed-form": "genforge.objectives.likelihood:ClosedForm",
+}
+SAMPLERS: dict[str, str] = {
+    "one-shot": "genforge.samplers.one_shot:OneShot",
+    "ddpm": "genforge.samplers.diffusion:DDPM",
+    "ddim": "genforge.samplers.diffusion:DDIM",
+}
+LIBRARY = Path(__file__).parent / "recipes"
+
+
+class RecipeSearch(Settings):
+    """Which settings a search may turn: dotted keys of the recipe to a range or a list of choices."""
+
+    space: dict[str, Dimension] = Field(default_factory=dict)
+
+
+class Dimension(Settings):
+    """One setting that a search may turn: either `low` and `high` (with `log`), or `choices`."""
+
+    low: float | int | None = None
+    high: float | int | None = None
+    log: bool = False
+    choices: tuple[bool | int | float | str, ...] | None = None
+
+    def model_post_init(self, context: Any) -> None:
+        if (self.choices is None) == (self.low is None or self.high is None):
+            raise ValueError("either `low` and `high`, or `choices`")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"low below high, not {self.low} and {self.high}")
+
+
+RecipeSearch.model_rebuild()
+
+
+class Recipe(Settings):
+    """A network, an objective and a sampler named together, with settings, budget and search space."""
+
+    origin: str = Field(description="the library's recipe that this one started from")
+    description: str
+    source: str = Field(description="the paper or code that it follows")
+    networks: dict[str, dict[str, Any]]
+    objective: dict[str, Any]
+    sampler: dict[str, Any]
+    training: dict[str, Any] = Field(default_factory=dict)
+    search: RecipeSearch = RecipeSearch()
+
+    @property
+    def family(self) -> str:
+        return target("objective", self.objective["name"]).family
+
+    def modules(self) -> list[str]:
+        """Modules whose code decides what this recipe gives, for its digest."""
+        names = [OBJECTIVES[self.objective["name"]], SAMPLERS[self.sampler["name"]]]
+        names += [NETWORKS[name] for choice in self.networks.values() for name in _network_names(choice)]
+        return sorted({name.partition(":")[0] for name in names} | {"genforge.training.loop"})
+
+    def code_digest(self) -> str:
+        return code_digest(self.modules())
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What is needed to build a trained network again: its choice with settings, its port, and its sampler."""
+
+    network: dict[str, Any]
+    port: Port
+    sampler: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        port = {**vars(self.port), "image": vars(self.port.image)}
+        return {"network": self.network, "port": port, "sampler": self.sampler}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Exported:
+        port = Port(**{**value["port"], "image": ImageShape(**value["port"]["image"])})
+        return cls(dict(value["network"]), port, dict(value["sampler"]))
+
+    def build(self) -> tuple[Network, Sampler]:
+        return build_network(self.network, self.port, "network"), build_sampler(self.sampler, "sampler")
+
+    def modules(self) -> list[str]:
+        """Modules that drawing images needs: no objective and no loop."""
+        names = [SAMPLERS[self.sampler["name"]], *(NETWORKS[name] for name in _network_names(self.network))]
+        return sorted({name.partition(":")[0] for name in names})
+
+
+def target(table: str, name: str, where: str = "") -> Any:
+    """The class behind a name. Raises UserError with the nearest name when there is none."""
+    entries = {"network": NETWORKS, "objective": OBJECTIVES, "sampler": SAMPLERS}[table]
+    if name not in entries:
+        place = f"{where}.name: " if where else ""
+        raise UserError(f"{place}no {table} is called {name!r}; {nearest(str(name), sorted(entries))}")
+    module, _, attribute = entries[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def library() -> list[str]:
+    """Names of the library's recipes, sorted."""
+    return sorted(path.stem for path in LIBRARY.glob("*.yaml"))
+
+
+def read_library(name: str, where: str = "from") -> dict[str, Any]:
+    """The library's recipe of this name, as plain values."""
+    if name not in library():
+        raise UserError(f"{where}: no recipe is called {name!r}; {nearest(name, library())}")
+    return read_yaml(LIBRARY / f"{name}.yaml")
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `over` laid over it, mapping by mapping. A part that names another part (`name`) starts
+    afresh, since the settings of one network mean nothing to another."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            other = "name" in value and value["name"] != below.get("name", value["name"])
+            result[key] = dict(value) if other else merge(below, value)
+        else:
+            result[key] = value
+    return result
+
+
+def resolve(name: str, entry: Mapping[str, Any]) -> Recipe:
+    """The recipe that an entry of `params.yaml` means: the library's with the entry's overrides, every setting checked
+    and every default filled in.
+
+    Raises:
+        UserError: with the dotted key, the value, the rule and the nearest valid name.
+    """
+    where = f"recipes.{name}"
+    base = read_library(str(entry["from"]), f"{where}.from")
+    values = merge(base, {key: value for key, value in entry.items() if key != "from"})
+    recipe = Recipe.read({"origin": entry["from"], **values}, where)
+    filled = {
+        "networks": {
+            role: _fill_network(choice, f"{where}.networks.{role}") for role, choice in recipe.networks.items()
+        },
+        "objective": _fill("objective", recipe.objective, f"{where}.objective"),
+        "sampler": _fill("sampler", recipe.sampler, f"{where}.sampler"),
+        "training": _training_settings(recipe.training, f"{where}.training"),
+    }
+    recipe = recipe.model_copy(update=filled)
+    _check_fit(recipe, where)
+    for key in recipe.search.space:
+        lookup(recipe.model_dump(), key, f"{where}.search.space")
+    return recipe
+
+
+def resolve_all(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Recipe]:
+    """`resolve` over all entries, with every mistake told at once."""
+    recipes, mistakes = {}, []
+    for name, entry in entries.items():
+        try:
+            recipes[name] = resolve(name, entry)
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return recipes
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, Any], where: str = "search") -> Recipe:
+    """The recipe with dotted keys set, such as `training.optimizer.learning_rate`, checked again."""
+    values = recipe.model_dump()
+    for key, value in settings.items():
+        holder, leaf = lookup(values, key, where)
+        holder[leaf] = value
+    entry = {key: values[key] for key in ("networks", "objective", "sampler", "training")}
+    return resolve(where, {"from": recipe.origin, **entry}).model_copy(update={"search": recipe.search})
+
+
+def lookup(values: dict[str, Any], key: str, where: str) -> tuple[dict[str, Any], str]:
+    """The mapping that holds the dotted `key` of a filled-in recipe, and the key's last part."""
+    *path, leaf = key.split(".")
+    holder: Any = values
+    for part in [*path, leaf]:
+        if not isinstance(holder, dict) or part not in holder:
+            valid = sorted(map(str, holder)) if isinstance(holder, dict) else []
+            raise UserError(f"{where}: {key!r} is no setting of this recipe (at {part!r}); {nearest(part, valid)}")
+        inside, holder = holder, holder[part]
+    return inside, leaf
+
+
+def build_network(choice: Mapping[str, Any], port: Port, where: str) -> Network:
+    """The network of a choice `{name, ...settings}` on a port; inner networks (`backbone`) are built first."""
+    kind = target("network", choice["name"], where)
+    if kind.kind != port.kind:
+        fitting = [name for name in NETWORKS if target("network", name).kind == port.kind]
+        raise UserError(
+            f"{where}.name: {choice['name']!r} is a {kind.kind} network, but this role takes a {port.kind} network: "
+            f"{', '.join(fitting)}"
+        )
+    settings = kind.Settings.read({key: value for key, value in choice.items() if key != "name"}, where)
+    inner = {
+        key: build_network(getattr(settings, key), kind.inner_port(key, settings, port), f"{where}.{key}")
+        for key in getattr(kind, "inner", ())
+    }
+    return cast(Network, kind(settings, port, **inner))
+
+
+def build_objective(recipe: Recipe, image: ImageShape, classes: int) -> Objective:
+    """The objective with its networks, on the CPU, with weights drawn from torch's generator."""
+    kind = target("objective", recipe.objective["name"])
+    settings = kind.Settings.read(_without_name(recipe.objective), "objective")
+    ports = kind.ports(settings, image, classes)
+    networks = {role: build_network(recipe.networks[role], port, f"networks.{role}") for role, port in ports.items()}
+    return cast(Objective, kind(settings, networks))
+
+
+def exported(recipe: Recipe, image: ImageShape, classes: int) -> Exported:
+    """How the network that this recipe trains is built again, without its objective."""
+    kind = target("objective", recipe.objective["name"])
+    settings = kind.Settings.read(_without_name(recipe.objective), "objective")
+    role = kind.exported_role()
+    return Exported(recipe.networks[role], kind.ports(settings, image, classes)[role], recipe.sampler)
+
+
+def build_sampler(choice: Mapping[str, Any], where: str = "sampler") -> Sampler:
+    kind = target("sampler", choice["name"], where)
+    return cast(Sampler, kind(kind.Settings.read(_without_name(choice), where)))
+
+
+def _without_name(choice: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in choice.items() if key != "name"}
+
+
+def _named(choice: Mapping[str, Any], table: str, where: str) -> Any:
+    if not isinstance(choice, Mapping) or not isinstance(choice.get("name"), str):
+        raise UserError(f"{where}: should be a mapping with a `name` of a {table}, not {choice!r}")
+    return target(table, choice["name"], where)
+
+
+def _fill(table: str, choice: Mapping[str, Any], where: str) -> dict[str, Any]:
+    kind = _named(choice, table, where)
+    return {"name": choice["name"], **kind.Settings.read(_without_name(choice), where).model_dump(mode="json")}
+
+
+def _fill_network(choice: Mapping[str, Any], where: str) -> dict[str, Any]:
+    filled = _fill("network", choice, where)
+    for key in getattr(target("network", choice["name"]), "inner", ()):
+        filled[key] = _fill_network(filled[key], f"{where}.{key}")
+    return filled
+
+
+def _network_names(choice: Mapping[str, Any]) -> list[str]:
+    inner = getattr(target("network", choice["name"]), "inner", ())
+    return [choice["name"], *(name for key in inner for name in _network_names(choice[key]))]
+
+
+def _training_settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    from genforge.training.loop import TrainingSettings
+
+    return TrainingSettings.read(values, where).model_dump(mode="json")
+
+
+def _check_fit(recipe: Recipe, where: str) -> None:
+    """Roles are all played, by networks of the right kind, and the sampler can draw from the exported one."""
+    kind = target("objective", recipe.objective["name"])
+    settings = kind.Settings.read(_without_name(recipe.objective), f"{where}.objective")
+    ports = kind.ports(settings, ImageShape(1, 32, 32), 0)
+    for role in recipe.networks:
+        if role not in ports:
+            raise UserError(f"{where}.networks.{role}: unknown role; {nearest(role, sorted(ports))}")
+    for role, port in ports.items():
+        if role not in recipe.networks:
+            raise UserError(f"{where}.networks.{role}: missing; objective {recipe.objective['name']!r} needs this role")
+        played = target("network", recipe.networks[role]["name"], f"{where}.networks.{role}")
+        if played.kind != port.kind:
+            fitting = sorted(name for name in NETWORKS if target("network", name).kind == port.kind)
+            raise UserError(
+                f"{where}.networks.{role}.name: {recipe.networks[role]['name']!r} is of kind {played.kind}, but the "
+                f"role takes {port.kind}: {', '.join(fitting)}"
+            )
+    sampler = target("sampler", recipe.sampler["name"])
+    kind_out = ports[kind.exported_role()].kind
+    if kind_out not in sampler.kinds:
+        fitting = sorted(name for name in SAMPLERS if kind_out in target("sampler", name).kinds)
+        raise UserError(
+            f"{where}.sampler.name: {recipe.sampler['name']!r} cannot draw from a {kind_out} network; "
+            f"these can: {', '.join(fitting)}"
+        )

@@ -1,0 +1,225 @@
+"""`genforge`: one command a step, and the few that people want at hand.
+
+A command is an entry of `COMMANDS`: its help, its arguments, and a plain function. Everything heavy is imported inside
+the functions, so that `genforge --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from genforge.files import write_json
+from genforge.progress import say
+from genforge.settings import UserError
+
+STEPS = {
+    "resolve": "check every recipe of params.yaml and write it out in full",
+    "ingest": "bring the raw images or their listing to data/raw",
+    "prepare": "decode, check, resize and split them into data/prepared",
+    "extractor": "train the judge's eyes and compute the reference statistics",
+    "search": "look for better settings of one recipe",
+    "train": "train one recipe",
+    "sample": "draw the images of one recipe that the judge will see",
+    "evaluate": "judge one recipe's images, or `floor`: held-out real ones",
+    "rank": "make the leaderboard",
+    "report": "make the report and its pictures",
+    "register": "register the best models and move the aliases",
+}
+FAILURE = "GENFORGE_FAILURE"  # a file in which a flow wants to read why a step failed
+EXIT_USER, EXIT_FAILED = 2, 1
+
+
+@dataclass(frozen=True)
+class Command:
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="steps side by side (default: one for each core, at most 4)"
+    )
+    parser.add_argument("--force", action="store_true", help="start the flow even when everything is up to date")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    command = [sys.executable, "-m", "pipelines.retrain"]
+    command += ["--jobs", str(arguments.jobs)] if arguments.jobs else []
+    command += ["--force"] if arguments.force else []
+    if not Path("pipelines/retrain.py").is_file():
+        raise UserError(f"{Path.cwd()} holds no pipelines/retrain.py; run genforge in the project's folder")
+    os.execv(sys.executable, command)  # noqa: S606  a list of arguments: no shell sees it
+
+
+def _step_arguments(parser: argparse.ArgumentParser) -> None:
+    lines = "\n".join(f"  {name:10} {text}" for name, text in STEPS.items())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"steps:\n{lines}\n\n`dvc repro` runs those that are out of date, in order."
+    parser.add_argument("step", choices=list(STEPS), metavar="STEP", help="see below")
+    parser.add_argument("name", nargs="?", help="the recipe, for steps that work on one")
+
+
+def _step(arguments: argparse.Namespace) -> None:
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    importlib.import_module(f"genforge.steps.{arguments.step}").run(project, arguments.name)
+
+
+def _recipes_arguments(parser: argparse.ArgumentParser) -> None:
+    _json_argument(parser)
+
+
+def _recipes(arguments: argparse.Namespace) -> None:
+    from genforge.steps.recipes import list_recipes, recipes_table
+
+    rows = list_recipes()
+    print(json.dumps(rows, indent=2)) if arguments.json else _show(recipes_table(rows))
+
+
+def _leaderboard(arguments: argparse.Namespace) -> None:
+    from genforge.evaluation.leaderboard import render
+    from genforge.files import read_json
+    from genforge.steps.project import Project
+
+    leaderboard = read_json(Project.load().leaderboard)
+    print(json.dumps(leaderboard, indent=2)) if arguments.json else _show(render(leaderboard))
+
+
+def _sample_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", required=True, metavar="NAME@ALIAS", help="a registered model, such as digits@staging"
+    )
+    parser.add_argument("-n", "--images", type=int, default=64, help="how many (default: 64)")
+    parser.add_argument("--seed", type=int, default=0, help="image i of a seed is always the same image (default: 0)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("grid.png"), help="a .png grid, a .npy array, or a folder of PNGs"
+    )
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from genforge.steps.draw import draw
+
+    draw(arguments.model, arguments.images, arguments.seed, arguments.out)
+    print(arguments.out)
+
+
+def _judge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", type=Path, help="a folder of images, or a uint8 .npy array (images, height, width, channels)"
+    )
+    _json_argument(parser)
+
+
+def _judge(arguments: argparse.Namespace) -> None:
+    from genforge.steps.judge import judge, verdict_table
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    verdict = judge(project, arguments.path)
+    print(json.dumps(verdict, indent=2)) if arguments.json else _show(verdict_table(verdict))
+
+
+def _ui_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, default=5000, help="of the MLflow UI on 127.0.0.1 (default: 5000)")
+
+
+def _ui(arguments: argparse.Namespace) -> None:
+    from genforge.tracking import ui_command
+
+    command, environment = ui_command(Path.cwd(), arguments.port)
+    say(f"MLflow UI: http://127.0.0.1:{arguments.port}  (Ctrl-C ends it)")
+    os.execve(command[0], command, environment)  # noqa: S606  a list of arguments: no shell sees it
+
+
+def _json_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+COMMANDS = {
+    "run": Command("run the whole pipeline as a flow; what is up to date is left alone", _run_arguments, _run),
+    "step": Command("run one step by itself", _step_arguments, _step),
+    "recipes": Command("list the library of ready recipes", _recipes_arguments, _recipes),
+    "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
+    "sample": Command("draw images from a registered model", _sample_arguments, _sample),
+    "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
+    "ui": Command("open the MLflow UI on this machine", _ui_arguments, _ui),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    main_parser = argparse.ArgumentParser(prog="genforge", description="Keeps generative image models fresh.")
+    commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=command.help[0].upper() + command.help[1:] + ".")
+        command.arguments(sub)
+    return main_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0; 2 for a mistake of the user's, told in words; 1 for a failure, with its traceback."""
+    arguments = parser().parse_args(argv)
+    quiet_environment()
+    try:
+        COMMANDS[arguments.command].run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        _tell_flow("user", str(error))
+        return EXIT_USER
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has gone. Point standard output at nothing, or the interpreter complains at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        traceback.print_exc()
+        passing = isinstance(error, ConnectionError | TimeoutError)
+        _tell_flow("passing" if passing else "failure", "".join(traceback.format_exception_only(error)).strip())
+        return EXIT_FAILED
+    return 0
+
+
+def quiet_environment() -> None:
+    """No telemetry of other packages, and no chatter of theirs between our lines."""
+    for key, value in {
+        "DO_NOT_TRACK": "true",
+        "DVC_NO_ANALYTICS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PYTHONWARNINGS": "ignore",
+    }.items():
+        os.environ.setdefault(key, value)
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
+
+
+def _tell_flow(kind: str, text: str) -> None:
+    if path := os.environ.get(FAILURE):
+        with contextlib.suppress(OSError):  # the step has failed already; its exit status says so too
+            write_json(Path(path), {"kind": kind, "text": text})
+
+
+def _show(table: object) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""`params.yaml` as typed settings. An unknown or wrong key is an error that names it and its nearest neighbour.
+
+The settings of networks, objectives, samplers and the loop live beside their code; a recipe's entry is checked against
+them by `catalog.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from genforge.files import read_yaml
+from genforge.settings import Settings, UserError
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+NAME_RULE = re.compile(r"[a-z][a-z0-9-]*")
+
+
+class DataSettings(Settings):
+    """Which images, and what is done to them before anything is trained."""
+
+    name: str = Field("digits", description="names the MLflow experiment and the registered model")
+    source: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "image_folder", "tins"] = Field(
+        "digits", description="where images come from"
+    )
+    folder: str = Field(
+        "data/incoming",
+        description="image_folder: the images. mnist, fashion_mnist, kmnist, cifar10: a folder that already holds the "
+        "files as torchvision keeps them (then nothing is downloaded). digits, tins: not read",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=64,
+        multiple_of=4,
+        description="side in pixels of the square that every image is brought to; "
+        "null: the source's own, which must be one size for all",
+    )
+    channels: Literal[1, 3] | None = Field(None, description="1: gray, 3: RGB; null: the source's own")
+    fit: Literal["crop", "pad", "stretch"] = Field(
+        "crop",
+        description="how an image that is not square becomes one: crop the centre after its shorter side was "
+        "resized, pad with black after its longer side was, or stretch",
+    )
+    validation: Share = Field(0.1, gt=0.0, description="share of the training images kept for model selection")
+    test: Share = Field(
+        0.3, gt=0.0, description="share held out for the judge; a source with its own test split keeps that"
+    )
+    max_broken_share: Share = Field(0.05, description="stop when more than this share of the inputs is broken")
+    max_pixels: int = Field(64_000_000, ge=64, description="an image of more pixels is absurd and goes to quarantine")
+    max_bytes: int = Field(256_000_000, ge=64, description="a larger file is absurd and goes to quarantine")
+    count: int = Field(4000, ge=10, le=1_000_000, description="tins: how many are drawn")
+    horizontal_flip: bool = Field(False, description="train on mirrored images too, one in two; not for digits or text")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        return check_name(name)
+
+
+class ExtractorSettings(Settings):
+    """The eyes of the judge: what turns images into features."""
+
+    name: Literal["classifier", "inception"] = Field(
+        "classifier",
+        description="classifier: a small network trained on the training split (on labels, or on rotations "
+        "where there are none). inception: torch-fidelity's own, for numbers to set beside papers",
+    )
+    weights: str | None = Field(
+        None, description="inception: path of its weights; null: torch-fidelity's usual download"
+    )
+    steps: int = Field(600, ge=10, description="classifier: training steps")
+    batch_size: int = Field(128, ge=2, description="classifier: images a step")
+    width: int = Field(
+        32, ge=8, le=512, description="classifier: channels of the first layer; features are 4 times as many"
+    )
+
+
+class EvaluationSettings(Settings):
+    """How models are judged. The same for every model, or their numbers could not stand in one table."""
+
+    images: int = Field(
+        500,
+        ge=50,
+        description="generated images in every comparison; the test split must hold as many, "
+        "because the floor is as many held-out real images",
+    )
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=3, description="sampling seeds: the spread of every number")
+    batch_size: int = Field(250, ge=1, description="images that are drawn or looked at together")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError("different whole numbers, none negative")
+        return seeds
+
+
+class SearchSettings(Settings):
+    """How far Optuna looks. Which settings it may turn is in each recipe's `search` (its space)."""
+
+    trials: int = Field(8, ge=0, description="trials a recipe; 0: train with the recipe's own settings")
+    workers: int = Field(2, ge=1, le=256, description="processes that work on one study")
+    steps_share: float = Field(
+        0.25, gt=0.0, le=1.0, description="a trial's length as a share of the recipe's training steps"
+    )
+    reports: int = Field(4, ge=1, description="intermediate values a trial, at which it may be pruned")
+    images: int = Field(250, ge=50, description="generated images for each value")
+
+
+class RegistrySettings(Settings):
+    """When a model may take the alias `staging`."""
+
+    metric: Literal["fid", "kid"] = Field("fid", description="what `best` means; smaller is better for both")
+
+
+class Config(Settings):
+    """The whole of `params.yaml`."""
+
+    seed: int = Field(0, ge=0, lt=2**32, description="of everything that is random and trained")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+    data: DataSettings = DataSettings()
+    extractor: ExtractorSettings = ExtractorSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    search: SearchSettings = SearchSettings()
+    registry: RegistrySettings = RegistrySettings()
+    recipes: dict[str, dict[str, Any]] = Field(
+        min_length=1,
+        description="what is trained: each entry starts from a recipe of the library (`from:`) and "
+        "overrides what it likes; `genforge recipes` lists the library",
+    )
+
+    @field_validator("recipes", mode="before")
+    @classmethod
+    def _recipe_entries(cls, recipes: Any) -> Any:
+        if not isinstance(recipes, dict):
+            raise ValueError("a mapping of names to entries such as `gan: {from: hinge-sngan}`")
+        for name, entry in recipes.items():
+            check_name(str(name))
+            if not isinstance(entry, dict) or not isinstance(entry.get("from"), str):
+                raise ValueError(
+                    f"for `{name}` an entry such as `{{from: hinge-sngan}}`, which names a recipe of the library"
+                )
+        return recipes
+
+
+def check_name(name: str) -> str:
+    """Names become folders, aliases and stage names: lower case letters, digits and dashes only."""
+    if not NAME_RULE.fullmatch(name) or len(name) > 64:
+        raise ValueError(f"a name of lower case letters, digits and dashes that begins with a letter, not {name!r}")
+    return name
+
+
+def load(path: Path = Path("params.yaml")) -> Config:
+    """The settings in `path`, checked. Recipes' own settings are checked by `catalog.resolve_all`.
+
+    Raises:
+        UserError: names each wrong key, its value, the rule and the nearest valid name.
+    """
+    try:
+        return Config.read(read_yaml(path), where="")
+    except UserError as error:
+        raise UserError(f"{path} is wrong:\n{error}") from None

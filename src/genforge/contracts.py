@@ -1,0 +1,228 @@
+"""What the rooms promise each other: images, ports, batches, players, objectives, samplers.
+
+Images are uint8 NHWC on disk and float NCHW in [-1, 1] in networks; the two functions below are the only doors.
+Gray stays one channel everywhere but at the feature extractor's own door.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from genforge import settings as typed
+from genforge.settings import UserError
+
+SMALLEST, LARGEST, MULTIPLE = 8, 64, 4  # pixels: image sides that the networks of the catalog take
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Channels (1 or 3), height and width in pixels."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        """Number of values in one image."""
+        return self.channels * self.height * self.width
+
+    def check(self) -> None:
+        """Raises UserError unless the networks of the catalog can take this shape."""
+        if self.channels not in (1, 3):
+            raise UserError(f"images have {self.channels} channels; genforge trains on 1 (gray) or 3 (RGB)")
+        for name, side in (("height", self.height), ("width", self.width)):
+            if not SMALLEST <= side <= LARGEST or side % MULTIPLE:
+                raise UserError(
+                    f"image {name} is {side}; it should be {SMALLEST} to {LARGEST} and a multiple of {MULTIPLE}: "
+                    f"set data.image_size to resize"
+                )
+
+
+def to_network(images: Tensor) -> Tensor:
+    """uint8 (n, height, width, channels) in 0..255 to float32 (n, channels, height, width) in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Float (n, channels, height, width) in [-1, 1] to uint8 (n, height, width, channels), rounded and clipped.
+
+    Raises:
+        ValueError: some value is not finite; a picture of NaN would look like a picture.
+    """
+    if not torch.isfinite(images).all():
+        raise ValueError("images hold values that are not finite (NaN or infinity)")
+    return images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """What an objective asks of a network that plays one of its roles.
+
+    kind `latent_to_image`: forward(latent (n, latent_size), labels (n,) or None) -> (n, channels, height, width).
+    kind `image_to_vector`: forward(images (n, c, h, w), labels or None) -> (n, outputs).
+    kind `denoiser`: forward(noisy (n, c, h, w), sigma (n,), labels or None) -> an estimate of the clean images, where
+        noisy = clean + sigma * standard normal noise (the convention of Karras et al. 2022).
+    kind `backbone`: forward(images (n, c, h, w), time (n,), labels or None) -> (n, outputs, h, w): what a denoiser is
+        built over; `outputs` counts channels.
+    A network states in `Network.kind` which one it serves.
+    """
+
+    kind: PortKind
+    image: ImageShape
+    latent_size: int = 0
+    outputs: int = 0
+    classes: int = 0  # 0: not conditioned on labels
+
+
+class Network(nn.Module):
+    """A module with typed settings that serves one kind of port. It knows no loss.
+
+    Class attributes: `kind` (which port it serves) and `Settings` (its settings).
+    A network built over another one (a denoiser over its backbone) names in `inner` the settings that choose one, each
+    a mapping `{name, ...}`; it gets the built networks as keyword arguments of these names.
+    """
+
+    kind: ClassVar[PortKind]
+    Settings: ClassVar[type[typed.Settings]]
+    inner: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def inner_port(cls, key: str, settings: typed.Settings, port: Port) -> Port:
+        """What is asked of the inner network `key`."""
+        raise LookupError(f"{cls.__name__} has no inner network {key!r}")
+
+    def __init__(self, settings: typed.Settings, port: Port) -> None:
+        super().__init__()
+        self.port = port
+
+
+@dataclass
+class Batch:
+    """Real images of one turn: float (n, c, h, w) in [-1, 1], and labels (n,) int64 where the data has them."""
+
+    images: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+
+class TrainingData(ABC):
+    """The training split as objectives may see it beyond one batch: in `prepare` and `finish`."""
+
+    shape: ImageShape
+    count: int
+    classes: int
+
+    @abstractmethod
+    def chunks(self, size: int = 1024) -> Iterator[Batch]:
+        """Every training image once, in a fixed order, in batches of at most `size`."""
+
+    @abstractmethod
+    def batch(self, turn: int, size: int) -> Batch:
+        """The `turn`-th batch of an endless shuffled stream: the same images whenever it is asked for, so that a run's
+        position in the data is one number."""
+
+
+@dataclass
+class Player:
+    """One set of parameters with its own optimizer and its turn: every `every`-th step (WGAN's generator: 5)."""
+
+    name: str
+    module: nn.Module
+    every: int = 1
+
+
+@dataclass
+class Loss:
+    """A scalar to minimise, and detached scalars to log beside it (tensors: reading them would stall the device)."""
+
+    value: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(ABC):
+    """What teaches networks: its players and their losses. The loop calls the hooks; an objective calls no optimizer.
+
+    Class attributes: `family` (for tables), `Settings`.
+    """
+
+    family: ClassVar[str]
+    Settings: ClassVar[type[typed.Settings]]
+
+    @classmethod
+    @abstractmethod
+    def ports(cls, settings: typed.Settings, image: ImageShape, classes: int) -> dict[str, Port]:
+        """The roles that networks play here, by name, and what is asked of each."""
+
+    @classmethod
+    @abstractmethod
+    def exported_role(cls) -> str:
+        """The role whose network draws images after training: what EMA follows, what is saved, what a sampler gets."""
+
+    @abstractmethod
+    def __init__(self, settings: typed.Settings, networks: Mapping[str, Network]) -> None: ...
+
+    players: list[Player]  # empty for what has a closed form: then `prepare` does all the work and no step is run
+    exported: Network
+
+    def prepare(self, data: TrainingData) -> None:
+        """Called once before the first step: fit what has a closed form."""
+        return None
+
+    @abstractmethod
+    def loss(self, player: Player, batch: Batch) -> Loss:
+        """The player's loss on its turn. Parameters of the other players are frozen by the loop meanwhile."""
+
+    def after_step(self, player: Player) -> None:
+        """Called after the player's optimizer has stepped (weight clipping)."""
+        return None
+
+    def finish(self, data: TrainingData) -> None:
+        """Called once after the last step, with EMA weights in `exported` (an autoencoder fits its latent prior)."""
+        return None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A request for images: image i of a seed is the same image at any batch size and in any order.
+
+    indices: which images of this seed, (n,) int64 on the CPU. labels: (n,) int64 or None.
+    """
+
+    seed: int
+    indices: Tensor
+    labels: Tensor | None = None
+
+    def split(self, size: int) -> Iterator[Draw]:
+        """The same request in pieces of at most `size` images."""
+        for start in range(0, len(self.indices), size):
+            labels = None if self.labels is None else self.labels[start : start + size]
+            yield Draw(self.seed, self.indices[start : start + size], labels)
+
+
+class Sampler(ABC):
+    """Draws images from a trained network. `no_grad` belongs inside: energy sampling needs gradients.
+
+    Class attributes: `kinds` (which kinds of network it can draw from), `Settings`.
+    """
+
+    kinds: ClassVar[tuple[str, ...]]
+    Settings: ClassVar[type[typed.Settings]]
+
+    def __init__(self, settings: typed.Settings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def sample(self, network: Network, draw: Draw) -> Tensor:
+        """Images, float (n, c, h, w), nominally in [-1, 1], on the network's device."""

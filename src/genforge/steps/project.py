@@ -1,0 +1,112 @@
+"""Where everything of a project lies, and what every step starts from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from genforge.catalog import Recipe
+from genforge.config import Config, load
+from genforge.files import read_json
+from genforge.settings import UserError
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with `params.yaml`, its settings, and the places of its data and results.
+
+    `data/` and `results/` hold the outputs of steps, whose versions DVC keeps. `.genforge/` holds the state of this
+    machine: checkpoints, run logs, locks, the search's journal.
+    """
+
+    root: Path
+    config: Config
+
+    @classmethod
+    def load(cls, root: Path = Path()) -> Project:
+        """Raises UserError when `params.yaml` is missing or wrong."""
+        return cls(root, load(root / "params.yaml"))
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "data" / "raw"
+
+    @property
+    def prepared(self) -> Path:
+        return self.root / "data" / "prepared"
+
+    @property
+    def source_folder(self) -> Path:
+        """Where the user's images lie: `data.folder`, relative to the project."""
+        return self.root / self.config.data.folder
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    def recipe_file(self, name: str) -> Path:
+        """The recipe as resolved, with the digest of its code."""
+        return self.results / "recipes" / f"{name}.json"
+
+    @property
+    def extractor(self) -> Path:
+        return self.results / "extractor"
+
+    def search(self, name: str) -> Path:
+        return self.results / "search" / name
+
+    def model(self, name: str) -> Path:
+        return self.results / "models" / name
+
+    def samples(self, name: str) -> Path:
+        return self.results / "samples" / name
+
+    def metrics(self, name: str) -> Path:
+        """Metrics of one recipe, or of `floor`: the held-out real images."""
+        return self.results / "metrics" / f"{name}.json"
+
+    @property
+    def leaderboard(self) -> Path:
+        return self.results / "leaderboard.json"
+
+    @property
+    def report(self) -> Path:
+        return self.results / "report"
+
+    @property
+    def registered(self) -> Path:
+        return self.results / "registered.json"
+
+    @property
+    def state(self) -> Path:
+        return self.root / ".genforge"
+
+    @cached_property
+    def device(self) -> str:
+        """`cpu` or `cuda`. Raises UserError when `device: cuda` is asked for and there is none."""
+        import torch
+
+        wanted = self.config.device
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                "device: 'cuda' was asked for, but torch finds no CUDA device here; set device: auto or cpu"
+            )
+        return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+    def use_threads(self) -> None:
+        """Take as many CPU threads as `GENFORGE_THREADS` says (a flow that runs steps side by side sets it)."""
+        threads = os.environ.get("GENFORGE_THREADS")
+        if threads:
+            import torch
+
+            torch.set_num_threads(max(1, int(threads)))
+
+    def recipe(self, name: str) -> Recipe:
+        """The resolved recipe, as the step `resolve` wrote it."""
+        if name not in self.config.recipes:
+            from genforge.settings import nearest
+
+            raise UserError(f"params.yaml has no recipe {name!r}; {nearest(name, sorted(self.config.recipes))}")
+        return Recipe.read(read_json(self.recipe_file(name))["recipe"], f"recipes.{name}")
