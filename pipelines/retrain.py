@@ -1,0 +1,242 @@
+"""The flow `retrain`: every stage of dvc.yaml that is out of date, side by side where it can be.
+
+A task a stage, taken from DVC's own graph; each runs `dvc repro --single-item`, so that DVC alone decides what is up
+to date, and `dvc repro` by hand and this flow do the same work and skip the same work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import queue
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from genforge.cli import EXIT_FAILED, EXIT_USER, quiet_environment
+
+quiet_environment()
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # what goes wrong is told by `main`, in our words
+
+from prefect import flow, task  # noqa: E402  its settings are read at import
+from prefect.artifacts import create_image_artifact, create_markdown_artifact  # noqa: E402
+from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
+from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
+
+from genforge import tracking  # noqa: E402
+from genforge.catalog import resolve_all  # noqa: E402
+from genforge.progress import say  # noqa: E402
+from genforge.settings import UserError  # noqa: E402
+from genforge.steps.project import Project  # noqa: E402
+from genforge.steps.summary import pictures, summarise  # noqa: E402
+from pipelines.screen import Screen  # noqa: E402
+from pipelines.server import api  # noqa: E402
+from pipelines.stages import Graph, Processes, StageFailed, run_stage  # noqa: E402
+
+ON_DEVICE = ("extractor", "search", "train", "sample", "evaluate", "floor")  # steps that use a GPU where there is one
+RETRY_SECONDS = [1, 4, 10]
+
+processes = Processes()
+
+
+class PipelineFailed(Exception):
+    """Some stages failed; the others that did not need them have run."""
+
+    def __init__(self, failures: list[StageFailed], skipped: list[str]) -> None:
+        super().__init__("; ".join(str(failure) for failure in failures))
+        self.failures, self.skipped = failures, skipped
+
+
+def _may_pass(task: Any, run: Any, state: Any) -> bool:
+    """Whether to try again: for what can pass (a lock, a connection), never for what cannot."""
+    try:
+        state.result()
+    except StageFailed as failure:
+        return failure.passing
+    except Exception:
+        return False
+    return False
+
+
+@task(task_run_name="{stage}", cache_policy=NO_CACHE, retries=len(RETRY_SECONDS), retry_delay_seconds=RETRY_SECONDS,
+      retry_condition_fn=_may_pass, persist_result=False)  # fmt: skip
+def repro(stage: str, root: str, environment: dict[str, str], screen: Any) -> None:
+    """`dvc repro` of one stage, in a process group of its own."""
+    run_stage(stage, Path(root), environment, processes, screen.message)
+
+
+@flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False, validate_parameters=False)
+def retrain(root: str = ".", jobs: int | None = None) -> list[str]:
+    """Bring the project in `root` up to date.
+
+    Args:
+        root: the project's folder, with params.yaml and dvc.yaml.
+        jobs: stages side by side; None: one a core, at most four.
+
+    Returns:
+        Names of the stages that were looked at, in the order in which they ended.
+
+    Raises:
+        PipelineFailed: some stage failed. Stages that did not need it have run all the same.
+    """
+    folder = Path(root)
+    graph = Graph.read(folder)
+    cores = len(os.sched_getaffinity(0))
+    jobs = jobs or min(cores, 4)
+    pipeline = os.environ.get(tracking.PIPELINE) or f"retrain-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    environment = {tracking.PIPELINE: pipeline, "GENFORGE_THREADS": str(max(1, cores // jobs))}
+    # The project's own programs come first, so that a stage's command finds them without an activated environment.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    status = "FAILED"
+    try:
+        with Screen(len(graph.stale)) as screen:
+            done = _run_all(graph, folder, jobs, environment, screen)
+        status = "FINISHED"
+    finally:
+        tracking.finish_pipeline(folder, pipeline, status)
+    _publish(folder)
+    return done
+
+
+def _run_all(graph: Graph, root: Path, jobs: int, environment: dict[str, str], screen: Screen) -> list[str]:
+    """Keep `jobs` stages running until none is left whose needs are met."""
+    waiting = [stage for stage in graph.order if stage in graph.stale]
+    running: dict[str, tuple[Any, float]] = {}
+    futures: dict[str, Any] = {}
+    ended: queue.Queue[str] = queue.Queue()
+    devices = _devices()
+    held: dict[str, str] = {}
+    done: list[str] = []
+    failures: list[StageFailed] = []
+
+    def ready(stage: str) -> bool:
+        pending = {*waiting, *running, *(failure.stage for failure in failures)}
+        return not graph.needs[stage] & pending
+
+    def start(stage: str) -> bool:
+        own = dict(environment)
+        if devices is not None and stage.partition("@")[0] in ON_DEVICE:
+            try:
+                held[stage] = devices.get_nowait()
+            except queue.Empty:
+                return False
+            own["CUDA_VISIBLE_DEVICES"] = held[stage]
+        upstream = [futures[need] for need in graph.needs[stage] if need in futures]
+        screen.started(stage)
+        future = repro.submit(stage, str(root), own, screen, wait_for=upstream)
+        futures[stage] = future
+        running[stage] = (future, time.monotonic())
+        future.add_done_callback(lambda _, name=stage: ended.put(name))
+        return True
+
+    while waiting or running:
+        for stage in [stage for stage in waiting if ready(stage)]:
+            if len(running) < jobs and start(stage):
+                waiting.remove(stage)
+        if not running:
+            break  # what is left waits for a stage that failed
+        stage = ended.get()
+        future, began = running.pop(stage)
+        if devices is not None and stage in held:
+            devices.put(held.pop(stage))
+        error = future.result(raise_on_failure=False)
+        if isinstance(error, BaseException):
+            failures.append(error if isinstance(error, StageFailed) else
+                            StageFailed(stage, repr(error), passing=False, mistake=False))  # fmt: skip
+        else:
+            done.append(stage)
+        screen.ended(stage, time.monotonic() - began, "FAILED" if isinstance(error, BaseException) else None)
+    if failures:
+        raise PipelineFailed(failures, waiting)
+    return done
+
+
+def _devices() -> queue.Queue[str] | None:
+    """The CUDA devices that stages may hold, one each; None where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        listing = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
+        )
+        wanted = ",".join(listing.stdout.split()) if listing.returncode == 0 else ""
+    indices = [index for index in wanted.split(",") if index.strip()]
+    if not indices:
+        return None
+    devices: queue.Queue[str] = queue.Queue()
+    for index in indices:
+        devices.put(index)
+    return devices
+
+
+def _publish(root: Path) -> None:
+    """Leaderboard and pictures as Prefect artifacts."""
+    results = root / "results"
+    create_markdown_artifact(
+        (results / "leaderboard.md").read_text(), key="leaderboard", description="how models compare"
+    )
+    for name, data in pictures(results):
+        create_image_artifact(image_url=data, key=f"samples-{name}", description=f"images drawn by {name}")
+
+
+@contextlib.contextmanager
+def _ends_with_us() -> Iterator[None]:
+    """SIGTERM ends this process as Ctrl-C does, and no stage outlives it."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        processes.end_all()
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0: all is up to date. 2: a mistake that the user can mend. 1: something failed."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.retrain", description="Bring everything up to date.")
+    parser.add_argument("--jobs", type=int, default=None, metavar="N", help="stages side by side")
+    parser.add_argument("--force", action="store_true", help="start the flow even when everything is up to date")
+    arguments = parser.parse_args(argv)
+    root = Path()
+    began = time.monotonic()
+    try:
+        project = Project.load(root)
+        resolve_all(project.config.recipes)
+        graph = Graph.read(root)
+        if not graph.stale and not arguments.force:
+            summarise(project, "Everything is up to date: nothing to do.")
+            return 0
+        with _ends_with_us():
+            say(f"{len(graph.stale)} of {len(graph.order)} stages to look at")
+            with api(root, processes) as url, temporary_settings({PREFECT_API_URL: url}):
+                retrain(str(root.absolute()), arguments.jobs)
+        summarise(project, f"Done in {time.monotonic() - began:.0f} s.")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER
+    except PipelineFailed as error:
+        for failure in error.failures:
+            print(f"error: {failure.stage}: {failure.reason}", file=sys.stderr)
+        if error.skipped:
+            print(f"not run, since they need what failed: {', '.join(error.skipped)}", file=sys.stderr)
+        return EXIT_USER if all(failure.mistake for failure in error.failures) else EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted; what was done is kept, and `genforge run` goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""A Prefect server for the time of one run, where no `PREFECT_API_URL` names a lasting one.
+
+Prefect can start one itself, but that one loses task runs at its end and prints tracebacks about it; ours is an
+ordinary server in a process of its own, on loopback, with its database under .genforge/prefect, so that the history
+of runs stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from genforge.settings import UserError
+from pipelines.stages import Processes
+
+SECONDS_TO_START = 120.0
+
+
+@contextlib.contextmanager
+def api(root: Path, processes: Processes) -> Iterator[str]:
+    """The URL of a Prefect API: the one that `PREFECT_API_URL` names, or that of a server which ends with the block."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        yield url
+        return
+    home = (root / ".genforge" / "prefect").absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "server.log"
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_ENABLED": "false",
+    }
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (
+        log.open("ab") as output,
+        processes.started(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        ) as process,
+    ):
+        _wait(process, f"{url}/health", log)
+        yield url
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise UserError(f"the temporary Prefect server ended with status {process.returncode}; see {log}")
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            urllib.request.urlopen(address, timeout=2).close()  # noqa: S310  a loopback address made here
+            return
+        time.sleep(0.2)
+    raise UserError(f"the temporary Prefect server did not answer within {SECONDS_TO_START:.0f} s; see {log}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,188 @@
+"""The stages of dvc.yaml as DVC itself sees them, and the running of one.
+
+DVC's graph is the only one: nothing here says which step follows which. DVC's internal API is used for reading alone;
+a stage is run by the command line, as a person would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genforge.cli import FAILURE
+from genforge.progress import CHANNEL
+from genforge.settings import UserError
+
+# What DVC says when another of its processes holds a lock for a moment: a try later can pass.
+BUSY = ("Unable to acquire lock", "is busy, it is being blocked by", "database is locked")
+SECONDS_TO_STOP = 4.0
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Stages in an order in which they can run, what each needs, and which of them are out of date."""
+
+    order: tuple[str, ...]
+    needs: Mapping[str, frozenset[str]]
+    commands: Mapping[str, str]
+    stale: frozenset[str]
+
+    @classmethod
+    def read(cls, root: Path) -> Graph:
+        """Raises UserError when dvc.yaml cannot be read or another DVC process is at work here."""
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+
+        try:
+            with Repo(str(root)) as repo:
+                graph = repo.index.graph
+                # DVC addresses stages from where it is called; here they are named from the project's folder.
+                names = {stage.addressing: _name(stage, root) for stage in graph}
+                needs = {
+                    names[stage.addressing]: frozenset(names[need.addressing] for need in graph.successors(stage))
+                    for stage in graph
+                }
+                commands = {names[stage.addressing]: str(stage.cmd) for stage in graph if stage.cmd}
+                changed = {names[address] for address in repo.status()}
+        except DvcException as error:
+            raise UserError(f"DVC cannot read the pipeline: {error}") from error
+        order = tuple(_sorted(needs))
+        stale: set[str] = set()
+        for name in order:  # what follows a stale stage may be stale: DVC decides when its turn comes
+            if name in changed or needs[name] & stale:
+                stale.add(name)
+        return cls(order, needs, commands, frozenset(stale & set(commands)))
+
+
+class StageFailed(Exception):
+    """A stage ended with an error. `passing`: another try may succeed; `mistake`: the user can mend it."""
+
+    def __init__(self, stage: str, reason: str, *, passing: bool, mistake: bool) -> None:
+        super().__init__(f"{stage}: {reason}")
+        self.stage, self.reason, self.passing, self.mistake = stage, reason, passing, mistake
+
+
+class Processes:
+    """The process groups that this process has started, so that none outlives it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._closed = False
+
+    @contextlib.contextmanager
+    def started(self, command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """A process in a group of its own, which is ended with all its children when the block is left."""
+        with self._lock:
+            if self._closed:
+                raise InterruptedError("the pipeline is stopping")
+            process = subprocess.Popen(command, start_new_session=True, **options)
+            self._running.add(process)
+        try:
+            yield process
+        finally:
+            end_group(process)
+            with self._lock:
+                self._running.discard(process)
+
+    def end_all(self) -> None:
+        """End every group at once, and start none any more."""
+        with self._lock:
+            self._closed = True
+            running = list(self._running)
+        for process in running:
+            _signal_group(process, signal.SIGTERM)
+        for process in running:
+            end_group(process)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the group, and SIGKILL after some seconds to what is left of it."""
+    if process.poll() is None:
+        _signal_group(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(SECONDS_TO_STOP)
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def run_stage(
+    stage: str,
+    root: Path,
+    environment: Mapping[str, str],
+    processes: Processes,
+    tell: Callable[[str, dict[str, Any]], None],
+) -> None:
+    """`dvc repro -s` of one stage; `tell(stage, message)` gets its progress meanwhile.
+
+    Raises:
+        StageFailed: with the step's own reason where it gave one, else the end of what it printed.
+    """
+    logs = root / ".genforge" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{stage}.log"
+    with tempfile.TemporaryDirectory(prefix="genforge-") as scratch:
+        channel, failure = Path(scratch, "progress"), Path(scratch, "failure.json")
+        channel.touch()
+        command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
+        paths = {CHANNEL: str(channel), FAILURE: str(failure)}
+        with log.open("wb") as output:
+            options = {"cwd": root, "env": {**os.environ, **environment, **paths}, "stdin": subprocess.DEVNULL}
+            with processes.started(command, stdout=output, stderr=subprocess.STDOUT, **options) as process:
+                with channel.open() as messages:
+                    unfinished = ""
+                    while process.poll() is None:
+                        unfinished = _forward(unfinished + messages.read(), stage, tell)
+                        time.sleep(0.1)
+                    _forward(unfinished + messages.read(), stage, tell)
+        if process.returncode != 0:
+            raise _failure(stage, process.returncode, failure, log)
+
+
+def _forward(text: str, stage: str, tell: Callable[[str, dict[str, Any]], None]) -> str:
+    """Tell the whole lines of `text`, and give back what has no end yet."""
+    *lines, unfinished = text.split("\n")
+    for line in lines:
+        tell(stage, json.loads(line))
+    return unfinished
+
+
+def _failure(stage: str, status: int, failure: Path, log: Path) -> StageFailed:
+    text = log.read_text(errors="replace")
+    if failure.exists():
+        told = json.loads(failure.read_text())
+        return StageFailed(stage, told["text"], passing=told["kind"] == "passing", mistake=told["kind"] == "user")
+    if any(phrase in text for phrase in BUSY):
+        return StageFailed(stage, "DVC is busy with another process here", passing=True, mistake=False)
+    tail = "\n".join(text.strip().splitlines()[-15:])
+    return StageFailed(stage, f"exit status {status}; the end of {log}:\n{tail}", passing=False, mistake=False)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # the whole group has ended
+        os.killpg(process.pid, number)
+
+
+def _name(stage: Any, root: Path) -> str:
+    file = os.path.relpath(stage.path, root)
+    name = getattr(stage, "name", None)
+    if name is None:
+        return file
+    return str(name) if file == "dvc.yaml" else f"{file}:{name}"
+
+
+def _sorted(needs: Mapping[str, frozenset[str]]) -> list[str]:
+    from graphlib import TopologicalSorter
+
+    return list(TopologicalSorter(needs).static_order())

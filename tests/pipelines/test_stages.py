@@ -1,0 +1,119 @@
+"""Stages are read from DVC's own graph and run by DVC, each in a process group that ends with its owner."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from genforge.settings import UserError
+from pipelines.stages import Graph, Processes, StageFailed, run_stage
+
+PIPELINE = """
+stages:
+  first:
+    cmd: echo one > first.txt
+    outs: [first.txt]
+  second:
+    cmd: {command}
+    deps: [first.txt]
+    outs: [second.txt]
+  other:
+    cmd: echo other > other.txt
+    outs: [other.txt]
+"""
+
+
+def make_project(folder: Path, command: str = "cp first.txt second.txt") -> Path:
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
+    (folder / "dvc.yaml").write_text(PIPELINE.replace("{command}", command))
+    return folder
+
+
+def run(stage: str, folder: Path) -> list[dict[str, object]]:
+    messages: list[dict[str, object]] = []
+    run_stage(stage, folder, {}, Processes(), lambda _, message: messages.append(message))
+    return messages
+
+
+def test_graph_is_dvcs_own_and_stale_stages_are_those_that_dvc_would_run(tmp_path: Path) -> None:
+    folder = make_project(tmp_path)
+    graph = Graph.read(folder)
+    assert graph.needs == {"first": frozenset(), "second": frozenset({"first"}), "other": frozenset()}
+    assert graph.order.index("first") < graph.order.index("second")
+    assert graph.stale == {"first", "second", "other"}
+
+    for stage in graph.order:
+        run(stage, folder)
+    assert Graph.read(folder).stale == frozenset()
+
+    (folder / "first.txt").write_text("changed by hand\n")
+    assert Graph.read(folder).stale == {"first", "second"}
+
+
+def test_a_step_speaks_through_its_channel_and_nothing_is_lost(tmp_path: Path) -> None:
+    program = "import genforge.progress as p; [p.say(str(i)) for i in range(500)]; open('second.txt','w').close()"
+    folder = make_project(tmp_path, f'{sys.executable} -c "{program}"')
+    run("first", folder)
+    assert [message["text"] for message in run("second", folder)] == [str(i) for i in range(500)]
+
+
+def test_a_users_mistake_is_told_in_its_own_words(tmp_path: Path) -> None:
+    folder = make_project(tmp_path, f"{sys.executable} -m genforge.cli step resolve")
+    run("first", folder)
+    (folder / "params.yaml").write_text("seed: -4\nrecipes: {a: {from: box}}\n")
+    with pytest.raises(StageFailed) as caught:
+        run("second", folder)
+    assert caught.value.mistake and not caught.value.passing
+    assert "seed: -4 is wrong" in caught.value.reason
+
+
+def test_an_unexpected_failure_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    folder = make_project(tmp_path, f"{sys.executable} -c 'raise RuntimeError(chr(66)*5)'")
+    run("first", folder)
+    with pytest.raises(StageFailed, match="BBBBB") as caught:
+        run("second", folder)
+    assert not caught.value.mistake and not caught.value.passing
+
+
+def test_a_broken_pipeline_file_is_a_users_mistake(tmp_path: Path) -> None:
+    folder = make_project(tmp_path)
+    (folder / "dvc.yaml").write_text("stages: [unfinished\n")
+    with pytest.raises(UserError, match=r"dvc\.yaml"):
+        Graph.read(folder)
+
+
+def test_ending_the_pipeline_leaves_no_process_of_a_stage_behind(tmp_path: Path) -> None:
+    folder = make_project(tmp_path, "echo $$ > pid.txt; sleep 600; touch second.txt")
+    run("first", folder)
+    processes = Processes()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run_stage("second", folder, {}, processes, lambda *_: None)
+        except StageFailed as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    pid_file = folder / "pid.txt"
+    while not pid_file.exists() or not pid_file.read_text().strip():
+        time.sleep(0.05)
+    shell = psutil.Process(int(pid_file.read_text()))
+    family = [shell, *shell.children(recursive=True)]
+    began = time.monotonic()
+    processes.end_all()
+    thread.join()
+    gone, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive and len(gone) == len(family)
+    assert time.monotonic() - began < 6
+    assert failures
+    with pytest.raises(InterruptedError):
+        run_stage("other", folder, {}, processes, lambda *_: None)
