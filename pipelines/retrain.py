@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import queue
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,9 +43,7 @@ from pipelines.server import api  # noqa: E402
 from pipelines.stages import Graph, Processes, StageFailed, run_stage  # noqa: E402
 
 ON_DEVICE = ("extractor", "search", "train", "sample", "evaluate", "floor")  # steps that use a GPU where there is one
-RETRY_SECONDS = [1, 4, 10]
-
-processes = Processes()
+RETRY_SECONDS = [1.0, 4.0, 10.0]
 
 
 class PipelineFailed(Exception):
@@ -68,12 +67,16 @@ def _may_pass(task: Any, run: Any, state: Any) -> bool:
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, retries=len(RETRY_SECONDS), retry_delay_seconds=RETRY_SECONDS,
       retry_condition_fn=_may_pass, persist_result=False)  # fmt: skip
-def repro(stage: str, root: str, environment: dict[str, str], screen: Any) -> None:
+def repro(stage: str, root: str, environment: dict[str, str], screen: Any, processes: Any) -> None:
     """`dvc repro` of one stage, in a process group of its own."""
     run_stage(stage, Path(root), environment, processes, screen.message)
 
 
-@flow(name="retrain", task_runner=ThreadPoolTaskRunner(max_workers=64), persist_result=False, validate_parameters=False)
+# Stages wait for their turn in `_run_all`, so the runner needs no limit of its own.
+runner: Any = ThreadPoolTaskRunner(max_workers=64)
+
+
+@flow(name="retrain", task_runner=runner, persist_result=False, validate_parameters=False)
 def retrain(root: str = ".", jobs: int | None = None) -> list[str]:
     """Bring the project in `root` up to date.
 
@@ -89,24 +92,37 @@ def retrain(root: str = ".", jobs: int | None = None) -> list[str]:
     """
     folder = Path(root)
     graph = Graph.read(folder)
+    if not graph.stale:
+        say("everything is up to date: nothing to do")
+        return []
     cores = len(os.sched_getaffinity(0))
     jobs = jobs or min(cores, 4)
-    pipeline = os.environ.get(tracking.PIPELINE) or f"retrain-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    environment = {tracking.PIPELINE: pipeline, "GENFORGE_THREADS": str(max(1, cores // jobs))}
+    pipeline = tracking.start_pipeline(folder, "retrain")
+    environment = {tracking.PIPELINE_RUN: pipeline, "GENFORGE_THREADS": str(max(1, cores // jobs))}
     # The project's own programs come first, so that a stage's command finds them without an activated environment.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    status = "FAILED"
+    status: tracking.Status = "FAILED"
+    processes = Processes()
     try:
-        with Screen(len(graph.stale)) as screen:
-            done = _run_all(graph, folder, jobs, environment, screen)
+        with _stop_on_signal(), Screen(len(graph.stale)) as screen:
+            done = _run_all(graph, folder, jobs, environment, screen, processes)
         status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
     finally:
+        processes.end_all()  # whatever ended the flow, no stage outlives it
         tracking.finish_pipeline(folder, pipeline, status)
+    left = tracking.upload_all(folder, patience=15.0).left
+    if left:
+        say(f"MLflow does not have all of {len(left)} runs yet; their logs are kept and sent when it is back")
     _publish(folder)
     return done
 
 
-def _run_all(graph: Graph, root: Path, jobs: int, environment: dict[str, str], screen: Screen) -> list[str]:
+def _run_all(
+    graph: Graph, root: Path, jobs: int, environment: dict[str, str], screen: Screen, processes: Processes
+) -> list[str]:
     """Keep `jobs` stages running until none is left whose needs are met."""
     waiting = [stage for stage in graph.order if stage in graph.stale]
     running: dict[str, tuple[Any, float]] = {}
@@ -131,10 +147,10 @@ def _run_all(graph: Graph, root: Path, jobs: int, environment: dict[str, str], s
             own["CUDA_VISIBLE_DEVICES"] = held[stage]
         upstream = [futures[need] for need in graph.needs[stage] if need in futures]
         screen.started(stage)
-        future = repro.submit(stage, str(root), own, screen, wait_for=upstream)
+        future = repro.submit(stage, str(root), own, screen, processes, wait_for=upstream, return_state=False)
         futures[stage] = future
         running[stage] = (future, time.monotonic())
-        future.add_done_callback(lambda _, name=stage: ended.put(name))
+        future.add_done_callback(functools.partial(_put, ended, stage))
         return True
 
     while waiting or running:
@@ -157,6 +173,10 @@ def _run_all(graph: Graph, root: Path, jobs: int, environment: dict[str, str], s
     if failures:
         raise PipelineFailed(failures, waiting)
     return done
+
+
+def _put(ended: queue.Queue[str], stage: str, future: object) -> None:
+    ended.put(stage)
 
 
 def _devices() -> queue.Queue[str] | None:
@@ -189,8 +209,11 @@ def _publish(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _ends_with_us() -> Iterator[None]:
-    """SIGTERM ends this process as Ctrl-C does, and no stage outlives it."""
+def _stop_on_signal() -> Iterator[None]:
+    """SIGTERM stops this process as Ctrl-C does: through every `finally`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers; whoever runs the flow in another one has set its own
+        return
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -199,29 +222,38 @@ def _ends_with_us() -> Iterator[None]:
     try:
         yield
     finally:
-        processes.end_all()
         signal.signal(signal.SIGTERM, before)
+
+
+def _serve(root: Path, cron: str, jobs: int | None) -> None:
+    """Run on a schedule, one run at a time, until this process is ended."""
+    say(f"retraining on the schedule {cron!r}; Ctrl-C ends it")
+    parameters = {"root": str(root.absolute()), "jobs": jobs}
+    retrain.serve(name="scheduled", cron=cron, parameters=parameters, global_limit=1, print_starting_message=False)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0: all is up to date. 2: a mistake that the user can mend. 1: something failed."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.retrain", description="Bring everything up to date.")
     parser.add_argument("--jobs", type=int, default=None, metavar="N", help="stages side by side")
-    parser.add_argument("--force", action="store_true", help="start the flow even when everything is up to date")
+    parser.add_argument("--cron", metavar="'0 3 * * *'", help="stay, and run on this schedule until Ctrl-C")
     arguments = parser.parse_args(argv)
     root = Path()
     began = time.monotonic()
+    servers = Processes()
     try:
         project = Project.load(root)
         resolve_all(project.config.recipes)
         graph = Graph.read(root)
-        if not graph.stale and not arguments.force:
+        if not graph.stale and not arguments.cron:
             summarise(project, "Everything is up to date: nothing to do.")
             return 0
-        with _ends_with_us():
+        with _stop_on_signal(), api(root, servers) as url, temporary_settings({PREFECT_API_URL: url}):
+            if arguments.cron:
+                _serve(root, arguments.cron, arguments.jobs)
+                return 0
             say(f"{len(graph.stale)} of {len(graph.order)} stages to look at")
-            with api(root, processes) as url, temporary_settings({PREFECT_API_URL: url}):
-                retrain(str(root.absolute()), arguments.jobs)
+            retrain(str(root.absolute()), arguments.jobs)
         summarise(project, f"Done in {time.monotonic() - began:.0f} s.")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -49,13 +49,11 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="steps side by side (default: one for each core, at most 4)"
     )
-    parser.add_argument("--force", action="store_true", help="start the flow even when everything is up to date")
 
 
 def _run(arguments: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "pipelines.retrain"]
     command += ["--jobs", str(arguments.jobs)] if arguments.jobs else []
-    command += ["--force"] if arguments.force else []
     if not Path("pipelines/retrain.py").is_file():
         raise UserError(f"{Path.cwd()} holds no pipelines/retrain.py; run genforge in the project's folder")
     os.execv(sys.executable, command)  # noqa: S606  a list of arguments: no shell sees it

@@ -75,7 +75,11 @@ class ExtractorSettings(Settings):
     steps: int = Field(600, ge=10, description="classifier: training steps")
     batch_size: int = Field(128, ge=2, description="classifier: images a step")
     width: int = Field(
-        32, ge=8, le=512, description="classifier: channels of the first layer; features are 4 times as many"
+        32,
+        ge=8,
+        le=512,
+        multiple_of=8,
+        description="classifier: channels of the first layer; features are 4 times as many",
     )
 
 
@@ -160,7 +164,8 @@ def load(path: Path = Path("params.yaml")) -> Config:
     Raises:
         UserError: names each wrong key, its value, the rule and the nearest valid name.
     """
+    values = read_yaml(path)
     try:
-        return Config.read(read_yaml(path), where="")
+        return Config.read(values, where="")
     except UserError as error:
         raise UserError(f"{path} is wrong:\n{error}") from None

@@ -60,6 +60,10 @@ class Project:
     def model(self, name: str) -> Path:
         return self.results / "models" / name
 
+    def curves(self, name: str) -> Path:
+        """The training's logged values, where `dvc plots` finds them."""
+        return self.results / "curves" / f"{name}.csv"
+
     def samples(self, name: str) -> Path:
         return self.results / "samples" / name
 

@@ -1,0 +1,312 @@
+"""From the bytes of one image file to the pixels that networks see, or to the reason why not.
+
+What every image goes through, in this order:
+
+1. The first frame of the file is taken, and turned upright as its EXIF orientation says.
+2. Palettes become RGB; CMYK, YCbCr, Lab and HSV become RGB; 1-bit becomes gray; 16-bit gray is divided by 257 and
+   rounded (16-bit colour keeps its high byte). Pixels of 32 bits have no known range, so they are refused.
+3. A side that differs from the one asked for is resized with Pillow's antialiased Lanczos filter. `crop` takes the
+   centre square of the shorter side (a spare row or column is lost at the bottom or right); `pad` fits the longer side
+   and centres the rest on black; `stretch` does neither. A JPEG that is much larger is decoded at 1/2, 1/4 or 1/8
+   of its size first, never below twice the side asked for. An image of the right size is not touched.
+4. Transparency is laid over white, as on a page. It is weighed in before resizing, so hidden colours do not bleed.
+5. RGB to gray, where gray is asked for, is the luma of ITU-R BT.601; gray to RGB repeats the channel.
+
+Before anything is decoded the size that the header declares is checked, so a decompression bomb costs no memory.
+This file is imported by worker processes: it needs Pillow, and never torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from PIL import Image, ImageOps
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+BACKGROUND = 255  # white, under transparent pixels
+BORDER = 0  # black, beside an image that `pad` made square
+
+# Reasons for quarantine. The card counts by them, so they are few and fixed; the detail beside each is free text.
+MISSING = "missing"
+UNREADABLE = "unreadable"
+EMPTY = "empty file"
+TOO_LARGE = "file too large"
+NOT_AN_IMAGE = "not an image"
+TOO_MANY_PIXELS = "too many pixels"
+TRUNCATED = "truncated"
+DAMAGED = "damaged"
+UNSUPPORTED = "unsupported pixels"
+CRASHED = "crashed the decoder"
+
+
+class Broken(Exception):
+    """An input that goes to quarantine: one of the reasons above, and what was found."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked of every image.
+
+    side: pixels of the square that comes out. resize: bring other sizes to it; without, they are left undecoded.
+    channels: 1 or 3 that come out. max_pixels, max_bytes: more is absurd.
+    """
+
+    side: int
+    resize: bool
+    channels: Literal[1, 3]
+    fit: Literal["crop", "pad", "stretch"]
+    max_pixels: int
+    max_bytes: int
+
+
+class Declared(NamedTuple):
+    """What a file says of its image: width and height in pixels, and Pillow's mode."""
+
+    width: int
+    height: int
+    mode: str
+
+
+def read(path: str | Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file of at most `max_bytes`. Raises Broken."""
+    try:
+        # Not blocking: opening a named pipe would otherwise wait for its writer for ever.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise Broken(MISSING, "no such file; was it removed or renamed since `ingest`?") from None
+    except OSError as error:
+        raise Broken(UNREADABLE, error.strerror or str(error)) from None
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise Broken(UNREADABLE, "not a regular file")
+        if found.st_size == 0:
+            raise Broken(EMPTY)
+        if found.st_size > max_bytes:
+            raise Broken(TOO_LARGE, f"{found.st_size} bytes; data.max_bytes is {max_bytes}")
+        data = os.read(handle, found.st_size)
+        while len(data) < found.st_size and (more := os.read(handle, found.st_size - len(data))):
+            data += more
+        return data
+    except OSError as error:
+        raise Broken(UNREADABLE, error.strerror or str(error)) from None
+    finally:
+        os.close(handle)
+
+
+def decode(data: bytes, rules: Rules) -> tuple[Declared, Image.Image | None]:
+    """The image in `data` as the rules want it, L or RGB; None where its size differs and no resizing is asked for.
+
+    Raises Broken.
+    """
+    check_container(data)
+    with _opened(data) as image:
+        declared = Declared(*image.size, image.mode)
+        if declared.width * declared.height > rules.max_pixels:
+            found = f"{declared.width} x {declared.height} declared; data.max_pixels is {rules.max_pixels}"
+            raise Broken(TOO_MANY_PIXELS, found)
+        if not rules.resize and image.size != (rules.side, rules.side):
+            return declared, None
+        return declared, _brought_to(image, rules)
+
+
+def decode_onto(canvas: Image.Image, top: int, data: bytes, rules: Rules) -> tuple[Declared, bool]:
+    """Like `decode`, but the image is drawn on a canvas of its width at row `top`; also says whether it was drawn.
+
+    The canvas has the mode of the rules: L or RGB. Most data sets are small plain JPEGs of one size. Of the time that
+    Pillow takes for one, two thirds go into reading its header and into making and emptying image objects; these are
+    decoded straight onto the canvas, by the same C code to the same pixels.
+    """
+    plain = _plain_jpeg(data)
+    if plain is not None and plain == (rules.side, rules.side, canvas.mode):
+        check_container(data)
+        decoder = Image.core.jpeg_decoder(canvas.mode, canvas.mode, "", 1, 0)
+        decoder.setimage(canvas.im, (0, top, rules.side, top + rules.side))
+        consumed, error = decoder.decode(data)
+        if consumed >= 0 or error:  # as in `Image.frombytes`: -1 means done
+            raise Broken(DAMAGED if error else TRUNCATED, f"the JPEG decoder stopped early (code {error})")
+        return plain, True
+    declared, image = decode(data, rules)
+    if image is not None:
+        canvas.paste(image, (0, top))
+    return declared, image is not None
+
+
+def header(data: bytes) -> tuple[int, int]:
+    """Width and height that the image in `data` declares, undecoded. Raises Broken."""
+    check_container(data)
+    with _opened(data) as image:
+        return image.size
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The image, opened and not yet decoded. Whatever is raised in the block is raised as Broken."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            yield image
+    except Broken:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Broken(TOO_MANY_PIXELS, str(error)) from None
+    except Exception as error:  # Pillow's decoders raise nearly every type on hostile input; each means the same here
+        detail = f"{type(error).__name__}: {error}"
+        raise Broken(TRUNCATED if "truncated" in detail.lower() else DAMAGED, detail) from None
+
+
+def check_container(data: bytes) -> None:
+    """Raises Broken unless `data` begins as an image file and, where the format lets us know, ends as one.
+
+    Decoders are more lenient than we want to be: libjpeg and libpng take a file whose end is missing once they have
+    all rows, and neither reports a PNG's wrong checksum.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        if b"\xff\xd9" not in data[-4096:] and data.rfind(b"\xff\xd9") < 0:
+            raise Broken(TRUNCATED, "JPEG without its end marker")
+    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+        _check_png(data)
+    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        declared = int.from_bytes(data[4:8], "little") + 8
+        if declared > len(data) + 1:  # the last padding byte is often left out
+            raise Broken(TRUNCATED, f"WebP declares {declared} bytes, has {len(data)}")
+    elif not data.startswith((b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        raise Broken(NOT_AN_IMAGE, f"begins with {data[:8].hex(' ')}")
+
+
+def _check_png(data: bytes) -> None:
+    """Walks a PNG's chunks (length, kind, contents, CRC-32 of kind and contents) up to its end chunk."""
+    at = 8
+    while at + 12 <= len(data):
+        after = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if after > len(data):
+            break
+        kind = data[at + 4 : at + 8]
+        if zlib.crc32(data[at + 4 : after - 4]) != int.from_bytes(data[after - 4 : after], "big"):
+            raise Broken(DAMAGED, f"PNG chunk {kind!r} has a wrong checksum")
+        if kind == b"IEND":
+            return
+        at = after
+    raise Broken(TRUNCATED, "PNG without its end chunk")
+
+
+def _plain_jpeg(data: bytes) -> Declared | None:
+    """What a JPEG declares that has no metadata but JFIF's, or None: anything out of the ordinary is left to Pillow."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    at = 2
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in (0xC0, 0xC1, 0xC2):  # frame header: length 2, precision 1, height 2, width 2, components 1
+            precision, components = data[at + 4], data[at + 9]
+            if precision != 8 or components not in (1, 3):
+                return None
+            height, width = (data[at + 5] << 8) | data[at + 6], (data[at + 7] << 8) | data[at + 8]
+            return Declared(width, height, "L" if components == 1 else "RGB")
+        if marker not in (0xE0, 0xDB, 0xC4, 0xDD, 0xFE):  # JFIF, quantisation, Huffman, restart interval, comment
+            return None
+        at += 2 + ((data[at + 2] << 8) | data[at + 3])
+    return None
+
+
+def _brought_to(image: Image.Image, rules: Rules) -> Image.Image:
+    """The opened image, decoded, upright, at the side and channels of the rules: L or RGB."""
+    if image.size != (rules.side, rules.side):
+        # Enough for what comes after: both filters see at least two pixels for each one of theirs.
+        short, long = sorted(image.size)
+        kept = long if rules.fit == "pad" else short
+        scale = 2 * rules.side / kept
+        image.draft(None, (round(image.width * scale), round(image.height * scale)))  # only JPEG heeds it
+    image.load()
+    if "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    return _with_channels(_over_white(fitted(_eight_bits(image), rules.side, rules.fit)), rules.channels)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Any mode to L, LA, RGB or RGBA."""
+    if image.mode.startswith("I;16"):
+        import numpy as np  # here, because almost no worker needs it
+
+        deep = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise Broken(UNSUPPORTED, f"mode {image.mode}: pixels of 32 bits have no known range")
+    if image.has_transparency_data:
+        return (
+            image if image.mode in ("LA", "RGBA") else image.convert("LA" if image.mode in ("1", "L", "La") else "RGBA")
+        )
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def fitted(image: Image.Image, side: int, fit: str) -> Image.Image:
+    """The image as a square of `side` pixels by the rule `fit`; the same object where it is one already."""
+    width, height = image.size
+    if (width, height) == (side, side):
+        return image
+    if fit == "stretch":
+        return image.resize((side, side), Image.Resampling.LANCZOS)
+    if fit == "crop":
+        short = min(width, height)
+        left, top = (width - short) // 2, (height - short) // 2
+        box = (left, top, left + short, top + short)
+        return image.crop(box) if short == side else image.resize((side, side), Image.Resampling.LANCZOS, box=box)
+    long = max(width, height)
+    inner = (max(1, round(width * side / long)), max(1, round(height * side / long)))
+    smaller = image if inner == image.size else image.resize(inner, Image.Resampling.LANCZOS)
+    square = Image.new(image.mode, (side, side), _opaque(image.mode, BORDER))
+    square.paste(smaller, ((side - inner[0]) // 2, (side - inner[1]) // 2))
+    return square
+
+
+def _opaque(mode: str, value: int) -> int | tuple[int, ...]:
+    """A gray level as a colour of `mode`, without transparency."""
+    return {"L": value, "LA": (value, 255), "RGB": (value,) * 3, "RGBA": (value, value, value, 255)}[mode]
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """LA to L and RGBA to RGB; L and RGB as they are."""
+    if image.mode not in ("LA", "RGBA"):
+        return image
+    page = Image.new(image.mode, image.size, _opaque(image.mode, BACKGROUND))
+    if image.mode == "RGBA":
+        return Image.alpha_composite(page, image).convert("RGB")
+    return Image.composite(image.getchannel("L"), page.getchannel("L"), image.getchannel("A"))
+
+
+def _with_channels(image: Image.Image, channels: Literal[1, 3]) -> Image.Image:
+    """L or RGB to the number of channels asked for."""
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def content_digest(pixels: bytes | memoryview, channels: int) -> bytes:
+    """Digest (16 bytes) of what is seen: gray pixels are the same image whether stored once or three times."""
+    if channels == 3 and pixels[0] == pixels[1] == pixels[2]:  # one pixel first: it settles most cases
+        pixels = bytes(pixels)
+        red = pixels[0::3]
+        if red == pixels[1::3] and red == pixels[2::3]:
+            pixels = red
+    return hashlib.blake2b(pixels, digest_size=16).digest()
+
+
+def draw_lot(content: bytes, seed: int) -> bytes:
+    """The place (8 bytes) of an image in the shuffled order: a hash of its contents, keyed by the run's seed.
+
+    An image's lot depends on no other image, so a data set that grows keeps nearly all of its split.
+    """
+    return hashlib.blake2b(content, digest_size=8, key=seed.to_bytes(8, "little")).digest()

@@ -1,0 +1,127 @@
+"""A process that decodes files and knows nothing else: `python -m genforge.data.decoding_worker`, fed through pipes.
+
+It reads a file once, takes its digest from the same bytes, decodes it, and writes the pixels of a whole chunk of files
+straight to their place in the scratch file with one call; only digests, sizes and reasons travel back. Messages are
+`marshal`led, each after its length in 8 bytes: plain values, which cannot run code.
+
+Hostile input is what it is for: a file that takes more than a minute ends the process, and so does one that breaks the
+decoder's C code; more memory than an image within the limits can need is refused. The parent sees who it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import marshal
+import os
+import resource
+import signal
+import sys
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import IO, Any
+
+from PIL import Image
+
+from genforge.data.decoding import Broken, Declared, Rules, content_digest, decode_onto, draw_lot, read
+
+SECONDS_A_FILE = 60
+OWN_MEMORY = 2 << 30  # bytes of address space for the interpreter and its libraries
+BYTES_A_PIXEL = 16  # an RGBA image, its copy in another mode, and two more in passing
+
+NOTHING = Declared(0, 0, "")
+
+# What is found out about a file. digest, content (16 bytes) and lot (8 bytes) are empty where there is none. `reason`
+# is empty for a good file; a good file of another size, where no resizing was asked for, has no content.
+FACTS = ("digest", "bytes", "width", "height", "mode", "content", "lot", "reason", "detail")
+Columns = list[tuple[Any, ...]]  # a column a fact, in this order: much quicker to hand over than a row a file
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know: where files lie, what is asked of them, the seed of the lots, the scratch file.
+
+    The pixels of file i, side x side x channels bytes, go to i times that size in the scratch file, which must exist.
+    """
+
+    folder: str
+    rules: Rules
+    seed: int
+    scratch: str
+
+
+def send(pipe: IO[bytes], message: Any) -> None:
+    data = marshal.dumps(message)
+    pipe.write(len(data).to_bytes(8, "little") + data)
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> Any:
+    """The next message. Raises EOFError when the other side is gone."""
+    length = pipe.read(8)
+    data = pipe.read(int.from_bytes(length, "little"))
+    if len(length) < 8 or len(data) < int.from_bytes(length, "little"):
+        raise EOFError
+    return marshal.loads(data)  # noqa: S302  (from our own parent or child)
+
+
+def work(job: Job, scratch: int, start: int, paths: list[str]) -> Columns:
+    """One chunk of files, of which the first is number `start`: facts are returned, pixels are written."""
+    rules, side = job.rules, job.rules.side
+    canvas = _canvas("L" if rules.channels == 1 else "RGB", side, len(paths))
+    found: list[tuple[bytes, int, Declared, bool, str, str]] = []
+    for place, path in enumerate(paths):
+        signal.alarm(SECONDS_A_FILE)  # its default action ends the process, in the middle of C code too
+        data, digest = b"", b""
+        try:
+            data = read(f"{job.folder}/{path}", rules.max_bytes)
+            digest = hashlib.blake2b(data, digest_size=16).digest()
+            declared, drawn = decode_onto(canvas, place * side, data, rules)
+            found.append((digest, len(data), declared, drawn, "", ""))
+        except Broken as broken:
+            found.append((digest, len(data), NOTHING, False, broken.reason, broken.detail))
+    signal.alarm(0)
+
+    pixels = memoryview(canvas.tobytes())
+    size = len(pixels) // len(paths)
+    written = 0
+    while written < len(pixels):
+        written += os.pwrite(scratch, pixels[written:], start * size + written)
+
+    rows: list[tuple[Any, ...]] = []
+    for place, (digest, length, declared, drawn, reason, detail) in enumerate(found):
+        content = content_digest(pixels[place * size : (place + 1) * size], rules.channels) if drawn else b""
+        lot = draw_lot(content, job.seed) if drawn else b""
+        rows.append((digest, length, *declared, content, lot, reason, detail))
+    return list(zip(*rows, strict=True))
+
+
+@lru_cache(maxsize=2)
+def _canvas(mode: str, side: int, count: int) -> Image.Image:
+    """Room for `count` images below each other. It is used again and again: what is broken leaves old pixels there."""
+    return Image.new(mode, (side, side * count))
+
+
+def main() -> None:
+    """Serve chunks until the parent closes the pipe."""
+    incoming, outgoing = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints does not end up between messages
+    folder, rules, seed, scratch_path = receive(incoming)
+    job = Job(folder, Rules(*rules), seed, scratch_path)
+    memory = OWN_MEMORY + BYTES_A_PIXEL * job.rules.max_pixels + 2 * job.rules.max_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    Image.MAX_IMAGE_PIXELS = job.rules.max_pixels  # also for frames that are larger than the header says
+    warnings.simplefilter("ignore")  # odd metadata is no fault
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    scratch = os.open(job.scratch, os.O_WRONLY)
+    send(outgoing, "ready")
+    while True:
+        try:
+            start, paths = receive(incoming)
+        except EOFError:
+            return
+        send(outgoing, work(job, scratch, start, paths))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""From raw inputs to arrays that are ready to train on, and the account of what became of every input.
+
+`data/prepared` holds for each split `<split>-images.npy` uint8 (n, side, side, channels), `<split>-labels.npy` int64
+(n,) where there are labels, and `<split>-factors.npy` float32 (n, k) where images were drawn; and for all of them
+`manifest.parquet` (a row an input), `card.json` and `samples.png`.
+
+Broken inputs go to quarantine with their reason. Everything here is a function of contents, settings and seed: the same
+images under other names or in another order give the same arrays, bit for bit. Memory holds a chunk of images
+a process.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from genforge.config import DataSettings
+from genforge.data import card
+from genforge.data.decoding_pool import usable_processes
+from genforge.data.gathering import gather_arrays, gather_files
+from genforge.data.splitting import KEPT, QUARANTINED, SPLITS, with_splits, with_verdicts
+from genforge.files import digest_array, digest_bytes, digest_json, read_array, read_json, write_array, write_json
+from genforge.settings import UserError
+
+AT_ONCE = 512  # images that are copied together
+
+
+def prepare(
+    raw: Path,
+    folder: Path,
+    out: Path,
+    settings: DataSettings,
+    seed: int,
+    least_test: int = 0,
+    processes: int | None = None,
+) -> None:
+    """Fill the folder `out`.
+
+    Args:
+        raw: as `ingest` left it.
+        folder: where listed files lie; not read for sources of arrays.
+        settings: what is done to images, and how they are split.
+        seed: of the split.
+        least_test: images that the test split must hold, because the judge needs as many.
+        processes: that decode; None: one a core.
+
+    Raises:
+        UserError: too much is broken; sizes differ and no size is set; the shape is none that networks take; a class or
+            a split is too small.
+    """
+    source = read_json(raw / "source.json")
+    scratch = out / "scratch.bin"
+    processes = processes or usable_processes()
+    if source["form"] == "listing":
+        gathered = gather_files(pl.read_parquet(raw / "listing.parquet"), folder, scratch, settings, seed, processes)
+    else:
+        gathered = gather_arrays(raw, source, scratch, settings, seed)
+    manifest = with_verdicts(gathered.inputs)
+    _check_broken(manifest, settings.max_broken_share)
+    manifest = with_splits(manifest, settings.validation, settings.test)
+    _check_test(manifest, least_test)
+
+    present = set(manifest.filter(verdict=KEPT)["label"].drop_nulls())
+    classes = [name for name in source["classes"] if name in present]
+    with ThreadPoolExecutor(1) as beside:  # the table is compressed while images are copied
+        table = beside.submit(_write_manifest, out / "manifest.parquet", manifest)
+        written = {
+            split: _write_split(out, split, manifest, gathered.pixels, gathered.factors, classes, processes)
+            for split in SPLITS
+        }
+        table.result()
+    _write_card(out, manifest, written, gathered.pixels.shape, classes, source, settings, seed)
+    scratch.unlink(missing_ok=True)
+
+
+def _write_manifest(path: Path, manifest: pl.DataFrame) -> None:
+    manifest.select(
+        "path",
+        pl.col("digest", "content").bin.encode("hex").replace("", None),
+        "bytes",
+        "width",
+        "height",
+        "mode",
+        "label",
+        "split",
+        "verdict",
+        "reason",
+        "detail",
+    ).write_parquet(path)
+
+
+def _write_card(
+    out: Path,
+    manifest: pl.DataFrame,
+    written: dict[str, Written],
+    pixels: tuple[int, ...],
+    classes: list[str],
+    source: dict[str, Any],
+    settings: DataSettings,
+    seed: int,
+) -> None:
+    """`card.json` and `samples.png`. The digest is of what training sees: shape, classes, each split in its order."""
+    _, height, width, channels = pixels
+    shape = {"channels": channels, "height": height, "width": width}
+    train = written["train"]
+    document: dict[str, Any] = {
+        "name": settings.name,
+        "digest": digest_json([shape, classes, [written[split].digest for split in SPLITS]]),
+        "shape": shape,
+        "classes": classes,
+        "factors": source["factors"],
+        **card.counts(manifest, classes),
+        "empty_classes": [name for name in source["classes"] if name not in classes],
+        **card.moments(train.totals, train.squares, train.count * height * width),
+        "seed": seed,
+        "settings": settings.model_dump(),
+    }
+    write_json(out / "card.json", document)
+    images = read_array(out / "train-images.npy", memory_map=True)
+    labels = read_array(out / "train-labels.npy") if classes else None
+    card.sample_grid(images, labels).save(out / "samples.png")
+
+
+def _check_broken(manifest: pl.DataFrame, most: float) -> None:
+    broken = manifest.filter(verdict=QUARANTINED)
+    if len(broken) > most * len(manifest):
+        counts = (
+            broken.group_by("reason")
+            .agg(pl.len(), pl.col("path").first(), pl.col("detail").first())
+            .sort("len", descending=True)
+        )
+        lines = [f"  {reason}: {n}, such as {path} ({detail})" for reason, n, path, detail in counts.iter_rows()]
+        raise UserError(
+            f"{len(broken)} of {len(manifest)} inputs are broken, more than data.max_broken_share = {most} allows:\n"
+            + "\n".join(lines)
+            + "\nmend or remove them, or raise data.max_broken_share"
+        )
+
+
+def _check_test(manifest: pl.DataFrame, least: int) -> None:
+    count = len(manifest.filter(split="test"))
+    if count < least:
+        smaller = f"set evaluation.images to {count} or fewer" if count >= 50 else "add images"
+        raise UserError(
+            f"the test split holds {count} images, but evaluation.images is {least}, and the floor of every comparison "
+            f"is as many held-out real images; {smaller}, or raise data.test"
+        )
+
+
+@dataclass
+class Written:
+    """One split as written: its number of images, the digest of its contents, and for each channel the exact sums of
+    levels and of squared levels."""
+
+    count: int
+    digest: str
+    totals: np.ndarray
+    squares: np.ndarray
+
+
+def _write_split(
+    out: Path,
+    split: str,
+    manifest: pl.DataFrame,
+    pixels: np.ndarray,
+    factors: np.ndarray | None,
+    classes: list[str],
+    processes: int,
+) -> Written:
+    """Write the arrays of one split, in the order of lots."""
+    chosen = manifest.filter(split=split).sort("lot", "content")
+    rows = chosen["row"].to_numpy().astype(np.int64)
+    totals, squares = _copy(pixels, rows, out / f"{split}-images.npy", processes)
+    digests = [b"".join(chosen["content"].to_list())]
+    if classes:
+        number = {name: i for i, name in enumerate(classes)}
+        labels = np.array([number[name] for name in chosen["label"]], np.int64)
+        write_array(out / f"{split}-labels.npy", labels)
+        digests.append(labels.tobytes())
+    if factors is not None:
+        write_array(out / f"{split}-factors.npy", factors[rows])
+        digests.append(digest_array(factors[rows]).encode())
+    return Written(len(rows), digest_bytes(*digests), totals, squares)
+
+
+def _copy(pixels: np.ndarray, rows: np.ndarray, path: Path, processes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Write `pixels[rows]` to `path`, and return exact sums of levels and of squared levels, int64 (channels,) each."""
+    size, channels = pixels[0].size, pixels.shape[-1]
+    with path.open("wb") as file:
+        shape = (len(rows), *pixels.shape[1:])
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        file.flush()
+        after_header = file.tell()
+
+        def copy(start: int) -> tuple[np.ndarray, np.ndarray]:
+            flat = pixels[rows[start : start + AT_ONCE]].reshape(-1, size)
+            written, block = 0, flat.data.cast("B")
+            while written < len(block):
+                written += os.pwrite(file.fileno(), block[written:], after_header + start * size + written)
+            # Sums of 512 levels, or of 512 squares of at most 255^2, fit 32 bits.
+            return flat.sum(0, dtype=np.uint32), np.square(flat, dtype=np.uint16).sum(0, dtype=np.uint32)
+
+        with ThreadPoolExecutor(processes) as threads:  # NumPy and the kernel let go of the interpreter meanwhile
+            sums = list(threads.map(copy, range(0, len(rows), AT_ONCE)))
+    totals, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
+    for total, square in sums:
+        totals += total.reshape(-1, channels).sum(0, dtype=np.int64)
+        squares += square.reshape(-1, channels).sum(0, dtype=np.int64)
+    return totals, squares

@@ -1,0 +1,111 @@
+"""Where images come from. `ingest` brings every source to one of two forms in `data/raw`:
+
+- arrays: `<part>-images.npy` uint8 (n, h, w, c), `<part>-labels.npy` int64 (n,) where there are labels, and
+  `<part>-factors.npy` float32 (n, k) where images were drawn;
+- a listing of image files, `listing.parquet` (path, label): the files stay where they are and are not copied.
+
+A part is `all`, or `train` and `test` for a source that has an official test split. `source.json` says which form it
+is, the parts and how many each holds, and the names of classes and factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genforge.config import DataSettings
+from genforge.data import tins, torchvision_door
+from genforge.data.image_folder import list_folder
+from genforge.files import write_array, write_json
+from genforge.progress import Bar
+from genforge.randomness import derive
+
+TINS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a source may read and keep files, and the run's seed (for what is drawn)."""
+
+    folder: Path
+    downloads: Path
+    seed: int
+
+
+@dataclass
+class Source:
+    """What `source.json` says."""
+
+    form: str  # arrays or listing
+    parts: dict[str, int]
+    classes: list[str] = field(default_factory=list)
+    factors: list[str] = field(default_factory=list)
+
+
+def ingest(settings: DataSettings, places: Places, out: Path) -> None:
+    """Fill the folder `out` from the source that the settings name.
+
+    Raises:
+        UserError: the source's folder or files are missing or damaged, or cannot be downloaded.
+    """
+    source = _INGEST[settings.source](settings, places, out)
+    document: dict[str, Any] = {"source": settings.source, **vars(source)}
+    write_json(out / "source.json", document)
+
+
+def _digits(settings: DataSettings, places: Places, out: Path) -> Source:
+    """The 1,797 handwritten digits inside scikit-learn, 8x8 gray. Their levels 0..16 are stretched to 0..255."""
+    from sklearn.datasets import load_digits
+
+    found: Any = load_digits()
+    images = np.round(found.images * (255.0 / 16.0)).astype(np.uint8)[..., None]
+    return _write_parts(
+        out, {"all": torchvision_door.LabelledImages(images, found.target, tuple(map(str, found.target_names)))}
+    )
+
+
+def _torchvision(settings: DataSettings, places: Places, out: Path) -> Source:
+    return _write_parts(out, torchvision_door.load(settings.source, places.folder, places.downloads))
+
+
+def _write_parts(out: Path, parts: dict[str, torchvision_door.LabelledImages]) -> Source:
+    for part, found in parts.items():
+        write_array(out / f"{part}-images.npy", found.images)
+        write_array(out / f"{part}-labels.npy", found.labels.astype(np.int64))
+    classes = next(iter(parts.values())).classes
+    return Source("arrays", {part: len(found.images) for part, found in parts.items()}, list(classes))
+
+
+def _image_folder(settings: DataSettings, places: Places, out: Path) -> Source:
+    listing = list_folder(places.folder)
+    listing.write_parquet(out / "listing.parquet")
+    return Source("listing", {"all": len(listing)}, listing["label"].drop_nulls().unique().sort().to_list())
+
+
+def _tins(settings: DataSettings, places: Places, out: Path) -> Source:
+    side, count = settings.image_size or tins.DEFAULT_SIDE, settings.count
+    factors = tins.draw_factors(count, derive(places.seed, "tins"))
+    write_array(out / "all-factors.npy", factors)
+    images = np.lib.format.open_memmap(out / "all-images.npy", "w+", np.uint8, (count, side, side, 3))
+    with Bar("drawing tins", count, "tins") as bar:
+        for start in range(0, count, TINS_AT_ONCE):
+            drawn = tins.draw(factors[start : start + TINS_AT_ONCE], side)
+            images[start : start + len(drawn)] = drawn
+            bar.advance(len(drawn))
+    images.flush()
+    return Source("arrays", {"all": count}, factors=list(tins.FACTORS))
+
+
+_INGEST: dict[str, Callable[[DataSettings, Places, Path], Source]] = {
+    "digits": _digits,
+    "mnist": _torchvision,
+    "fashion_mnist": _torchvision,
+    "kmnist": _torchvision,
+    "cifar10": _torchvision,
+    "image_folder": _image_folder,
+    "tins": _tins,
+}

@@ -1,0 +1,102 @@
+"""The extractor that papers use: torch-fidelity's InceptionV3, behind the same door as our own.
+
+Its numbers can be set beside papers' only with the papers' reference and number of images. Weights are read as plain
+tensors and kept as safetensors: nothing in a weights file is run.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from urllib.error import URLError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from genforge.evaluation.extractor import Extractor
+from genforge.settings import UserError
+from genforge.torchvision_cure import import_torchvision
+
+
+class InceptionExtractor(Extractor):
+    """torch-fidelity's InceptionV3, converted from the TensorFlow network of Heusel et al. 2017."""
+
+    name = "inception"
+    dimensions = 2048
+    feature_layer, logits_layer = "2048", "logits_unbiased"
+    resizing = "to 299 x 299 as TensorFlow 1 resizes, by torch-fidelity; gray repeated to three channels"
+
+    def __init__(self, weights: Mapping[str, Tensor], digest: str, device: str = "cpu") -> None:
+        self.network = inception_network(weights).to(device)
+        self.digest, self.device = digest, device
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        features, logits = self.network(images.permute(0, 3, 1, 2).expand(-1, 3, -1, -1))  # gray: the same thrice
+        return features, logits
+
+
+def inception_network(weights: Mapping[str, Tensor]) -> nn.Module:
+    """torch-fidelity's own network with these weights, giving the features and then the logits."""
+    import_torchvision()
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    # It takes weights in no other way than by unpickling a file, so it gets one that was written a moment ago.
+    file = io.BytesIO()
+    torch.save(dict(weights), file)
+    file.seek(0)
+    layers = [InceptionExtractor.feature_layer, InceptionExtractor.logits_layer]
+    return FeatureExtractorInceptionV3("inception-v3-compat", layers, feature_extractor_weights_path=file)
+
+
+def inception_weights(path: Path | None) -> dict[str, Tensor]:
+    """Weights of torch-fidelity's Inception, from a file or from its usual download. Nothing in them is run.
+
+    Args:
+        path: a `.pth` file as torch-fidelity publishes it, or the same as `.safetensors`; None: the file in torch's hub
+            cache, downloaded when it is not there.
+
+    Raises:
+        UserError: there is no such file, it holds something else, or nothing can be downloaded here.
+    """
+    import_torchvision()
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    if path is None:
+        weights = _download(URL_INCEPTION_V3)
+    elif not path.is_file():
+        raise UserError(f"extractor.weights: {path} is not a file; give torch-fidelity's weights ({URL_INCEPTION_V3})")
+    else:
+        weights = _read(path)
+    try:
+        inception_network(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"extractor.weights: {path or 'the download'} does not fit torch-fidelity's InceptionV3 "
+            f"({_first_line(error)}); its weights are at {URL_INCEPTION_V3}"
+        ) from None
+    return weights
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise UserError(f"extractor.weights: {path} does not hold plain weights ({_first_line(error)})") from None
+
+
+def _download(url: str) -> dict[str, Tensor]:
+    try:
+        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except (URLError, OSError) as error:
+        raise UserError(
+            f"extractor.name: inception: its weights cannot be downloaded here ({_first_line(error)}). Fetch {url} "
+            f"where there is a network and set extractor.weights to the file, or set extractor.name: classifier"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

@@ -1,0 +1,149 @@
+"""All numbers of a run in one table, of one protocol, with the floor and the ceilings always in it.
+
+The floor is held-out real images, judged as generated ones are: nothing can be expected to do better. The ceilings are
+the baselines: a model that does worse has learned little. Models are ranked by the mean over sampling seeds of one
+metric; a mean, never the best of the seeds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from genforge.evaluation.metrics import METRICS, metric
+from genforge.evaluation.protocol import Protocol, require_same
+from genforge.settings import UserError
+
+FLOOR = "floor"
+BASELINE = "baseline"  # the family of ceilings
+HEADINGS = ("rank", "model", "family")
+
+
+def build(results: Iterable[Mapping[str, Any]], metric_name: str) -> dict[str, Any]:
+    """The leaderboard from what the step `evaluate` wrote.
+
+    Args:
+        results: one mapping a recipe, and one named `floor`: name, family, origin, metrics, protocol; and, where they
+            are known, images_per_second, steps, seconds and parameters.
+        metric_name: of the metric to rank by.
+
+    Returns:
+        metric, protocol_name, protocol, and rows: the floor first, then models and ceilings from best to worst. Each
+        row has name, role (floor, model, ceiling), rank (1 is the best model; null for what is no model) and what
+        `results` had.
+
+    Raises:
+        ProtocolMismatch: two results were judged in different ways.
+        UserError: the floor is missing, or some result lacks the metric to rank by.
+    """
+    results = list(results)
+    ranking = metric(metric_name)
+    if not any(result["name"] == FLOOR for result in results):
+        raise UserError("the leaderboard has no floor: judge held-out real images with `genforge step evaluate floor`")
+    protocol = require_same(
+        (result["name"], Protocol.from_json(result["protocol"], result["name"])) for result in results
+    )
+    for result in results:
+        if metric_name not in result["metrics"]:
+            raise UserError(f"{result['name']} has no {ranking.title} to be ranked by")
+
+    # Names decide between equal values, so that the same numbers always give the same table.
+    ordered = sorted(results, key=lambda result: (ranking.key(result["metrics"][metric_name]["mean"]), result["name"]))
+    rows = [_row(result, "floor") for result in ordered if result["name"] == FLOOR]
+    rank = 0
+    for result in ordered:
+        if result["name"] == FLOOR:
+            continue
+        role = "ceiling" if result["family"] == BASELINE else "model"
+        rank += role == "model"
+        rows.append(_row(result, role, rank if role == "model" else None))
+    return {"metric": metric_name, "protocol_name": protocol.name, "protocol": protocol.to_json(), "rows": rows}
+
+
+def _row(result: Mapping[str, Any], role: str, rank: int | None = None) -> dict[str, Any]:
+    kept = {key: value for key, value in result.items() if key not in ("name", "protocol", "protocol_name")}
+    return {"name": result["name"], "role": role, "rank": rank, **kept}
+
+
+def columns(board: Mapping[str, Any]) -> list[str]:
+    """Metrics that every row has, in the order of `METRICS`, the one that ranks first."""
+    common = [name for name in METRICS if all(name in row["metrics"] for row in board["rows"])]
+    return [board["metric"], *(name for name in common if name != board["metric"])]
+
+
+def best(board: Mapping[str, Any], name: str) -> float | None:
+    """The best mean of a metric that was drawn by something: the floor is real and takes no part."""
+    values = [row["metrics"][name]["mean"] for row in board["rows"] if row["role"] != "floor"]
+    return min(values, key=METRICS[name].key) if values else None
+
+
+def render(board: Mapping[str, Any]) -> Table:
+    """The leaderboard for a terminal: mean ± standard deviation over the sampling seeds, the best in bold."""
+    table = Table(title=f"protocol {board['protocol_name']}", title_style="dim", title_justify="left")
+    for heading in HEADINGS:
+        table.add_column(heading)
+    for name in columns(board):
+        table.add_column(f"{METRICS[name].title} {METRICS[name].arrow}", justify="right")
+    table.add_column("images/s", justify="right")
+    bests = {name: best(board, name) for name in columns(board)}
+    for row in board["rows"]:
+        cells = []
+        for name in columns(board):
+            bold = row["role"] != "floor" and row["metrics"][name]["mean"] == bests[name]
+            cells.append(f"[bold]{spread(row, name)}[/bold]" if bold else spread(row, name))
+        style = "dim" if row["role"] == "floor" else "cyan" if row["role"] == "ceiling" else None
+        table.add_row(place(row), row["name"], row["family"], *cells, speed(row), style=style)
+    return table
+
+
+def markdown(board: Mapping[str, Any]) -> str:
+    """The leaderboard for a page, with a line about each metric below it."""
+    names = columns(board)
+    bests = {name: best(board, name) for name in names}
+    headings = [*HEADINGS, *(f"{METRICS[name].title} {METRICS[name].arrow}" for name in names), "images/s"]
+    lines = ["| " + " | ".join(headings) + " |", "| --- | --- | --- |" + " ---: |" * (len(names) + 1)]
+    for row in board["rows"]:
+        cells = [place(row), row["name"], row["family"]]
+        for name in names:
+            bold = row["role"] != "floor" and row["metrics"][name]["mean"] == bests[name]
+            cells.append(f"**{spread(row, name)}**" if bold else spread(row, name))
+        lines.append("| " + " | ".join([*cells, speed(row)]) + " |")
+    protocol = board["protocol"]
+    about = (
+        f"Protocol `{board['protocol_name']}`: {protocol['images']} images for each of the sampling seeds against "
+        f"{protocol['reference_images']} of the split `{protocol['reference_split']}`; mean ± standard deviation over "
+        f"the seeds. The floor is held-out real images, the ceilings are the baselines."
+    )
+    meanings = [f"- {METRICS[name].title}: {METRICS[name].meaning}; {METRICS[name].better} is better" for name in names]
+    return "\n".join([*lines, "", about, "", *meanings, ""])
+
+
+def comma_separated(board: Mapping[str, Any]) -> str:
+    """The leaderboard for plots: a row each, the mean of every metric and its standard deviation."""
+    names = columns(board)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "role", "rank", "family", *(column for name in names for column in (name, f"{name}_std"))])
+    for row in board["rows"]:
+        values = [row["metrics"][name][part] for name in names for part in ("mean", "std")]
+        writer.writerow([row["name"], row["role"], row["rank"] or "", row["family"], *values])
+    return text.getvalue()
+
+
+def place(row: Mapping[str, Any]) -> str:
+    return str(row["rank"]) if row["role"] == "model" else row["role"]
+
+
+def spread(row: Mapping[str, Any], name: str) -> str:
+    """Mean ± standard deviation of a metric, as a person reads it."""
+    found = row["metrics"][name]
+    return f"{METRICS[name].show(found['mean'])} ± {METRICS[name].show(found['std'])}"
+
+
+def speed(row: Mapping[str, Any]) -> str:
+    value = row.get("images_per_second")
+    return "" if value is None else f"{value:,.0f}"

@@ -1,0 +1,153 @@
+"""The one door to MLflow: which store, made once, without noise.
+
+Importing MLflow takes two seconds, so it is imported here only inside functions. The store is what
+`MLFLOW_TRACKING_URI` names; without it, the SQLite database `mlflow.db` in the project's folder with artifacts in
+`mlruns` beside it, as a plain `mlflow ui` started there expects.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from genforge.settings import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DATABASE, ARTIFACTS = "mlflow.db", "mlruns"
+_SQLITE = "sqlite:///"
+
+
+def store_uri(root: Path) -> str:
+    """The store of the project in `root`, absolute where it is a file, so that it means the same from every folder."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{DATABASE}"
+    if uri.startswith(_SQLITE) and not uri.startswith(f"{_SQLITE}/") and uri != _SQLITE:
+        return f"{_SQLITE}{root.resolve() / uri.removeprefix(_SQLITE)}"
+    return uri
+
+
+def is_server(uri: str) -> bool:
+    """True for a tracking server; it keeps artifacts where it likes."""
+    return uri.startswith(("http://", "https://"))
+
+
+def quiet() -> None:
+    """Import MLflow so that it reports nothing, prints no links and no bars, and logs warnings at most."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a uv project around us says nothing about the model
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # its own 7 take minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    import mlflow  # noqa: F401  its import sets its loggers up, which is undone below
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def connect(root: Path) -> MlflowClient:
+    """A client of the project's store. A new database is made first, by one process, whole or not at all."""
+    quiet()
+    from mlflow import MlflowClient
+
+    uri = store_uri(root)
+    if not is_server(uri):
+        lock = root / ".genforge" / "mlflow.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):  # processes that start together on an empty database crash in its migrations
+            _make_database(uri)
+    _use_everywhere(uri)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _use_everywhere(uri: str) -> None:
+    """Some of MLflow's own calls look at the process's store and not at the client's. The environment stays as it is:
+    what a user set there decides, for this project and for others."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+def experiment(client: MlflowClient, root: Path, name: str) -> str:
+    """Id of the experiment `name`, made or brought back from the bin when needed."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        place = None if is_server(store_uri(root)) else (root.resolve() / ARTIFACTS / name).as_uri()
+        try:
+            return client.create_experiment(name, artifact_location=place)
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # another process made it meanwhile
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def _make_database(uri: str) -> None:
+    """Bring an empty database to MLflow's schema.
+
+    SQLite: under another name, then renamed, since migrations that were killed in the middle leave a database that
+    nothing can use.
+    """
+    from mlflow import MlflowClient
+
+    path = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+    if path is None:
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+        return
+    if path.exists() and path.stat().st_size > 0:
+        return
+    for rest in path.parent.glob(f".{path.name}.*.tmp*"):
+        rest.unlink()  # of a process that was killed here: we hold the lock, so nobody else is at it
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{time.time_ns()}.tmp")
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    _migrate(f"{_SQLITE}{aside}")
+    aside.replace(path)
+
+
+def _migrate(uri: str) -> None:
+    """What `mlflow db upgrade` does, without another two seconds of imports."""
+    from mlflow.db import upgrade
+
+    assert upgrade.callback is not None
+    upgrade.callback(uri)
+
+
+def without_password(root: Path, text: str) -> str:
+    """`text` without the user and password that the store's URI may hold."""
+    uri = store_uri(root)
+    user, mark, _ = uri.partition("://")[2].rpartition("@")
+    return text.replace(user + mark, "") if mark else text
+
+
+def store_name(root: Path) -> str:
+    """The store for people."""
+    return without_password(root, store_uri(root))
+
+
+def check_answers(client: MlflowClient, root: Path) -> None:
+    """Raises UserError when the store does not answer."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise UserError(
+            f"MLflow at {store_name(root)} does not answer: {without_password(root, error.message)}\n"
+            f"Start it, or unset MLFLOW_TRACKING_URI to use {DATABASE} in {root.resolve()}; then run this again"
+        ) from None

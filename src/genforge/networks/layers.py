@@ -1,0 +1,128 @@
+"""Layers that several networks share: normalisation, spectral normalisation, time and label embeddings."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrize import register_parametrization
+
+from genforge.contracts import ImageShape
+
+Normalisation = Literal["batch", "group", "none"]
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def halvings(image: ImageShape) -> int:
+    """How often both sides can be halved: as long as both are even and greater than 4.
+
+    So 8 goes to 4, 28 to 14 to 7, 44 to 22 to 11, 64 to 32 to 16 to 8 to 4: every multiple of 4 from 8 to 64 is halved
+    at least once and ends between 3 and 15.
+    """
+    height, width, count = image.height, image.width, 0
+    while height % 2 == 0 and width % 2 == 0 and min(height, width) > 4:
+        height, width, count = height // 2, width // 2, count + 1
+    return count
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with groups of at least 4 channels and at most 32 groups that divide the channels."""
+    groups = max(count for count in range(1, 33) if channels % count == 0 and (channels // count >= 4 or count == 1))
+    return nn.GroupNorm(groups, channels)
+
+
+def normalisation(kind: Normalisation, channels: int) -> nn.Module:
+    """The layer of that name for images of `channels` channels; `none` passes its input on."""
+    match kind:
+        case "batch":
+            return nn.BatchNorm2d(channels)
+        case "group":
+            return group_norm(channels)
+        case "none":
+            return nn.Identity()
+
+
+def zero(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    """The layer with all parameters zero, so that a residual branch begins as nothing."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class SpectralNorm(nn.Module):
+    """The parametrisation W -> W / s(W), where s is the largest singular value of W as a matrix (out, rest).
+
+    One power iteration a forward pass in training, none in evaluation (Miyato et al. 2018, Algorithm 1). Both vectors
+    are buffers, so a checkpoint goes on where it stopped. torch's own version multiplies in the precision of the
+    surrounding autocast and so would estimate s in bfloat16; this one stays in the weight's.
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, weight: Tensor, warm_up: int = 15) -> None:
+        super().__init__()
+        matrix = weight.detach().flatten(1)
+        self.register_buffer("left", functional.normalize(torch.randn(matrix.shape[0], dtype=matrix.dtype), dim=0))
+        self.register_buffer("right", functional.normalize(torch.randn(matrix.shape[1], dtype=matrix.dtype), dim=0))
+        for _ in range(warm_up):
+            self._iterate(matrix)
+
+    @torch.no_grad()
+    def _iterate(self, matrix: Tensor) -> None:
+        self.right.copy_(functional.normalize(matrix.T @ self.left, dim=0))
+        self.left.copy_(functional.normalize(matrix @ self.right, dim=0))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix = weight.flatten(1)
+            if self.training:
+                self._iterate(matrix)
+            # Copies: a second pass before the backward pass must not change what the first one has recorded.
+            largest = torch.dot(self.left.clone(), matrix @ self.right.clone())
+            return weight / largest
+
+
+def spectral_norm(layer: Layer, wanted: bool = True) -> Layer:
+    """The layer with its weight kept at spectral norm one, or as it is when that is not wanted."""
+    if wanted:
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        register_parametrization(layer, "weight", SpectralNorm(weight))
+    return layer
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Time as sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017, section 3.5).
+
+    Takes time of order 0 to 1, (n,), to (n, size). Frequencies run from 1000 down to 0.1 radians a unit of time: those
+    of Ho et al. 2020 where time is the step divided by 1000.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        exponents = torch.linspace(0.0, 1.0, size // 2)
+        self.register_buffer("frequencies", 1000.0 * torch.exp(-math.log(10_000.0) * exponents), persistent=False)
+
+    def forward(self, time: Tensor) -> Tensor:
+        angles = time.float()[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class LabelEmbedding(nn.Module):
+    """A learned vector a class: labels (n,) int64 to (n, size)."""
+
+    def __init__(self, classes: int, size: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(classes, size)
+
+    def forward(self, labels: Tensor | None) -> Tensor:
+        if labels is None:
+            raise ValueError("this network is conditioned on labels, but got none")
+        return self.table(labels)

@@ -1,0 +1,77 @@
+"""Denoising: the one loss of every diffusion model, weight(sigma) * |D(clean + sigma * noise, sigma) - clean|^2.
+
+Karras et al. 2022, eq. 8. Which noise levels are drawn, and the weight at which the backbone's own output has squared
+error one, are the denoiser's; with a DDPM that predicts noise this is L_simple of Ho et al. 2020, eq. 14.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port
+from genforge.networks.denoiser import Denoiser
+from genforge.objectives.conditioning import check_conditioning
+from genforge.settings import Settings
+
+
+class DenoisingSettings(Settings):
+    weighting: Literal["output", "min-snr"] = Field(
+        "output",
+        description="output: the backbone's own squared error. min-snr: the clean image's, at most `snr_limit` times "
+        "(Hang et al. 2023)",
+    )
+    snr_limit: float = Field(5.0, gt=0.0, description="min-snr: the largest weight")
+    conditional: bool = Field(False, description="give the denoiser the labels")
+
+
+class Denoising(Objective):
+    """One player, `denoiser`, which is exported."""
+
+    family: ClassVar[str] = "diffusion"
+    Settings = DenoisingSettings
+
+    @classmethod
+    def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:
+        assert isinstance(settings, DenoisingSettings)
+        return {"denoiser": Port("denoiser", image, classes=classes if settings.conditional else 0)}
+
+    @classmethod
+    def exported_role(cls) -> str:
+        return "denoiser"
+
+    def __init__(self, settings: Settings, networks: Mapping[str, Network]) -> None:
+        denoiser = networks["denoiser"]
+        assert isinstance(settings, DenoisingSettings) and isinstance(denoiser, Denoiser)
+        check_conditioning(settings.conditional, denoiser.port)
+        self.settings = settings
+        self.denoiser = self.exported = denoiser
+        self.players = [Player("denoiser", denoiser)]
+
+    def loss(self, player: Player, batch: Batch) -> Loss:
+        clean = batch.images
+        sigma = self.denoiser.training_sigma(evenly_spread(len(batch), clean.device))
+        noisy = clean + sigma[:, None, None, None] * torch.randn_like(clean)
+        error = (self.denoiser(noisy, sigma, batch.labels) - clean).square().flatten(1).mean(dim=1)  # (n,)
+        value = (self._weight(sigma) * error).mean()
+        return Loss(value, {"loss": value.detach()})
+
+    def _weight(self, sigma: Tensor) -> Tensor:
+        if self.settings.weighting == "min-snr":
+            # Hang et al. 2023, section 3.4. On the clean image it reads the same whatever the backbone predicts.
+            return sigma.pow(-2).clamp(max=self.settings.snr_limit)
+        return self.denoiser.weight(sigma)
+
+
+def evenly_spread(count: int, device: torch.device) -> Tensor:
+    """`count` numbers, each uniform in [0, 1), together spread evenly: (count,).
+
+    The loss varies less from step to step than with independent ones (Kingma et al. 2021, "Variational diffusion
+    models", appendix I.1).
+    """
+    start = torch.rand((), device=device)
+    return (start + torch.arange(count, device=device) / count) % 1.0

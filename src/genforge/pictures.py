@@ -1,0 +1,70 @@
+"""Pictures for people: many small images as one grid, enlarged by whole numbers, saved as PNG.
+
+Pixels are never interpolated: what a person sees is what a network drew.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from genforge.files import replacing
+
+SIDE_TO_SEE = 48  # pixels: an image with a shorter side than this is hard to judge by eye
+
+
+def grid(images: np.ndarray, columns: int = 0, gap: int = 1, enlarged: bool = True) -> np.ndarray:
+    """Images in rows, from left to right and from top to bottom.
+
+    Args:
+        images: uint8 (n, height, width, channels), 1 or 3 channels.
+        columns: images a row; 0 makes the grid as square as it can be.
+        gap: black pixels between neighbours, before enlarging.
+        enlarged: bring small images to a size that people can see, see `enlarge`.
+
+    Returns:
+        uint8 (height, width, channels); places without an image are black.
+    """
+    _check(images, dimensions=4)
+    count, height, width, channels = images.shape
+    columns = min(columns, count) or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    canvas = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), np.uint8)
+    for place, image in enumerate(images):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return enlarge(canvas, factor_to_see(height, width)) if enlarged else canvas
+
+
+def factor_to_see(height: int, width: int, side: int = SIDE_TO_SEE) -> int:
+    """The smallest whole factor that brings the shorter side to `side` pixels at least."""
+    return max(1, math.ceil(side / min(height, width)))
+
+
+def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+    """Every pixel of `image`, uint8 (height, width, channels), as a square of `factor` by `factor` pixels."""
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def save_png(path: Path, image: np.ndarray) -> None:
+    """Write `image`, uint8 (height, width, channels) with 1 or 3 channels, as PNG; the file is whole or absent."""
+    with replacing(path) as file:
+        file.write(png_bytes(image))
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """`image`, uint8 (height, width, channels) with 1 or 3 channels, as the bytes of a PNG file."""
+    _check(image, dimensions=3)
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _check(images: np.ndarray, dimensions: int) -> None:
+    if images.dtype != np.uint8 or images.ndim != dimensions or images.shape[-1] not in (1, 3) or not images.size:
+        axes = "(n, height, width, channels)" if dimensions == 4 else "(height, width, channels)"
+        raise ValueError(f"a picture is made of uint8 {axes} with 1 or 3 channels, not {images.dtype} {images.shape}")

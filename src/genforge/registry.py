@@ -1,0 +1,346 @@
+"""Registered models: one a data set, a version for each model worth keeping, aliases that say which to use.
+
+The same weights are registered once. A version knows its data, commit, recipe, and its metrics under every protocol it
+was judged by.
+
+An alias moves only through `move` and `rollback`: compared and set under a lock, with an entry in a history that is
+only ever appended to (`alias_history.py`). The entry is written before the alias moves; whoever comes next finishes a
+move that was interrupted, and writes down one that somebody made without us. So the alias equals its last entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock
+
+from genforge import mlflow_store
+from genforge.alias_history import AliasHistory, Move, holders
+from genforge.contracts import ImageShape
+from genforge.evaluation.metrics import metric as metric_of
+from genforge.files import read_json
+from genforge.models import digest as model_digest
+from genforge.packaging import package
+from genforge.settings import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+STAGING = "staging"
+
+
+class Unusable(UserError):
+    """A registered version that can draw no images of the data as they are now."""
+
+
+Scores = Mapping[str, Mapping[str, float]]  # metric to {"mean", "std"}
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version. `scores` holds its metrics by the name of the protocol that they were judged by."""
+
+    number: int
+    tags: dict[str, str]
+
+    @property
+    def recipe(self) -> str:
+        return self.tags.get("genforge.recipe", "")
+
+    @property
+    def family(self) -> str:
+        return self.tags.get("genforge.family", "")
+
+    @property
+    def scores(self) -> dict[str, Scores]:
+        prefix = "genforge.scores."
+        return {
+            key.removeprefix(prefix): json.loads(value) for key, value in self.tags.items() if key.startswith(prefix)
+        }
+
+    def mean(self, metric: str, protocol: str) -> float | None:
+        """The metric's mean over sampling seeds, or None when the version was not judged by this protocol."""
+        score = self.scores.get(protocol, {}).get(metric)
+        return None if score is None else float(score["mean"])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an alias should move, and why, in words."""
+
+    moves: bool
+    reason: str
+
+
+class Registry:
+    """The registered model `name` in the store of the project in `root`.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        client = mlflow_store.connect(self.root)
+        mlflow_store.check_answers(client, self.root)
+        return client
+
+    @cached_property
+    def history_of_aliases(self) -> AliasHistory:
+        return AliasHistory(self.root, self.name, self.client)
+
+    # Versions
+
+    def register(self, folder: Path, scores: Scores, protocol: str, tags: Mapping[str, str]) -> tuple[Version, bool]:
+        """The version of the trained model in `folder`, and whether it is new.
+
+        Args:
+            scores: metrics to their mean and spread, kept beside those of other protocols.
+            protocol: name of the protocol that they were judged by.
+            tags: what else the version should know; under `genforge.` unless their names have a dot.
+        """
+        digest = model_digest(folder)
+        judged = {f"genforge.scores.{protocol}": json.dumps(scores)}
+        with self._locked():
+            self._ensure_model()
+            found = self._of_digest(digest)
+            if found is not None:
+                self._tag(found.number, judged)
+                return self.version(found.number), False
+            named = {key if "." in key else f"genforge.{key}": str(value) for key, value in tags.items()}
+            return self._create(
+                folder, {**named, **judged, "genforge.weights": digest, "genforge.protocol": protocol}
+            ), True
+
+    def version(self, number: int) -> Version:
+        """Raises UserError when there is no such version."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self.client.get_model_version(self.name, str(number))
+        except MlflowException as error:
+            raise UserError(f"model {self.name!r} has no version {number}: {error.message}") from None
+        return Version(int(found.version), dict(found.tags))
+
+    def record_scores(self, number: int, scores: Scores, protocol: str) -> Version:
+        """Keep what a version scored when it was judged again, by another protocol."""
+        self._tag(number, {f"genforge.scores.{protocol}": json.dumps(scores)})
+        return self.version(number)
+
+    def load(self, number: int, device: str = "auto") -> Any:
+        """The version as MLflow's pyfunc model, see `served_model.py`."""
+        return load_model(self.root, f"models:/{self.name}/{number}", device)
+
+    # Aliases
+
+    def aliases(self) -> dict[str, int]:
+        """Alias to version number."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return {alias: int(number) for alias, number in self.client.get_registered_model(self.name).aliases.items()}
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+
+    def holder(self, alias: str) -> Version | None:
+        """The version that holds an alias."""
+        number = self.aliases().get(alias)
+        return None if number is None else self.version(number)
+
+    def move(
+        self, alias: str, to: int, expected: int | None, reason: str, evidence: Mapping[str, Any] | None = None
+    ) -> Move:
+        """Give `alias` to version `to`, if version `expected` still holds it.
+
+        Raises:
+            UserError: another version holds it by now, so that what `reason` says was not compared with that one; or
+                there is no version `to`. Nothing has changed then.
+        """
+        with self._locked():
+            self._settle()
+            current = self.aliases().get(alias)
+            if current != expected:
+                raise UserError(
+                    f"{self.name}@{alias} is version {current} by now, not {expected}, which version {to} was compared "
+                    f"with; nothing was changed: run the step `register` again"
+                )
+            self.version(to)
+            return self._carry_out(Move(alias, current, to, "promote", reason, dict(evidence or {})))
+
+    def rollback(self, alias: str = STAGING) -> Move:
+        """Give an alias back to the version that held it before the last promotion that was not rolled back yet.
+
+        Raises:
+            UserError: there is none.
+        """
+        with self._locked():
+            self._settle()
+            current = self.aliases().get(alias)
+            earlier = [number for number in holders(self.history_of_aliases.moves(alias))[:-1] if self._exists(number)]
+            if not earlier:
+                raise UserError(f"{self.name}@{alias} has no earlier version to go back to")
+            return self._carry_out(Move(alias, current, earlier[-1], "rollback", f"back from version {current}"))
+
+    def history(self, alias: str | None = None) -> list[Move]:
+        """Every move of an alias, or of all, oldest first."""
+        with self._locked():
+            self._settle()
+            return self.history_of_aliases.moves(alias)
+
+    # How it is done
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = self.root / ".genforge" / "registry" / f"{self.name}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            yield
+
+    def _ensure_model(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _of_digest(self, digest: str) -> Version | None:
+        query = f"name = '{self.name}' and tags.`genforge.weights` = '{digest}'"
+        found = self.client.search_model_versions(query, max_results=1)
+        return Version(int(found[0].version), dict(found[0].tags)) if found else None
+
+    def _create(self, folder: Path, tags: dict[str, str]) -> Version:
+        """A new version with its model's files. Killed half-way it leaves files that no version names."""
+        experiment = mlflow_store.experiment(self.client, self.root, self.name)
+        card = read_json(folder / "model.json")
+        run = self._training_run(experiment, tags["genforge.weights"])
+        parameters = {"recipe": card["name"], "family": card["family"], "origin": card["origin"]}
+        parameters = {key: str(value) for key, value in parameters.items()}
+        model = self.client.create_logged_model(
+            experiment, card["name"], run, params=parameters, model_type="image generator"
+        )
+        with tempfile.TemporaryDirectory() as staging:
+            package(folder, Path(staging, "model"), model.model_id, run)
+            self.client.log_model_artifacts(model.model_id, str(Path(staging, "model")))
+        self.client.finalize_logged_model(model.model_id, "READY")
+        source = f"models:/{model.model_id}"
+        made = self.client.create_model_version(
+            self.name, source, run, tags, description=tags.get("genforge.summary"), model_id=model.model_id
+        )
+        return Version(int(made.version), tags)
+
+    def _training_run(self, experiment: str, digest: str) -> str | None:
+        """The run that said it made these weights, by its tag `genforge.weights`."""
+        found = self.client.search_runs([experiment], f"tags.`genforge.weights` = '{digest}'", max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _tag(self, number: int, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self.client.set_model_version_tag(self.name, str(number), key, value)
+
+    def _carry_out(self, move: Move) -> Move:
+        """Into the history first, then to the alias, then the history knows that it is done."""
+        written = self.history_of_aliases.append(move)
+        self._finish(written)
+        return written
+
+    def _finish(self, move: Move) -> None:
+        is_open = move.action != "seen" and self.aliases().get(move.alias) == move.before
+        if is_open and move.after is not None and self._exists(move.after):
+            self.client.set_registered_model_alias(self.name, move.alias, str(move.after))
+        self.history_of_aliases.tell(move)
+
+    def _settle(self) -> None:
+        """Finish moves that a kill interrupted, and write down those that somebody made without us."""
+        for move in self.history_of_aliases.interrupted():
+            self._finish(move)
+        aliases = self.aliases()
+        last = {move.alias: move.after for move in self.history_of_aliases.moves()}
+        for alias in sorted({*aliases, *last}):
+            known, actual = last.get(alias), aliases.get(alias)
+            if known != actual:
+                self._carry_out(Move(alias, known, actual, "seen", "moved by hand, outside of genforge"))
+
+    def _exists(self, number: int) -> bool:
+        try:
+            return bool(self.version(number))
+        except UserError:
+            return False
+
+
+def compare(metric: str, protocol: str, candidate: Version, holder: Version | None, why_unjudged: str = "") -> Verdict:
+    """Whether `candidate` should take an alias from `holder`.
+
+    It should when its metric is finite and strictly better than the holder's under the same protocol. A holder that
+    has no number under this protocol could not be judged by it (`why_unjudged` says why: its images have another
+    shape, its files are gone); it is no answer to the data as they are now, and gives way.
+    """
+    value = candidate.mean(metric, protocol)
+    title = metric_of(metric).title
+    if value is None or not math.isfinite(value):
+        return Verdict(False, f"version {candidate.number} ({candidate.recipe}) has no finite {title}: {value}")
+    said = f"version {candidate.number} ({candidate.recipe}), {title} {metric_of(metric).show(value)}"
+    if holder is None:
+        return Verdict(True, f"{said}, is the first to hold it")
+    if holder.number == candidate.number:
+        return Verdict(False, f"{said}, holds it already and is still the best")
+    other = f"version {holder.number} ({holder.recipe})"
+    rival = holder.mean(metric, protocol)
+    if rival is None or not math.isfinite(rival):
+        before = holder.tags.get("genforge.protocol", "an unknown protocol")
+        return Verdict(
+            True,
+            f"{said} under {protocol}, takes over from {other}, which was judged by {before} and cannot be "
+            f"by {protocol}" + (f": {why_unjudged}" if why_unjudged else ""),
+        )
+    shown = metric_of(metric).show(rival)
+    if metric_of(metric).is_better(value, rival):
+        return Verdict(True, f"{said}, beats {other} with {shown} under {protocol}")
+    return Verdict(False, f"{said}, does not beat {other} with {shown} under {protocol}")
+
+
+def load_model(root: Path, uri: str, device: str = "auto") -> Any:
+    """A registered model by MLflow's URI, such as `models:/digits@staging`.
+
+    Raises:
+        Unusable: there is no such model, version or alias, or its files are gone.
+        UserError: the store does not answer.
+    """
+    client = mlflow_store.connect(root)
+    mlflow_store.check_answers(client, root)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return mlflow.pyfunc.load_model(uri, model_config={"device": device})
+    except MlflowException as error:
+        kind = Unusable if error.error_code == "RESOURCE_DOES_NOT_EXIST" else UserError
+        raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
+
+
+def check_shape(model: Any, shape: ImageShape) -> None:
+    """Raises Unusable unless the loaded model draws images of this shape."""
+    drawn = tuple(model.metadata.signature.outputs.inputs[0].shape[1:])
+    wanted = (shape.height, shape.width, shape.channels)
+    if drawn != wanted:
+        raise Unusable(f"it draws images of {drawn} (height, width, channels), but the data are {wanted}")
+
+
+def draw(model: Any, count: int, seed: int, first: int = 0, batch_size: int = 250) -> np.ndarray:
+    """Images `first` to `first + count - 1` of a seed from a loaded model, uint8 (count, height, width, channels)."""
+    return model.predict({"n": [count]}, params={"seed": seed, "first": first, "batch_size": batch_size})

@@ -1,0 +1,52 @@
+"""What the report tells, gathered: plain values and the places of pictures. How it looks is the page's affair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Model:
+    """One trained recipe.
+
+    card: its model.json.
+    found: settings that the search changed, by dotted key, each with the recipe's own value and the new one.
+    curves: logged values by name, each a list of (step, value).
+    samples, filmstrip: pictures; None where there is none.
+    """
+
+    name: str
+    card: Mapping[str, Any]
+    found: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+    samples: Path | None = None
+    filmstrip: Path | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """One recipe's search: best.json, and the rows of trials.csv as they are written, text by column."""
+
+    name: str
+    best: Mapping[str, Any]
+    trials: Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page.
+
+    board: the leaderboard, as `evaluation.leaderboard.build` gives it. data: the data's card.json. real: its sample
+    grid. commands: what to try next, each with its meaning. versions: of packages, by name.
+    """
+
+    board: Mapping[str, Any]
+    data: Mapping[str, Any]
+    real: Path | None
+    models: Sequence[Model]
+    searches: Sequence[Search]
+    commands: Sequence[tuple[str, str]]
+    versions: Mapping[str, str]

@@ -1,0 +1,107 @@
+"""What a search is asked for and what it gives: plain values that cross between processes and into files.
+
+A search turns settings (`space`), beginning with the recipe's own (`defaults`), and compares trials by one number. Its
+first trial has the defaults and is never pruned, so a search cannot return anything worse than they are by its own
+measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import Field
+
+from genforge.catalog import Dimension
+from genforge.settings import Settings, UserError
+
+Value = bool | int | float | str
+State = Literal["complete", "pruned", "failed"]
+
+
+class Pruned(Exception):
+    """Raised out of `Trial.report`: the trial is not worth more time. The objective lets it pass through."""
+
+
+class Plan(Settings):
+    """One search, in plain values that cross to the workers as JSON."""
+
+    name: str = Field(description="of the search, for messages: the recipe's")
+    space: dict[str, Dimension] = Field(min_length=1, description="dotted settings to ranges or choices")
+    defaults: dict[str, Value] = Field(description="the value of each of these settings in the first trial")
+    objective: str = Field(
+        pattern=r"^[\w.]+:\w+$",
+        description="`module:function`, called once in every worker with `arguments`; what it returns is called with "
+        "every `Trial` and returns the value",
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="for the objective; plain values")
+    better: Literal["lower", "higher"] = Field(description="which values are better: a property of the metric")
+    trials: int = Field(ge=1, description="how many, exactly")
+    seed: int = Field(ge=0, description="decides every suggestion, given the values of the trials before")
+    warmup: int = Field(0, ge=0, description="reports at steps below this never prune")
+
+    def check(self) -> None:
+        """Raises UserError when a default lies outside its range: then the first trial could not be the defaults."""
+        where = f"recipes.{self.name}.search.space"
+        if self.defaults.keys() != self.space.keys():
+            raise ValueError(f"{where}: the defaults name {sorted(self.defaults)}, the space {sorted(self.space)}")
+        for key, dimension in self.space.items():
+            _check_dimension(f"{where}.{key}", dimension, self.defaults[key])
+
+    def best(self, rows: list[Row]) -> Row | None:
+        """The complete row with the best value, the earliest of equals; None when no trial is complete."""
+        sign = 1.0 if self.better == "lower" else -1.0
+        complete = [row for row in rows if row.state == "complete" and row.value is not None]
+        return min(complete, key=lambda row: (sign * (row.value or 0.0), row.number), default=None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial, finished.
+
+    value: of a complete trial, or the last one reported by a pruned trial. reports: value by step. seconds: of work,
+    attempts that were killed included. reason: why it failed, else empty.
+    """
+
+    number: int
+    state: State
+    value: float | None
+    settings: Mapping[str, Value]
+    seconds: float
+    reason: str = ""
+    reports: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The end of a search.
+
+    importances: share of each setting in what decides between good and bad trials, summing to 1; empty when there is
+    too little to tell, and then `note` says why.
+    """
+
+    rows: list[Row]
+    best: Row
+    importances: dict[str, float]
+    note: str = ""
+
+
+def _check_dimension(where: str, dimension: Dimension, default: Value) -> None:
+    if dimension.choices is not None:
+        if default not in dimension.choices:
+            raise UserError(
+                f"{where}.choices: the recipe's own value {default!r} is not among {list(dimension.choices)}; add it, "
+                f"for the first trial tries it"
+            )
+        return
+    assert dimension.low is not None and dimension.high is not None
+    if dimension.log and dimension.low <= 0:
+        raise UserError(f"{where}.low: {dimension.low!r} is wrong: with `log: true` it should be above 0")
+    if isinstance(default, bool | str):
+        raise UserError(f"{where}: the recipe's own value {default!r} is no number; give `choices` instead of a range")
+    if not dimension.low <= default <= dimension.high:
+        raise UserError(
+            f"{where}: the recipe's own value {default!r} lies outside {dimension.low!r}..{dimension.high!r}; widen "
+            f"the range, for the first trial tries it"
+        )

@@ -1,0 +1,121 @@
+"""Make the eyes of the judge, and let them look at the training split once.
+
+The classifier learns the data's labels, or rotations where there are no two classes. It is trained by the same loop as
+every model, and checked on the validation split.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genforge.files import replacing_folder
+from genforge.progress import say
+from genforge.randomness import derive, seed_everything
+from genforge.settings import UserError
+from genforge.steps.project import Project
+
+if TYPE_CHECKING:
+    from genforge.data.loading import Prepared
+    from genforge.evaluation.extractor import Extractor
+    from genforge.objectives.classification import Classification, Task
+
+
+def run(project: Project, name: str | None = None) -> None:
+    """Write results/extractor: weights, card, and the reference's features and moments."""
+    from genforge.data.loading import Prepared
+    from genforge.evaluation.extractor import load_extractor
+    from genforge.evaluation.fidelity import write_reference
+
+    prepared = Prepared.open(project.prepared)
+    with replacing_folder(project.extractor) as folder:
+        if project.config.extractor.name == "inception":
+            _keep_inception(project, prepared, folder)
+        else:
+            _train_classifier(project, prepared, folder)
+        extractor = load_extractor(folder, project.device)
+        write_reference(folder, extractor, prepared.images("train"), project.config.evaluation.batch_size)
+
+
+def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> None:
+    from genforge import tracking
+    from genforge.data.loading import DeviceData
+    from genforge.evaluation.extractor import write_classifier
+    from genforge.networks.classifier import Classifier
+    from genforge.objectives.classification import ROLE, Classification, ClassificationSettings
+    from genforge.training.loop import TrainingSettings, train
+
+    settings = project.config.extractor
+    task: Task = "labels" if len(prepared.classes) >= 2 else "rotations"
+    seed = derive(project.config.seed, "extractor")
+    seed_everything(seed)
+
+    learning = ClassificationSettings(task=task)
+    port = Classification.ports(learning, prepared.shape, len(prepared.classes))[ROLE]
+    network = Classifier(Classifier.Settings.read({"width": settings.width}, "extractor"), port)
+    objective = Classification(learning, {ROLE: network})
+    data = DeviceData(prepared, split="train", device=project.device, seed=seed)
+    training = TrainingSettings.read(
+        {
+            "steps": settings.steps,
+            "batch_size": settings.batch_size,
+            "optimizer": {"name": "adamw", "learning_rate": 4e-3, "betas": (0.9, 0.99), "weight_decay": 0.01},
+            "warmup_steps": settings.steps // 10,
+            "schedule": "cosine",
+            "ema": 0.99,
+            "precision": "float32",
+            "channels_last": True,
+        },
+        "extractor",
+    )
+    with tracking.run(project.root, kind="extractor", name=task, parameters=settings.model_dump()) as record:
+        train(objective, data, training, device=project.device, seed=seed, log=record.metrics, title="extractor")
+        accuracy = validation_accuracy(objective, prepared, project.device, derive(seed, "validation"))
+        record.metrics(settings.steps, {"validation_accuracy": accuracy})
+    say(f"extractor: tells {task} apart in {accuracy:.1%} of the validation images")
+    about = {"validation_accuracy": accuracy, "settings": settings.model_dump(), **_about(prepared)}
+    write_classifier(folder, network, names_classes=task == "labels", about=about)
+
+
+def validation_accuracy(objective: Classification, prepared: Prepared, device: str, seed: int) -> float:
+    """Share of the validation images that are named rightly; rotations are drawn by the seed."""
+    import numpy as np
+    import torch
+
+    from genforge.contracts import Batch, to_network
+
+    images, labels = prepared.images("validation"), prepared.labels("validation")
+    seed_everything(seed)
+    right = 0
+    with torch.no_grad():
+        for start in range(0, len(images), 1000):
+            part = slice(start, start + 1000)
+            batch = Batch(
+                to_network(torch.from_numpy(np.array(images[part])).to(device)),
+                None if labels is None else torch.from_numpy(np.array(labels[part])).to(device),
+            )
+            seen, answers = objective.question(batch)
+            right += int((objective.exported(seen).argmax(dim=1) == answers).sum())
+    return right / len(images)
+
+
+def _keep_inception(project: Project, prepared: Prepared, folder: Path) -> None:
+    from genforge.evaluation.extractor import write_card, write_weights
+    from genforge.evaluation.inception import InceptionExtractor, inception_weights
+
+    path = project.config.extractor.weights
+    weights = inception_weights(None if path is None else project.root / path)
+    extractor: Extractor = InceptionExtractor(weights, write_weights(folder, weights))
+    about: dict[str, Any] = {"settings": project.config.extractor.model_dump(), **_about(prepared)}
+    write_card(folder, extractor, {"kind": "imagenet", "validation_accuracy": None, **about})
+
+
+def _about(prepared: Prepared) -> dict[str, Any]:
+    if prepared.count("validation") == 0:
+        raise UserError("the validation split is empty, so nothing can be checked on it; raise data.validation")
+    return {
+        "data": prepared.digest,
+        "image": vars(prepared.shape),
+        "classes": list(prepared.classes),
+        "reference": {"split": "train", "images": prepared.count("train")},
+    }

@@ -1,0 +1,161 @@
+"""Score any images, whoever made them, by the same judge as our own models."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genforge.contracts import ImageShape
+from genforge.files import read_array, read_json
+from genforge.settings import UserError
+from genforge.steps.project import Project
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+BROKEN_SHOWN = 10
+
+
+@dataclass
+class Found:
+    """What lies at a path. images: uint8 (n, height, width, channels). broken: files that are no image, with reasons.
+    resized: images that were of another size than the data's."""
+
+    images: np.ndarray
+    broken: list[dict[str, str]] = field(default_factory=list)
+    resized: int = 0
+
+
+def judge(project: Project, path: Path) -> dict[str, Any]:
+    """Score a folder of images, or a `.npy` array, against the prepared data.
+
+    Args:
+        path: a folder (looked through to any depth), whose images go through the same rules as the data's; or a uint8
+            array (n, height, width, channels), gray also (n, height, width), of the data's own shape.
+
+    Returns:
+        path, images, metrics (name to value), left_out (metrics that the extractor cannot give, with the reason),
+        broken (path and reason of each file that could not be read), notes, protocol_name, protocol.
+
+    Raises:
+        UserError: there is nothing at `path`, too few images, or images that the judge cannot see.
+    """
+    from genforge.evaluation.fidelity import Judge
+
+    settings = project.config.evaluation
+    judging = Judge.open(project.extractor, project.prepared, project.device, settings.batch_size)
+    found = read_images(project, path, judging.shape)
+    protocol = judging.protocol(len(found.images))
+    return {
+        "path": str(path),
+        "images": len(found.images),
+        "metrics": judging.score(found.images),
+        "left_out": judging.left_out,
+        "broken": found.broken,
+        "notes": _notes(project, found, protocol.name),
+        "protocol_name": protocol.name,
+        "protocol": protocol.to_json(),
+    }
+
+
+def read_images(project: Project, path: Path, shape: ImageShape) -> Found:
+    """The images at `path`, in the shape of the data."""
+    if path.is_dir():
+        return _read_folder(project, path, shape)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a folder of images or a uint8 .npy array")
+    if path.suffix != ".npy":
+        raise UserError(f"{path} is neither a folder of images nor a .npy array; single images cannot be judged")
+    images = read_array(path, memory_map=True)
+    return Found(images[..., None] if images.ndim == 3 and shape.channels == 1 else images)
+
+
+def _read_folder(project: Project, folder: Path, shape: ImageShape) -> Found:
+    """Every file below `folder`, decoded as `prepare` decodes."""
+    from genforge.data.decoding import Rules
+    from genforge.data.decoding_pool import decode_all, usable_processes
+    from genforge.data.decoding_worker import FACTS, Job
+    from genforge.progress import Bar
+
+    data = project.config.data
+    if shape.height != shape.width:
+        raise UserError(
+            f"the data's images are {shape.width} x {shape.height}; give a .npy array of that shape instead"
+        )
+    paths = sorted(_files(folder))
+    if not paths:
+        raise UserError(f"{folder} holds no files; give a folder of images or a uint8 .npy array")
+    channels = 1 if shape.channels == 1 else 3
+    rules = Rules(shape.height, True, channels, data.fit, data.max_pixels, data.max_bytes)
+    reasons, resized = [""] * len(paths), 0
+    with tempfile.NamedTemporaryFile(prefix="genforge-judge-") as scratch, Bar("reading", len(paths), "files") as bar:
+        scratch.truncate(len(paths) * shape.size)
+        job = Job(str(folder), rules, 0, scratch.name)
+        for start, columns in decode_all(job, paths, usable_processes()):
+            found = dict(zip(FACTS, columns, strict=True))
+            facts = zip(found["reason"], found["detail"], found["width"], found["height"], strict=True)
+            for place, (reason, detail, width, height) in enumerate(facts):
+                reasons[start + place] = f"{reason}: {detail}" if detail else reason
+                resized += not reason and (width, height) != (shape.width, shape.height)
+            bar.advance(len(found["reason"]))
+        pixels = np.fromfile(scratch.name, np.uint8).reshape(len(paths), shape.height, shape.width, shape.channels)
+    broken = [{"path": path, "reason": why} for path, why in zip(paths, reasons, strict=True) if why]
+    if len(broken) == len(paths):
+        raise UserError(f"none of the {len(paths)} files in {folder} is an image; {paths[0]}: {reasons[0]}")
+    return Found(pixels[np.array([not why for why in reasons])], broken, resized)
+
+
+def _files(folder: Path) -> list[str]:
+    """Paths relative to `folder` of every file below it, but for names that begin with a dot."""
+    found: list[str] = []
+    for inside, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(inside).relative_to(folder)
+        found += [(below / name).as_posix() for name in files if not name.startswith(".")]
+    return found
+
+
+def _notes(project: Project, found: Found, protocol_name: str) -> list[str]:
+    """What a person must know before comparing these numbers with others."""
+    notes = []
+    expected = project.config.evaluation.images
+    if len(found.images) != expected:
+        notes.append(
+            f"not comparable with the leaderboard, whose rows have {expected} images each: these numbers are of "
+            f"{len(found.images)}, and FID depends on how many there are"
+        )
+    elif project.leaderboard.is_file() and (theirs := read_json(project.leaderboard)["protocol_name"]) != protocol_name:
+        notes.append(f"not comparable with the leaderboard, which was made by protocol {theirs}; run `dvc repro`")
+    if found.resized:
+        rule = project.config.data.fit
+        notes.append(f"images of another size, resized as the data is (data.fit: {rule}): {found.resized}")
+    if found.broken:
+        notes.append(f"files that could not be read and were not judged: {len(found.broken)}")
+    return notes
+
+
+def verdict_table(verdict: Mapping[str, Any]) -> Group:
+    """What `judge` found, for a terminal: what was judged, the numbers, and what to know about them."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from genforge.evaluation.metrics import METRICS
+
+    table = Table("metric")
+    table.add_column("value", justify="right")
+    table.add_column("better")
+    for name, value in verdict["metrics"].items():
+        table.add_row(METRICS[name].title, METRICS[name].show(value), METRICS[name].better)
+    notes = [*verdict["notes"], *(f"no {METRICS[name].title}: {why}" for name, why in verdict["left_out"].items())]
+    notes += [f"  {entry['path']}: {entry['reason']}" for entry in verdict["broken"][:BROKEN_SHOWN]]
+    if (more := len(verdict["broken"]) - BROKEN_SHOWN) > 0:
+        notes.append(f"  and {more} more; --json lists all")
+    title = f"{verdict['path']}: {verdict['images']} images, protocol {verdict['protocol_name']}"
+    return Group(Text(title), table, *map(Text, notes))

@@ -1,0 +1,22 @@
+"""Resolve: every recipe of params.yaml, checked, with all its defaults filled in and the digest of its code.
+
+Later steps depend on one recipe's file each. So an edit of one network, or of one recipe, makes that recipe's steps
+stale and no others.
+"""
+
+from __future__ import annotations
+
+from genforge.catalog import resolve_all
+from genforge.files import write_json
+from genforge.steps.project import Project
+
+
+def run(project: Project, name: str | None = None) -> None:
+    """Write results/recipes/<name>.json for every recipe.
+
+    Raises:
+        UserError: names every wrong key of every recipe.
+    """
+    for recipe_name, recipe in resolve_all(project.config.recipes).items():
+        content = {"recipe": recipe.model_dump(mode="json"), "family": recipe.family, "code": recipe.code_digest()}
+        write_json(project.recipe_file(recipe_name), content)

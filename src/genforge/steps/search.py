@@ -1,0 +1,178 @@
+"""Search: look for better settings of one recipe. Training uses what was found.
+
+A trial is a short training run whose images are judged a few times on the way, by the same judge and the same metric
+direction as at the end. A recipe without a search space costs nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genforge.catalog import Recipe, lookup
+from genforge.files import digest_file, digest_json, replacing, replacing_folder, write_json
+from genforge.imports import code_digest
+from genforge.progress import say
+from genforge.randomness import derive
+from genforge.settings import UserError
+from genforge.steps.project import Project
+
+if TYPE_CHECKING:
+    from genforge.search.plan import Found, Plan
+
+METRIC = "fid"
+TRIAL = "genforge.steps.search_trial:open_trials"
+
+
+def run(project: Project, name: str | None = None) -> None:
+    """Write results/search/<name>: best.json, trials.csv, and pictures where there were trials.
+
+    A search that was interrupted goes on from what it has, and one that is finished is not done again: its state is
+    under .genforge/search/<name>, by the digest of all that its values depend on.
+    """
+    if name is None:
+        raise UserError("step search: name a recipe, such as `genforge step search gan`")
+    recipe = project.recipe(name)
+    settings = project.config.search
+    if not recipe.search.space or settings.trials == 0:
+        with replacing_folder(project.search(name)) as folder:
+            write_json(folder / "best.json", {"settings": {}, "value": None, "metric": METRIC, "trials": 0})
+        return
+
+    from genforge import tracking
+    from genforge.search.run import run_search
+
+    state = project.state / "search" / name / _digest(project, recipe)
+    with tracking.run(project.root, kind="search", name=name, parameters=settings.model_dump()) as record:
+        plan = _plan(project, recipe, name, record.id)
+        found = run_search(plan, state, workers=settings.workers, threads=_threads(settings.workers))
+        _say_what_was_found(plan, found)
+        with replacing_folder(project.search(name)) as folder:
+            _write(folder, name, plan, found)
+        record.artifact(project.search(name), "search")
+        assert found.best.value is not None
+        record.metrics(0, {f"best_{METRIC}": found.best.value})
+    _forget_others(state)
+
+
+def _forget_others(state: Path) -> None:
+    """Remove the state of searches of this recipe over other inputs."""
+    for other in state.parent.iterdir():
+        if other != state:
+            shutil.rmtree(other)
+
+
+def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
+    from genforge.evaluation.metrics import METRICS
+    from genforge.search.plan import Plan
+
+    settings = project.config.search
+    values = recipe.model_dump()
+    defaults = {}
+    for key in recipe.search.space:
+        holder, leaf = lookup(values, key, f"recipes.{name}.search.space")
+        defaults[key] = holder[leaf]
+    steps = max(settings.reports, round(settings.steps_share * recipe.training["steps"]))
+    return Plan(
+        name=name,
+        space=recipe.search.space,
+        defaults=defaults,
+        objective=TRIAL,
+        arguments={
+            "root": str(project.root.resolve()),
+            "recipe": name,
+            "metric": METRIC,
+            "steps": steps,
+            "reports": settings.reports,
+            "images": settings.images,
+            "device": project.device,
+            "seed": derive(project.config.seed, "search", name),
+            "parent": parent,
+        },
+        better=METRICS[METRIC].better,
+        trials=settings.trials,
+        seed=project.config.seed,
+        warmup=steps // settings.reports + 1,  # the first look at a young network says little: it prunes nothing
+    )
+
+
+def _digest(project: Project, recipe: Recipe) -> str:
+    """Of all that a trial's value depends on, its own settings aside. How many trials and workers there are is not."""
+    from genforge.data.loading import Prepared
+
+    settings = project.config.search
+    extractor = sorted(path for path in project.extractor.iterdir() if path.is_file())
+    return digest_json(
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "code": recipe.code_digest(),
+            "judge": code_digest(["genforge.evaluation.fidelity"]),
+            "extractor": {path.name: digest_file(path) for path in extractor},
+            "data": Prepared.open(project.prepared).digest,
+            "horizontal_flip": project.config.data.horizontal_flip,
+            "seed": project.config.seed,
+            "device": project.device,
+            "trial": settings.model_dump(include={"steps_share", "reports", "images"}),
+        }
+    )
+
+
+def _threads(workers: int) -> int:
+    """CPU threads of each worker: an equal share of what this step may take."""
+    cores = int(os.environ.get("GENFORGE_THREADS") or len(os.sched_getaffinity(0)))
+    return max(1, cores // workers)
+
+
+def _write(folder: Path, name: str, plan: Plan, found: Found) -> None:
+    from genforge.report import figures
+
+    settings = dict(found.best.settings)
+    write_json(
+        folder / "best.json",
+        {
+            "settings": settings,
+            "value": found.best.value,
+            "metric": METRIC,
+            "trials": len(found.rows),
+            "trial": found.best.number,
+            "defaults": plan.defaults,
+            "default_value": found.rows[0].value,
+            "importances": found.importances,
+            "note": found.note,
+        },
+    )
+    write_trials(folder / "trials.csv", found, sorted(plan.space))
+    values = {row.number: row.value for row in found.rows if row.state == "complete" and row.value is not None}
+    pruned = {row.number: row.value for row in found.rows if row.state == "pruned" and row.value is not None}
+    figures.search_history(folder / "history.png", values, pruned, plan.better, METRIC.upper())
+    if found.importances:
+        figures.importances(folder / "importance.png", found.importances)
+
+
+def write_trials(path: Path, found: Found, keys: list[str]) -> None:
+    """A row a trial: number, state, value, each setting, seconds, reason."""
+    with replacing(path, "w") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["number", "state", "value", *keys, "seconds", "reason"])
+        for row in found.rows:
+            value = "" if row.value is None else repr(row.value)
+            settings = [row.settings.get(key, "") for key in keys]
+            table.writerow([row.number, row.state, value, *settings, f"{row.seconds:.2f}", row.reason])
+
+
+def _say_what_was_found(plan: Plan, found: Found) -> None:
+    best, default = found.best, found.rows[0]
+    assert best.value is not None
+    if best.number == 0:
+        say(f"search of {plan.name}: the recipe's own settings were best of {plan.trials} ({METRIC} {best.value:.2f})")
+        return
+    own = f"{default.value:.2f}" if default.value is not None else "failed"
+    changed = ", ".join(f"{key} {_short(value)}" for key, value in best.settings.items())
+    say(f"search of {plan.name}: {METRIC} {own} -> {best.value:.2f} in trial {best.number} of {plan.trials}: {changed}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

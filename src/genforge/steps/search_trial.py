@@ -1,0 +1,91 @@
+"""One trial of a search: train shortly with other settings, and let the judge look now and then.
+
+`open_trials` is called once in every worker process; the data and the judge that it opens serve all of its trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from genforge import catalog, tracking
+from genforge.data.loading import DeviceData, Prepared
+from genforge.evaluation.fidelity import Judge
+from genforge.models import Model
+from genforge.pictures import grid
+from genforge.randomness import seed_everything
+from genforge.search.plan import Pruned
+from genforge.search.tickets import Trial
+from genforge.steps.labels import labels_of
+from genforge.steps.project import Project
+from genforge.training.checkpoint import Checkpoints
+from genforge.training.loop import TrainingSettings, train
+
+SHOWN = 64  # images of a trial's grid in the tracker
+
+
+def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """The objective of a recipe's search.
+
+    Args:
+        arguments: root, recipe, metric, steps (of a trial), reports, images (for each report), device, seed (of the
+            training, the same for every trial, so that settings are compared and not luck), parent (id of the search's
+            run in the tracker).
+    """
+    root, name, device = Path(arguments["root"]), str(arguments["recipe"]), str(arguments["device"])
+    steps, reports, images_each = int(arguments["steps"]), int(arguments["reports"]), int(arguments["images"])
+    seed, metric = int(arguments["seed"]), str(arguments["metric"])
+
+    project = Project.load(root)
+    project.use_threads()
+    recipe = project.recipe(name)
+    prepared = Prepared.open(project.prepared)
+    # One data set for all trials: a batch is a function of its number, so trials do not disturb each other.
+    data = DeviceData(prepared, "train", device, seed=seed, horizontal_flip=project.config.data.horizontal_flip)
+    judge = Judge.open(project.extractor, project.prepared, device)
+
+    def run_trial(trial: Trial) -> float:
+        short = {"training.steps": steps, "training.checkpoint_every": max(1, steps // reports)}
+        changed = catalog.with_settings(recipe, {**trial.settings, **short}, f"recipes.{name}.search")
+        seed_everything(seed)
+        objective = catalog.build_objective(changed, prepared.shape, len(prepared.classes))
+        model = Model(objective.exported, catalog.build_sampler(changed.sampler), {})
+        labels = labels_of(model.classes, prepared, images_each)
+        last = float("nan")
+
+        def observe(step: int, network: object) -> None:
+            nonlocal last
+            images = model.draw(seed, images_each, labels=labels)
+            last = judge.score(images, [metric])[metric]
+            record.metrics(step, {metric: last})
+            record.image("samples", step, grid(images[:SHOWN]))
+            trial.report(step, last)
+
+        with tracking.run(
+            root,
+            kind="trial",
+            name=f"{name}-{trial.number}",
+            parameters=trial.settings,
+            tags={"recipe": name, "trial": trial.number},
+            parent=arguments["parent"],
+        ) as record:
+            try:
+                train(
+                    objective,
+                    data,
+                    TrainingSettings.read(changed.training, f"recipes.{name}.training"),
+                    device=device,
+                    seed=seed,
+                    log=record.metrics,
+                    checkpoints=Checkpoints(trial.folder, identity={"recipe": name, "settings": trial.settings}),
+                    observe=observe,
+                    observations=reports,
+                    title=f"trial {trial.number} of {name}",
+                )
+            except Pruned:
+                record.finish("pruned")
+                raise
+        return last
+
+    return run_trial

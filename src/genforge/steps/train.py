@@ -1,0 +1,173 @@
+"""Train: one recipe, with the settings that the search found, to a folder that draws images.
+
+Checkpoints lie under .genforge/checkpoints/<recipe>/<digest of all inputs>, outside of what DVC deletes before a stage
+runs. So a stage that was killed goes on where it was, and one with other inputs starts afresh.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genforge.catalog import Recipe, exported, with_settings
+from genforge.files import digest_json, read_json, replacing, replacing_folder, write_json
+from genforge.progress import say
+from genforge.randomness import derive, seed_everything
+from genforge.settings import UserError
+from genforge.steps.labels import label_counts, labels_of
+from genforge.steps.project import Project
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from genforge.data.loading import Prepared
+    from genforge.models import Model
+    from genforge.training.history import History
+    from genforge.training.loop import Trained
+
+OBSERVATIONS = 5  # looks at the model while it trains, evenly spread: the rows of the filmstrip
+FILM_COLUMNS = 8  # images in each: always of the same noise
+GRID = 64  # images of samples.png
+SEED_TO_SEE = 0  # of the pictures
+
+
+def run(project: Project, name: str | None = None) -> None:
+    """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png. Curves for DVC too."""
+    if name is None:
+        raise UserError("step train: name a recipe, such as `genforge step train gan`")
+    from genforge import tracking
+    from genforge.catalog import build_objective, build_sampler
+    from genforge.data.loading import DeviceData, Prepared
+    from genforge.models import Model, digest
+    from genforge.pictures import grid
+    from genforge.training.checkpoint import Checkpoints
+    from genforge.training.history import History
+    from genforge.training.loop import TrainingSettings, train
+
+    # The recipe, as params.yaml states it and with what the search found.
+    recipe = best_recipe(project, name)
+    settings = TrainingSettings.read(recipe.training, f"recipes.{name}.training")
+    prepared = Prepared.open(project.prepared)
+    seed = derive(project.config.seed, "train", name)
+    flip = project.config.data.horizontal_flip
+
+    # Everything that the weights depend on says where the run is kept.
+    code = read_json(project.recipe_file(name))["code"]
+    inputs = {
+        "recipe": recipe.model_dump(mode="json"),
+        "code": code,
+        "data": prepared.digest,
+        "flip": flip,
+        "seed": seed,
+    }
+    folder = project.state / "checkpoints" / name / digest_json(inputs)
+    history = History(folder)
+    checkpoints = Checkpoints(folder, identity=inputs)
+
+    # Data to the device; networks with weights that hang on the seed alone.
+    data = DeviceData(prepared, "train", project.device, seed=seed, horizontal_flip=flip)
+    seed_everything(seed)
+    objective = build_objective(recipe, prepared.shape, len(prepared.classes))
+    model = Model(objective.exported, build_sampler(recipe.sampler), {})
+
+    parameters = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
+    tags = {"family": recipe.family, "origin": recipe.origin, "inputs": folder.name}
+    with tracking.run(project.root, kind="train", name=name, parameters=parameters, tags=tags) as record:
+        # A run that goes on after a stop has told its beginning to a record that ended with it.
+        for step, values in sorted(history.rows.items()):
+            record.metrics(step, values)
+        for step, images in sorted(history.images.items()):
+            record.image("samples", step, grid(images, FILM_COLUMNS))
+
+        def log(step: int, values: dict[str, float]) -> None:
+            if history.add(step, values):
+                record.metrics(step, values)
+
+        def observe(step: int, network: object) -> None:
+            images = pictures_of(model, prepared, FILM_COLUMNS, f"{name} at step {step}")
+            if history.see(step, images):
+                record.image("samples", step, grid(images, FILM_COLUMNS))
+
+        trained = train(
+            objective,
+            data,
+            settings,
+            device=project.device,
+            seed=seed,
+            log=log,
+            checkpoints=checkpoints,
+            observe=observe,
+            observations=OBSERVATIONS,
+            title=f"training {name}",
+        )
+        card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed, "code": code}
+        card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
+        with replacing_folder(project.model(name)) as result:
+            write(result, model, card, history, pictures_of(model, prepared, GRID, name))
+            history.write_csv(project.curves(name))
+        record.artifact(project.model(name), "model")
+        record.tags({"weights": digest(project.model(name))})
+        record.metrics(trained.steps, {"seconds": trained.seconds})
+    _forget_others(folder)
+
+
+def best_recipe(project: Project, name: str) -> Recipe:
+    """The resolved recipe with the best settings of its search laid over it, where there was one."""
+    recipe = project.recipe(name)
+    found = project.search(name) / "best.json"
+    settings = read_json(found)["settings"] if found.is_file() else {}
+    if not settings:
+        return recipe
+    say(f"training {name} with what the search found: {json.dumps(settings)}")
+    return with_settings(recipe, settings, str(found))
+
+
+def pictures_of(model: Model, prepared: Prepared, count: int, title: str) -> np.ndarray:
+    """The first `count` images that people are shown: always of the same noise and labels."""
+    try:
+        return model.draw(SEED_TO_SEE, count, labels=labels_of(model.classes, prepared, count))
+    except ValueError as error:
+        raise UserError(f"{title}: {error}; the network is finite, so look at the sampler's settings") from error
+
+
+def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any]:
+    """What model.json says of the training and of how the network is built again."""
+    network = trained.network
+    fitted = [buffer for buffer in network.buffers() if buffer.is_floating_point()]  # what a baseline has learned
+    learned: list[Any] = list(network.parameters()) or fitted
+    return {
+        "family": recipe.family,
+        "origin": recipe.origin,
+        "exported": exported(recipe, prepared.shape, len(prepared.classes)).to_json(),
+        "recipe": recipe.model_dump(mode="json"),
+        "classes": list(prepared.classes),
+        "label_counts": label_counts(network.port.classes, prepared),
+        "steps": trained.steps,
+        "images_seen": trained.images_seen,
+        "seconds": trained.seconds,
+        "images_per_second": trained.images_per_second,
+        "parameters": sum(tensor.numel() for tensor in learned),
+    }
+
+
+def write(folder: Path, model: Model, card: dict[str, Any], history: History, samples: np.ndarray) -> None:
+    """Fill the model's folder."""
+    from genforge.pictures import grid, save_png
+    from genforge.training.checkpoint import serialise
+
+    with replacing(folder / "weights.safetensors") as file:
+        file.write(serialise(model.network.state_dict()))
+    write_json(folder / "model.json", card)
+    history.write_csv(folder / "curves.csv")
+    save_png(folder / "samples.png", grid(samples))
+    save_png(folder / "filmstrip.png", grid(history.film(), FILM_COLUMNS))
+
+
+def _forget_others(folder: Path) -> None:
+    """Remove the checkpoints of this recipe with other inputs. The finished run's stay: if the process is killed before
+    DVC has noted the result, nothing is trained twice."""
+    for other in folder.parent.iterdir():
+        if other != folder:
+            shutil.rmtree(other)

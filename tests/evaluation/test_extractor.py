@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genforge.contracts import ImageShape, Port, to_network
+from genforge.evaluation.extractor import CARD, WEIGHTS, load_extractor, write_classifier
+from genforge.networks.classifier import Classifier
+from genforge.settings import UserError
+
+SHAPE = ImageShape(3, 12, 12)
+
+
+def write(folder: Path, names_classes: bool = True) -> Classifier:
+    torch.manual_seed(0)
+    network = Classifier(Classifier.Settings.read({"width": 16}, ""), Port("image_to_vector", SHAPE, outputs=7))
+    write_classifier(folder, network, names_classes=names_classes, about={"data": "d"})
+    return network.eval()
+
+
+def pictures() -> np.ndarray:
+    return np.random.RandomState(0).randint(0, 256, (30, SHAPE.height, SHAPE.width, SHAPE.channels)).astype(np.uint8)
+
+
+def test_what_is_read_back_sees_what_was_written(tmp_path: Path) -> None:
+    network, images = write(tmp_path), pictures()
+    seen = load_extractor(tmp_path).features(images)
+    with torch.no_grad():
+        logits = network(to_network(torch.from_numpy(images)))
+    assert seen.features.shape == (30, 64)
+    assert seen.logits is not None
+    np.testing.assert_allclose(seen.logits, logits.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_an_image_do_not_depend_on_its_batch(tmp_path: Path) -> None:
+    write(tmp_path)
+    extractor, images = load_extractor(tmp_path), pictures()
+    together, alone = extractor.features(images, 30), extractor.features(images, 1)
+    np.testing.assert_allclose(together.features, alone.features, rtol=1e-4, atol=1e-6)
+
+
+def test_images_that_are_only_readable_are_looked_at_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    write(tmp_path)
+    images = pictures()
+    images.flags.writeable = False
+    load_extractor(tmp_path).features(images)
+    assert not [str(warning.message) for warning in recwarn if "writable" in str(warning.message)]
+
+
+def test_one_that_learned_rotations_says_why_it_names_no_classes(tmp_path: Path) -> None:
+    write(tmp_path, names_classes=False)
+    extractor, card = load_extractor(tmp_path), json.loads((tmp_path / CARD).read_text())
+    assert not extractor.has_logits
+    assert extractor.features(pictures()).logits is None
+    assert (card["kind"], card["has_logits"], card["logits_layer"]) == ("rotations", False, None)
+    assert "no two classes" in card["why_no_logits"]
+
+
+def test_card_says_what_a_person_asks(tmp_path: Path) -> None:
+    write(tmp_path)
+    card = json.loads((tmp_path / CARD).read_text())
+    expected: dict[str, Any] = {
+        "name": "classifier",
+        "kind": "labels",
+        "dimensions": 64,
+        "feature_layer": "features",
+        "logits_layer": "logits",
+        "has_logits": True,
+        "why_no_logits": None,
+        "data": "d",
+    }
+    assert {key: card[key] for key in expected} == expected
+
+
+def test_the_same_weights_have_the_same_digest(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    write(tmp_path / "a")
+    write(tmp_path / "b")
+    assert load_extractor(tmp_path / "a").digest == load_extractor(tmp_path / "b").digest
+
+
+def test_damaged_weights_are_noticed(tmp_path: Path) -> None:
+    write(tmp_path)
+    damaged = bytearray((tmp_path / WEIGHTS).read_bytes())
+    damaged[-1] ^= 1
+    (tmp_path / WEIGHTS).write_bytes(damaged)
+    with pytest.raises(UserError, match=r"has digest .* but its card says .*genforge step extractor"):
+        load_extractor(tmp_path)
+
+
+def test_missing_weights_are_told(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=r"weights\.safetensors does not exist"):
+        load_extractor(tmp_path)

@@ -1,0 +1,96 @@
+"""Every network of the catalog on small ports: what its contract tests run over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genforge.catalog import NETWORKS, build_network, target
+from genforge.contracts import Batch, ImageShape, Network, Port, TrainingData, to_network
+
+# Smaller than the defaults, so that every size is tested in a moment.
+SMALL: dict[str, dict[str, Any]] = {
+    "dcgan-generator": {"width": 8},
+    "dcgan-critic": {"width": 8, "spectral_norm": True, "style": "sngan"},
+    "unet": {"width": 8},
+    "ddpm-denoiser": {"backbone": {"name": "unet", "width": 8}},
+    "gaussian": {"components": 8},
+    "mixture": {"components": 2, "dimensions": 16},
+}
+
+
+def port(kind: str, image: ImageShape, classes: int = 0) -> Port:
+    match kind:
+        case "latent_to_image":
+            return Port("latent_to_image", image, latent_size=image.size + 1, classes=classes)
+        case "image_to_vector":
+            return Port("image_to_vector", image, outputs=6, classes=classes)
+        case "denoiser":
+            return Port("denoiser", image, classes=classes)
+        case "backbone":
+            return Port("backbone", image, outputs=image.channels, classes=classes)
+    raise AssertionError(f"no case for networks of kind {kind}")
+
+
+def build(name: str, image: ImageShape, classes: int = 0) -> Network:
+    """The small network with every weight moved off zero, so that no zero-initialised layer hides what is before it."""
+    torch.manual_seed(0)
+    kind = target("network", name).kind
+    network = build_network({"name": name, **SMALL.get(name, {})}, port(kind, image, classes), "test")
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    return network
+
+
+def inputs(network: Network, count: int) -> tuple[Tensor, ...]:
+    """What the network's forward takes, for `count` images; the last are labels where it is conditioned."""
+    generator = torch.Generator().manual_seed(1)
+    image = network.port.image
+    images = torch.randn(count, image.channels, image.height, image.width, generator=generator)
+    place = torch.rand(count, generator=generator)
+    labels = (torch.arange(count) % network.port.classes,) if network.port.classes else ()
+    match network.kind:
+        case "latent_to_image":
+            return (torch.randn(count, network.port.latent_size, generator=generator), *labels)
+        case "image_to_vector":
+            return (images, *labels)
+        case _:
+            return (images, place + 0.1, *labels)
+
+
+def output_shape(network: Network, count: int) -> tuple[int, ...]:
+    image = network.port.image
+    if network.kind == "image_to_vector":
+        return (count, network.port.outputs)
+    channels = network.port.outputs if network.kind == "backbone" else image.channels
+    return (count, channels, image.height, image.width)
+
+
+class Images(TrainingData):
+    """Images given as floats (n, c, h, w); no labels."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+        self.shape, self.count, self.classes = ImageShape(*images.shape[1:]), len(images), 0
+
+    def chunks(self, size: int = 1024) -> Iterator[Batch]:
+        for part in self.images.split(size):
+            yield Batch(part)
+
+    def batch(self, turn: int, size: int) -> Batch:
+        generator = torch.Generator().manual_seed(turn)
+        return Batch(self.images[torch.randint(self.count, (size,), generator=generator)])
+
+
+def some_pixels(image: ImageShape, count: int = 64) -> Images:
+    generator = torch.Generator().manual_seed(2)
+    pixels = torch.randint(256, (count, image.height, image.width, image.channels), generator=generator)
+    return Images(to_network(pixels.to(torch.uint8)))
+
+
+ALL = sorted(NETWORKS)
+EIGHT = ImageShape(1, 8, 8)

@@ -1,0 +1,83 @@
+"""Facts about shared layers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from genforge.contracts import ImageShape
+from genforge.networks.layers import SinusoidalEmbedding, SpectralNorm, group_norm, halvings, spectral_norm
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "smallest"), [(8, 1, 4), (12, 2, 3), (20, 2, 5), (28, 2, 7), (44, 2, 11), (60, 2, 15), (64, 4, 4)]
+)
+def test_halving_stops_at_four_or_an_odd_side(side: int, count: int, smallest: int) -> None:
+    assert halvings(ImageShape(1, side, side)) == count
+    assert side >> count == smallest
+
+
+def test_spectral_norm_brings_the_largest_singular_value_to_one() -> None:
+    torch.manual_seed(0)
+    layer = spectral_norm(nn.Conv2d(6, 9, 3)).train()
+    for _ in range(200):
+        _ = layer.weight
+    assert torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_spectral_norm_has_the_exact_gradient_when_converged() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(4, 5, dtype=torch.float64)
+    norm = SpectralNorm(weight, warm_up=300).double().eval()
+    target = torch.randn(4, 5, dtype=torch.float64)
+
+    def loss(matrix: torch.Tensor, exact: bool) -> torch.Tensor:
+        normal = matrix / torch.linalg.matrix_norm(matrix, ord=2) if exact else norm(matrix)
+        return (normal * target).sum()
+
+    ours, exact = weight.clone().requires_grad_(), weight.clone().requires_grad_()
+    loss(ours, exact=False).backward()
+    loss(exact, exact=True).backward()
+    torch.testing.assert_close(ours.grad, exact.grad, atol=1e-6, rtol=1e-6)
+
+
+def test_spectral_norm_stands_still_in_evaluation_and_moves_in_training() -> None:
+    torch.manual_seed(0)
+    layer = spectral_norm(nn.Linear(8, 8))
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    _ = layer.eval().weight
+    assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
+    _ = layer.train().weight
+    assert not all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
+
+
+def test_spectral_norm_estimates_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    layer = spectral_norm(nn.Linear(64, 64)).eval()
+    plain = layer.weight
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer.weight, plain)
+
+
+def test_two_passes_before_one_backward_pass() -> None:
+    layer = spectral_norm(nn.Linear(4, 4)).train()
+    (layer(torch.randn(2, 4)).sum() + layer(torch.randn(2, 4)).sum()).backward()
+    assert all(weight.grad is not None for weight in layer.parameters())
+
+
+def test_embedding_is_ho_s_at_a_thousandth_of_a_step() -> None:
+    step, size = 250, 32
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(size // 2) / (size // 2 - 1))
+    expected = torch.cat([(step * frequencies).sin(), (step * frequencies).cos()])
+    torch.testing.assert_close(SinusoidalEmbedding(size)(torch.tensor([0.25]))[0], expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("channels", [4, 8, 12, 20, 32, 48, 96, 256])
+def test_groups_divide_the_channels(channels: int) -> None:
+    groups = group_norm(channels).num_groups
+    assert channels % groups == 0
+    assert channels // groups >= 4
+    assert groups <= 32

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import torch
+
+from genforge.contracts import ImageShape, Port
+from genforge.networks.unet import UNet, UNetSettings
+
+
+def unet(side: int, **settings: object) -> UNet:
+    image = ImageShape(1, side, side)
+    return UNet(UNetSettings.read({"width": 8, **settings}, "test"), Port("backbone", image, outputs=1))
+
+
+def test_begins_as_nothing() -> None:
+    network = unet(8)
+    assert (network(torch.randn(2, 1, 8, 8), torch.rand(2)) == 0).all()
+
+
+def test_levels_end_where_a_side_is_odd_or_four() -> None:
+    assert len(unet(28, multipliers=[1, 1, 1, 1, 1]).down) == 3  # 28, 14, 7
+    assert len(unet(8, multipliers=[1, 1, 1, 1, 1]).down) == 2  # 8, 4
+    assert len(unet(64, multipliers=[1, 1]).down) == 2
+
+
+def test_attention_is_where_it_is_asked_for() -> None:
+    from genforge.networks.unet import Attention
+
+    def count(network: UNet) -> int:
+        return sum(isinstance(module, Attention) for module in network.modules())
+
+    assert count(unet(28, attention_up_to=0)) == 0
+    assert count(unet(28, attention_up_to=7)) == 4  # one down, two in the middle, one up
+    assert count(unet(28, attention_up_to=14)) == 6
+
+
+def test_attention_sees_the_whole_image() -> None:
+    """A pixel in one corner changes the opposite one through attention, and could not through one 3x3 layer."""
+    from genforge.networks.unet import Attention
+
+    torch.manual_seed(0)
+    layer = Attention(8, head_width=4)
+    torch.nn.init.normal_(layer.project_out.weight)
+    x = torch.randn(1, 8, 8, 8)
+    changed = x.clone()
+    changed[0, :, 0, 0] += 1
+    assert (layer(x)[0, :, 7, 7] - layer(changed)[0, :, 7, 7]).abs().sum() > 1e-4
+
+
+def test_time_changes_the_output() -> None:
+    torch.manual_seed(0)
+    network = unet(8)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    images = torch.randn(1, 1, 8, 8)
+    assert not torch.allclose(network(images, torch.tensor([0.1])), network(images, torch.tensor([0.9])), atol=1e-4)

@@ -1,0 +1,136 @@
+"""Every recipe of the library is what the rooms promise. A newcomer inherits these by its file."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from genforge import catalog
+from genforge.catalog import OBJECTIVES, Exported, Recipe, lookup
+from genforge.contracts import Draw, ImageShape, Objective
+from tests.networks.network_cases import some_pixels
+
+LIBRARY = catalog.library()
+SHAPES = [ImageShape(1, 8, 8), ImageShape(3, 12, 12), ImageShape(1, 28, 28)]
+
+
+def resolve(name: str, **over: Any) -> Recipe:
+    return catalog.resolve("test", {"from": name, **over})
+
+
+def build(recipe: Recipe, image: ImageShape, classes: int = 0) -> Objective:
+    torch.manual_seed(0)
+    objective = catalog.build_objective(recipe, image, classes)
+    for player in objective.players:
+        player.module.train()
+        with torch.no_grad():
+            for weight in player.module.parameters():
+                weight.add_(0.02 * torch.randn_like(weight))  # so that nothing hides behind a layer that begins at zero
+    return objective
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_resolves_and_says_what_it_is(name: str) -> None:
+    recipe = resolve(name)
+    assert recipe.origin == name
+    assert "\n" not in recipe.description.strip()
+    assert recipe.source
+    assert recipe.family
+    assert Recipe.read(recipe.model_dump(mode="json"), "test") == recipe
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_the_search_space_holds_the_recipe_s_own_settings(name: str) -> None:
+    recipe = resolve(name)
+    for key, dimension in recipe.search.space.items():
+        holder, leaf = lookup(recipe.model_dump(mode="json"), key, "test")
+        if dimension.choices is not None:
+            assert holder[leaf] in dimension.choices, key
+            tried: tuple[Any, ...] = dimension.choices
+        else:
+            assert dimension.low is not None and dimension.high is not None
+            assert dimension.low <= holder[leaf] <= dimension.high, key
+            tried = (dimension.low, dimension.high)
+        for value in tried:
+            catalog.with_settings(recipe, {key: value})  # raises if the recipe would refuse it
+
+
+@pytest.mark.parametrize("image", SHAPES, ids=str)
+@pytest.mark.parametrize("name", LIBRARY)
+def test_every_turn_teaches_its_player_and_no_other(name: str, image: ImageShape) -> None:
+    objective, data = build(resolve(name), image), some_pixels(image)
+    objective.prepare(data)
+    for player in objective.players:
+        others = [other for other in objective.players if other is not player]
+        for weight in (weight for other in others for weight in other.module.parameters()):
+            weight.requires_grad_(False)
+            weight.grad = None
+        loss = objective.loss(player, data.batch(0, 8))
+        assert loss.value.shape == ()
+        assert torch.isfinite(loss.value)
+        assert loss.logs
+        assert all(value.shape == () and not value.requires_grad for value in loss.logs.values())
+        loss.value.backward()
+        for key, weight in player.module.named_parameters():
+            assert weight.grad is not None, f"{player.name}: {key}"
+            assert torch.isfinite(weight.grad).all(), f"{player.name}: {key}"
+            if weight.dim() > 1:  # a bias before batch normalisation has no effect, and so no gradient
+                assert weight.grad.abs().sum() > 0, f"{player.name}: {key}"
+        for weight in (weight for other in others for weight in other.module.parameters()):
+            assert weight.grad is None
+            weight.requires_grad_(True)
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_bfloat16_makes_a_finite_float32_loss(name: str) -> None:
+    image = ImageShape(1, 8, 8)
+    objective, data = build(resolve(name), image), some_pixels(image)
+    for player in objective.players:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = objective.loss(player, data.batch(0, 8))
+        assert loss.value.dtype == torch.float32
+        assert math.isfinite(loss.value.item())
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_seed_s_image_is_the_same_at_any_batch_size(name: str) -> None:
+    image = ImageShape(1, 8, 8)
+    recipe, data = resolve(name), some_pixels(image)
+    objective = build(recipe, image)
+    objective.prepare(data)
+    for player in objective.players:
+        objective.loss(player, data.batch(0, 16))  # gives batch normalisation something to remember
+    sampler = catalog.build_sampler(recipe.sampler)
+    network = objective.exported.eval()
+    draw = Draw(5, torch.arange(64))
+    whole = sampler.sample(network, draw)
+    assert whole.shape == (64, 1, 8, 8)
+    assert not whole.requires_grad
+    assert torch.isfinite(whole).all()
+    for size in (1, 7):
+        parts = torch.cat([sampler.sample(network, part) for part in Draw(5, torch.arange(14)).split(size)])
+        torch.testing.assert_close(parts, whole[:14], atol=1e-5, rtol=1e-5)
+    backwards = sampler.sample(network, Draw(5, torch.arange(63, -1, -1)))
+    torch.testing.assert_close(backwards.flip(0), whole, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(sampler.sample(network, Draw(6, torch.arange(64))), whole, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_what_was_exported_is_built_again_and_draws_the_same(name: str) -> None:
+    image = ImageShape(1, 8, 8)
+    recipe = resolve(name)
+    objective = build(recipe, image)
+    objective.prepare(some_pixels(image))
+    exported = Exported.from_json(catalog.exported(recipe, image, 0).to_json())
+    network, sampler = exported.build()
+    network.load_state_dict(objective.exported.state_dict(), strict=True)
+    draw = Draw(0, torch.arange(3))
+    expected = catalog.build_sampler(recipe.sampler).sample(objective.exported.eval(), draw)
+    torch.testing.assert_close(sampler.sample(network.eval(), draw), expected, rtol=0, atol=0)
+
+
+def test_every_objective_has_a_recipe() -> None:
+    assert {resolve(name).objective["name"] for name in LIBRARY} == set(OBJECTIVES)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from genforge.contracts import Draw
+from genforge.samplers.one_shot import OneShot, OneShotSettings, truncated
+from tests.networks.network_cases import EIGHT, build
+
+
+def test_truncation_keeps_order_and_bounds_and_gives_the_cut_off_normal() -> None:
+    noise = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
+    cut = truncated(noise, 1.0)
+    assert cut.abs().max() <= 1.0
+    assert torch.equal(noise.argsort(), cut.argsort()) or (cut[noise.argsort()].diff() >= 0).all()
+    # Variance of a normal cut off at 1: 1 - 2 phi(1) / (2 Phi(1) - 1).
+    assert cut.var().item() == pytest.approx(1 - 2 * 0.2419707 / 0.6826895, abs=5e-3)
+    torch.testing.assert_close(truncated(noise, 9.0), noise, atol=1e-4, rtol=1e-4)
+
+
+def test_a_network_in_training_mode_is_refused() -> None:
+    network = build("dcgan-generator", EIGHT).train()
+    with pytest.raises(ValueError, match="training mode"):
+        OneShot(OneShotSettings()).sample(network, Draw(0, torch.arange(2)))
+
+
+def test_labels_reach_the_network() -> None:
+    network = build("dcgan-generator", EIGHT, classes=3).eval()
+    sampler = OneShot(OneShotSettings())
+    zero, one = (sampler.sample(network, Draw(0, torch.arange(2), torch.full((2,), k))) for k in (0, 1))
+    assert not torch.allclose(zero, one, atol=1e-4)

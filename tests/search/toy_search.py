@@ -1,0 +1,108 @@
+"""Objectives of a few milliseconds, named by `module:function` as a plan names them; for the tests alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from genforge.catalog import Dimension
+from genforge.search.plan import Plan
+from genforge.search.tickets import Trial
+
+SPACE = {"rate": Dimension(low=0.001, high=1.0, log=True), "width": Dimension(low=4, high=16)}
+DEFAULTS = {"rate": 0.9, "width": 6}
+
+
+def toy(objective: str, tmp_path: Path, trials: int = 6, better: str = "lower", **arguments: Any) -> Plan:
+    """A plan over `SPACE` for one of the objectives below."""
+    return Plan.model_validate(
+        {
+            "name": "toy",
+            "space": SPACE,
+            "defaults": DEFAULTS,
+            "objective": f"toy_search:{objective}",
+            "arguments": {"log": str(tmp_path / "calls.txt"), **arguments},
+            "better": better,
+            "trials": trials,
+            "seed": 3,
+        }
+    )
+
+
+def bowl(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """(rate - 0.3)^2 + a little for the width. `log` counts its calls, one line each, with the process."""
+
+    def value(trial: Trial) -> float:
+        with Path(arguments["log"]).open("a") as log:
+            log.write(f"{trial.number} {os.getpid()}\n")
+        time.sleep(arguments.get("seconds", 0.0))
+        return (float(trial.settings["rate"]) - 0.3) ** 2 + 0.01 * abs(int(trial.settings["width"]) - 8)
+
+    return value
+
+
+def falling(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """Reports four values that grow with the rate, so that a trial of a high rate is pruned."""
+
+    def value(trial: Trial) -> float:
+        rate = float(trial.settings["rate"])
+        for step in range(1, 5):
+            trial.report(step, rate + 1.0 / step)
+        return rate
+
+    return value
+
+
+def sometimes_not_finite(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """NaN in trial 1, infinity in a report of trial 2, an exception in trial 3, else the number of the trial."""
+
+    def value(trial: Trial) -> float:
+        match trial.number:
+            case 1:
+                return float("nan")
+            case 2:
+                trial.report(7, float("inf"))
+            case 3:
+                raise ValueError("groups 3 do not divide channels 8")
+        return float(trial.number)
+
+    return value
+
+
+def killed(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """Trials 0 and 2 kill their worker at first sight, after a report and a checkpoint; then they go on from there."""
+
+    def value(trial: Trial) -> float:
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = trial.folder / "half-way"
+        resumed = checkpoint.exists()
+        with Path(arguments["log"]).open("a") as log:
+            log.write(f"{trial.number} {'resumed' if resumed else 'fresh'} {trial.settings['rate']}\n")
+        if not resumed:
+            trial.report(1, 0.5)
+            checkpoint.touch()
+            if trial.number in (0, 2):
+                os.kill(os.getpid(), signal.SIGKILL)
+        trial.report(2, 0.25)
+        return float(trial.number)
+
+    return value
+
+
+def deadly(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """Trial 1 kills every worker that touches it."""
+
+    def value(trial: Trial) -> float:
+        if trial.number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return float(trial.number)
+
+    return value
+
+
+def unusable(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    raise ModuleNotFoundError("a library that is not installed")

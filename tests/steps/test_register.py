@@ -1,0 +1,187 @@
+"""The step `register` on real digits and a real judge; only the weights of the models are drawn instead of trained."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from genforge import mlflow_store, tracking
+from genforge.files import read_array, read_json
+from genforge.registry import Registry
+from genforge.steps.draw import draw
+from genforge.steps.project import Project
+from genforge.steps.register import run
+from tests.trained_models import trained_folder
+
+pytestmark = pytest.mark.slow
+
+FAMILIES = {"gan": "gan", "rough-gan": "gan", "denoiser": "diffusion"}
+
+
+def settings(images: int = 50) -> dict[str, Any]:
+    small = {"steps": 10, "width": 8}
+    return {
+        "evaluation": {"images": images},
+        "extractor": small,
+        "recipes": {"gan": {"from": "hinge-sngan"}, "rough-gan": {"from": "hinge-sngan"}, "denoiser": {"from": "ddpm"}},
+    }
+
+
+def step(project: Project, name: str, recipe: str | None = None) -> None:
+    importlib.import_module(f"genforge.steps.{name}").run(project, recipe)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, new_store: Path) -> Path:
+    """A project up to its leaderboard."""
+    root = tmp_path_factory.mktemp("judged")
+    shutil.copyfile(new_store, root / new_store.name)
+    (root / "params.yaml").write_text(yaml.safe_dump(settings()))
+    project = Project.load(root)
+    for name in ("resolve", "ingest", "prepare", "extractor"):
+        step(project, name)
+    for seed, (name, family) in enumerate(FAMILIES.items()):
+        trained_folder(project.model(name), family, name, seed)
+    judge(project)
+    return root
+
+
+def judge(project: Project) -> None:
+    for name in FAMILIES:
+        step(project, "sample", name)
+        step(project, "evaluate", name)
+    step(project, "evaluate", "floor")
+    step(project, "rank")
+
+
+@pytest.fixture
+def project(judged: Path, tmp_path: Path) -> Project:
+    shutil.copytree(judged, tmp_path / "project")
+    return Project.load(tmp_path / "project")
+
+
+def fid(project: Project) -> dict[str, float]:
+    return {row["name"]: row["metrics"]["fid"]["mean"] for row in read_json(project.leaderboard)["rows"]}
+
+
+def test_the_best_of_each_family_is_registered_once(project: Project) -> None:
+    run(project)
+    result = read_json(project.registered)
+    best_gan = min(("gan", "rough-gan"), key=lambda name: fid(project)[name])
+    best = min(FAMILIES, key=lambda name: fid(project)[name])
+    versions = {name: entry["version"] for name, entry in result["versions"].items()}
+    assert set(versions) == {best_gan, "denoiser"}
+    assert result["aliases"] == {
+        "best-gan": versions[best_gan],
+        "best-diffusion": versions["denoiser"],
+        "staging": versions[best],
+    }
+    assert result["staging"]["version"] == versions[best]
+    assert "is the first to hold it" in result["staging"]["reason"]
+
+    run(project)
+    again = read_json(project.registered)
+    assert {name: (entry["version"], entry["new"]) for name, entry in again["versions"].items()} == {
+        name: (version, False) for name, version in versions.items()
+    }
+    assert again["aliases"] == result["aliases"]
+    assert "holds it already" in again["staging"]["reason"]
+    assert len(Registry(project.root, "digits").history()) == 3
+
+
+def test_a_version_knows_where_it_comes_from(project: Project) -> None:
+    run(project)
+    registry = Registry(project.root, "digits")
+    version = registry.holder("best-diffusion")
+    assert version is not None
+    board = read_json(project.leaderboard)
+    assert (version.recipe, version.family, version.tags["genforge.origin"]) == ("denoiser", "diffusion", "ddpm")
+    assert version.tags["genforge.protocol"] == board["protocol_name"]
+    assert version.tags["genforge.data"] == read_json(project.model("denoiser") / "model.json")["data"]["digest"]
+    assert version.mean("fid", board["protocol_name"]) == fid(project)["denoiser"]
+    (move,) = registry.history("best-diffusion")
+    assert move.evidence["candidate"]["fid"]["mean"] == fid(project)["denoiser"]
+
+
+def test_the_run_shows_the_leaderboard(project: Project) -> None:
+    run(project)
+    client = mlflow_store.connect(project.root)
+    (experiment,) = (client.get_experiment_by_name("digits"),)
+    (record,) = client.search_runs([experiment.experiment_id], "tags.`genforge.kind` = 'register'")
+    assert record.data.metrics["fid/gan"] == fid(project)["gan"]
+    files = {item.path for item in client.list_artifacts(record.info.run_id)}
+    assert {"leaderboard-table.json", "leaderboard.json", "leaderboard.md"} <= files
+    table = client.load_table(experiment.experiment_id, "leaderboard-table.json", [record.info.run_id])
+    assert dict(zip(table["name"], table["fid"], strict=True)) == pytest.approx(fid(project))
+    assert record.info.status == "FINISHED"
+
+
+def test_a_registered_model_draws_what_was_judged(project: Project, tmp_path: Path) -> None:
+    run(project)
+    staged = Registry(project.root, "digits").holder("staging")
+    assert staged is not None
+    expected = read_array(project.samples(staged.recipe) / "seed-2.npy")
+    draw("digits@staging", 50, 2, tmp_path / "drawn.npy", project.root)
+    assert np.array_equal(read_array(tmp_path / "drawn.npy"), expected)
+    draw(f"digits/{staged.number}", 9, 2, tmp_path / "drawn.png", project.root)
+    with Image.open(tmp_path / "drawn.png") as picture:
+        assert picture.format == "PNG"
+    draw(str(project.model(staged.recipe)), 3, 2, tmp_path / "folder", project.root)
+    names = sorted(path.name for path in (tmp_path / "folder").iterdir())
+    assert names == ["00000.png", "00001.png", "00002.png"]
+    with Image.open(tmp_path / "folder" / "00001.png") as picture:
+        assert np.array_equal(np.asarray(picture), expected[1, ..., 0])
+
+
+def test_a_holder_of_another_protocol_is_judged_by_todays(project: Project) -> None:
+    run(project)
+    registry = Registry(project.root, "digits")
+    before = registry.holder("best-diffusion")
+    assert before is not None
+
+    # The rule changes, and the denoiser is trained anew.
+    (project.root / "params.yaml").write_text(yaml.safe_dump(settings(images=60)))
+    project = Project.load(project.root)
+    kept = project.model("denoiser").rename(project.root / "kept")
+    trained_folder(project.model("denoiser"), "diffusion", "denoiser", seed=9)
+    judge(project)
+    run(project)
+    protocol = read_json(project.leaderboard)["protocol_name"]
+    again = registry.version(before.number)
+    assert protocol not in before.scores
+    rejudged = again.mean("fid", protocol)
+    assert rejudged is not None
+    better = fid(project)["denoiser"] < rejudged
+    holder = registry.holder("best-diffusion")
+    assert holder is not None
+    assert (holder.number != before.number) == better
+
+    # What the step found for the old weights is what `evaluate` finds for them.
+    shutil.rmtree(project.model("denoiser"))
+    kept.rename(project.model("denoiser"))
+    step(project, "sample", "denoiser")
+    step(project, "evaluate", "denoiser")
+    assert json.loads(project.metrics("denoiser").read_text())["metrics"]["fid"]["mean"] == rejudged
+
+
+def test_without_models_nothing_is_registered(project: Project) -> None:
+    board = read_json(project.leaderboard)
+    board["rows"] = [row for row in board["rows"] if row["role"] == "floor"]
+    project.leaderboard.write_text(json.dumps(board))
+    run(project)
+    result = read_json(project.registered)
+    assert (result["versions"], result["aliases"], result["staging"]["version"]) == ({}, {}, None)
+    assert "baselines" in result["staging"]["reason"]
+
+
+def test_everything_is_sent_when_the_step_ends(project: Project) -> None:
+    run(project)
+    assert tracking.upload_all(project.root) == tracking.Uploaded(0, {})

@@ -1,0 +1,118 @@
+"""The step `search`: nothing for a recipe without a space, and a real search on real digits for one with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from genforge.catalog import Dimension
+from genforge.search.plan import Found, Row
+from genforge.settings import UserError
+from genforge.steps.project import Project
+from genforge.steps.search import run, write_trials
+
+KEY = "objective.beta"
+
+
+def make_project(root: Path, trials: int) -> Project:
+    """A small VAE on digits, judged by a hastily trained extractor."""
+    parameters = {
+        "evaluation": {"images": 50},
+        "extractor": {"steps": 20, "width": 8},
+        "search": {"trials": trials, "workers": 2, "steps_share": 0.5, "reports": 2, "images": 50},
+        "recipes": {
+            "vae": {
+                "from": "vae",
+                "networks": {"encoder": {"width": 8}, "decoder": {"width": 8}},
+                "objective": {"beta": 1.0},
+                "training": {"steps": 40, "log_every": 10},
+                "search": {"space": {KEY: {"low": 0.5, "high": 4.0, "log": True}}},
+            },
+            "box": {"from": "box"},
+        },
+    }
+    (root / "params.yaml").write_text(yaml.safe_dump(parameters))
+    return Project.load(root)
+
+
+def step(root: Path, *arguments: str) -> str:
+    environment = {**os.environ, "GENFORGE_UPLOADER": "off", "GENFORGE_THREADS": "2"}
+    command = [sys.executable, "-m", "genforge.cli", "step", *arguments]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_without_trials_there_are_no_settings_and_no_work(tmp_path: Path) -> None:
+    project = make_project(tmp_path, trials=0)
+    recipe = {
+        "recipe": {"origin": "box", "description": "", "source": "", "networks": {}, "objective": {}, "sampler": {}}
+    }
+    for name in ("vae", "box"):
+        project.recipe_file(name).parent.mkdir(parents=True, exist_ok=True)
+        project.recipe_file(name).write_text(json.dumps(recipe))
+        run(project, name)
+        best = json.loads((project.search(name) / "best.json").read_text())
+        assert best == {"settings": {}, "value": None, "metric": "fid", "trials": 0}
+        assert [path.name for path in project.search(name).iterdir()] == ["best.json"]
+    assert not project.state.exists()
+
+
+def test_a_name_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="name a recipe"):
+        run(make_project(tmp_path, trials=0))
+
+
+def test_trials_are_a_table_with_a_column_for_each_setting(tmp_path: Path) -> None:
+    rows = [
+        Row(0, "complete", 3.5, {"a": 1, "b": "x, y"}, 2.0),
+        Row(1, "failed", None, {"a": 2}, 0.5, 'ValueError: "no",\nreally'),
+    ]
+    write_trials(tmp_path / "trials.csv", Found(rows, rows[0], {}, ""), ["a", "b"])
+    with (tmp_path / "trials.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert table[0] == {
+        "number": "0",
+        "state": "complete",
+        "value": "3.5",
+        "a": "1",
+        "b": "x, y",
+        "seconds": "2.00",
+        "reason": "",
+    }
+    assert table[1]["value"] == "" and table[1]["reason"] == 'ValueError: "no",\nreally'
+
+
+@pytest.mark.slow
+def test_a_search_on_digits_from_defaults_to_best(tmp_path: Path) -> None:
+    project = make_project(tmp_path, trials=3)
+    for name in ("resolve", "ingest", "prepare", "extractor"):
+        step(tmp_path, name)
+    said = step(tmp_path, "search", "vae")
+    assert "search of vae" in said
+
+    folder = project.search("vae")
+    best = json.loads((folder / "best.json").read_text())
+    with (folder / "trials.csv").open(newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert [row["number"] for row in trials] == ["0", "1", "2"]
+    assert float(trials[0][KEY]) == best["defaults"][KEY] == 1.0
+    assert Dimension(low=0.5, high=4.0).low <= best["settings"][KEY] <= 4.0  # type: ignore[operator]
+    complete = [float(row["value"]) for row in trials if row["state"] == "complete"]
+    assert best["value"] == min(complete) <= best["default_value"] == float(trials[0]["value"])
+    assert (folder / "history.png").read_bytes().startswith(b"\x89PNG")
+    assert "reason" in trials[0] and best["trials"] == 3
+
+    # Asked again with the same inputs, as DVC does when it has lost the output, it makes the same without new trials.
+    before = (folder / "trials.csv").read_bytes()
+    step(tmp_path, "search", "vae")
+    assert (folder / "trials.csv").read_bytes() == before
+    runs = [path.name for path in (project.state / "runs").iterdir()]
+    assert all(sum(f"-trial-vae-{number}-" in name for name in runs) == 1 for number in range(3))

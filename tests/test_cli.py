@@ -1,0 +1,103 @@
+"""The command line as a person meets it: help at once, mistakes in words, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genforge.cli import COMMANDS, STEPS
+
+ROOT = Path(__file__).parents[1]
+
+
+def genforge(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "genforge.cli", *arguments], cwd=cwd, capture_output=True, text=True)
+
+
+def assert_told_without_traceback(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    for part in parts:
+        assert part in result.stderr
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, genforge.cli as cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'mlflow', 'optuna', 'prefect', 'dvc') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in COMMANDS:
+        assert f"  {name} " in result.stdout
+    assert result.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help(command: str) -> None:
+    result = genforge(command, "--help")
+    assert result.returncode == 0
+    assert COMMANDS[command].help.split(",")[0][1:] in result.stdout.replace("\n", " ").replace("  ", " ")
+
+
+def test_every_step_of_the_command_line_is_a_step_of_the_pipeline() -> None:
+    text = (ROOT / "dvc.yaml").read_text()
+    for step in STEPS:
+        assert f"cmd: genforge step {step}" in text
+        assert (ROOT / "src" / "genforge" / "steps" / f"{step}.py").is_file()
+
+
+def test_recipes_are_listed_for_people_and_for_programs() -> None:
+    rows = json.loads(genforge("recipes", "--json").stdout)
+    names = {row["name"] for row in rows}
+    assert {"hinge-sngan", "vae", "ddpm", "box", "gaussian", "mixture"} <= names
+    assert all(row["description"] and row["source"] and row["family"] for row in rows)
+    table = genforge("recipes").stdout
+    assert all(name in table for name in names)
+
+
+def test_a_wrong_file_stops_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("sead: 1\nrecipes: {gan: {from: hinge-sngan}}\n")
+    for step in STEPS:
+        assert_told_without_traceback(genforge("step", step, cwd=tmp_path), "sead", "did you mean `seed`?")
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "parts"),
+    [
+        ("{from: hinge-sngam}", ["recipes.gan.from", "'hinge-sngam'", "did you mean `hinge-sngan`?"]),
+        ("{from: vae, trainning: {steps: 5}}", ["recipes.gan.trainning", "did you mean `training`?"]),
+        ("{from: vae, training: {step: 5}}", ["recipes.gan.training.step", "did you mean `steps`?"]),
+        ("{from: vae, training: {steps: -5}}", ["recipes.gan.training.steps", "-5", "greater"]),
+        ("{from: vae, training: {steps: lots}}", ["recipes.gan.training.steps", "'lots'", "integer"]),
+        ("{from: vae, networks: {decoder: {name: dcgan}}}", ["networks.decoder.name", "'dcgan'", "dcgan-"]),
+        ("{from: vae, networks: {decoder: {name: unet}}}", ["networks.decoder.name", "'unet'", "latent_to_image"]),
+        ("{from: vae, sampler: {name: ddim}}", ["sampler.name", "'ddim'", "one-shot"]),
+        ("{from: vae, networks: {dekoder: {name: dcgan-generator}}}", ["networks.dekoder", "did you mean `decoder`?"]),
+        ("{from: vae, search: {space: {training.stepz: {low: 1, high: 2}}}}", ["training.stepz", "`steps`"]),
+    ],
+)
+def test_a_wrong_recipe_is_told_with_its_nearest_name(tmp_path: Path, entry: str, parts: list[str]) -> None:
+    (tmp_path / "params.yaml").write_text(f"recipes: {{gan: {entry}}}\n")
+    assert_told_without_traceback(genforge("step", "resolve", cwd=tmp_path), *parts)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_folder_that_is_no_project_is_told_so(tmp_path: Path) -> None:
+    assert_told_without_traceback(genforge("step", "prepare", cwd=tmp_path), "params.yaml does not exist")
+    assert_told_without_traceback(genforge("leaderboard", cwd=tmp_path), "params.yaml")
+    assert_told_without_traceback(genforge("run", cwd=tmp_path), "pipelines/retrain.py")
+    assert_told_without_traceback(genforge("step", "prepair", cwd=tmp_path), "prepair")
+
+
+def test_a_result_that_is_not_there_yet_names_what_makes_it(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("recipes: {gan: {from: hinge-sngan}}\n")
+    assert_told_without_traceback(genforge("leaderboard", cwd=tmp_path), "leaderboard.json", "dvc repro")
+    assert_told_without_traceback(genforge("step", "train", "gan", cwd=tmp_path), "gan.json")
+    assert_told_without_traceback(genforge("step", "train", "gun", cwd=tmp_path), "'gun'", "did you mean `gan`?")
