@@ -32,12 +32,12 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
-from genforge import tracking  # noqa: E402
 from genforge.catalog import resolve_all  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
 from genforge.steps.summary import pictures, summarise  # noqa: E402
+from genforge.tracking import runs as tracking  # noqa: E402
 from pipelines.screen import Screen  # noqa: E402
 from pipelines.server import api  # noqa: E402
 from pipelines.stages import Graph, Processes, StageFailed, run_stage  # noqa: E402

@@ -27,7 +27,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs: making one takes seconds, copying it none."""
-    from genforge.mlflow_store import DATABASE, connect
+    from genforge.tracking.mlflow_store import DATABASE, connect
 
     folder = tmp_path_factory.mktemp("store")
     connect(folder)

@@ -135,7 +135,7 @@ def _ui_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _ui(arguments: argparse.Namespace) -> None:
-    from genforge.tracking import ui_command
+    from genforge.tracking.runs import ui_command
 
     command, environment = ui_command(Path.cwd(), arguments.port)
     say(f"MLflow UI: http://127.0.0.1:{arguments.port}  (Ctrl-C ends it)")

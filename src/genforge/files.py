@@ -24,7 +24,7 @@ from genforge.settings import UserError
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """An open file that becomes `path` when the block ends: written aside, synced, renamed. Nothing stays on an error."""
+    """An open file that becomes `path` when the block ends: written aside, synced, renamed. An error leaves nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:

@@ -7,7 +7,6 @@ import os
 import resource
 import struct
 import zlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +27,14 @@ def packed(image: Image.Image, form: str, **options: object) -> bytes:
 
 
 def pixels(data: bytes, **rules: object) -> np.ndarray:
-    image = decode(data, replace(RULES, **rules))[1]
+    image = decode(data, RULES._replace(**rules))[1]
     assert image is not None
     return np.asarray(image)
 
 
 def why_broken(data: bytes, **rules: object) -> str:
     with pytest.raises(Broken) as caught:
-        decode(data, replace(RULES, **rules))
+        decode(data, RULES._replace(**rules))
     return caught.value.reason
 
 
@@ -51,7 +50,7 @@ def test_plain_jpegs_decode_as_pillow_does(mode: str, options: dict[str, object]
     image = Image.fromarray(NOISE).convert(mode)
     data = packed(image, "JPEG", **options)
     canvas = Image.new(mode, (16, 48))
-    declared, drawn = decode_onto(canvas, 16, data, replace(RULES, channels=1 if mode == "L" else 3))
+    declared, drawn = decode_onto(canvas, 16, data, RULES._replace(channels=1 if mode == "L" else 3))
     assert drawn and declared == (16, 16, mode)
     assert np.array_equal(np.asarray(canvas)[16:32], np.asarray(Image.open(io.BytesIO(data))))
     assert not np.asarray(canvas)[:16].any() and not np.asarray(canvas)[32:].any()
@@ -141,7 +140,7 @@ def test_large_jpegs_are_nearly_the_same_when_decoded_small() -> None:
 
 
 def test_other_sizes_are_left_alone_unless_resizing_is_asked_for() -> None:
-    declared, image = decode(packed(Image.new("RGB", (20, 24)), "PNG"), replace(RULES, resize=False))
+    declared, image = decode(packed(Image.new("RGB", (20, 24)), "PNG"), RULES._replace(resize=False))
     assert declared == (20, 24, "RGB") and image is None
 
 

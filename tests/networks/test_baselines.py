@@ -86,7 +86,7 @@ def test_large_images_keep_the_first_directions_and_the_total_variance(monkeypat
 
 @pytest.mark.parametrize("dimensions", [64, 12])
 def test_mixture_has_the_data_s_mean_and_total_variance(dimensions: int) -> None:
-    """After every round of EM the mixture has the data's first two moments; the floor adds its own to each direction."""
+    """After every round of EM the mixture has the data's first two moments; the floor adds to each variance."""
     data = correlated()
     torch.manual_seed(0)
     mixture = Mixture(MixtureSettings(components=3, dimensions=dimensions, variance_floor=1e-6, iterations=20), PORT)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genforge import registry
 from genforge.contracts import ImageShape
-from genforge.registry import Registry, Version, compare
+from genforge.registry import registry
+from genforge.registry.registry import Registry, Version, compare
 from genforge.settings import UserError
 from tests.trained_models import trained_folder
 
@@ -65,8 +65,8 @@ def test_a_registered_model_is_loaded_by_its_alias(digits: Registry, tmp_path: P
 
 
 def test_the_run_that_made_the_weights_is_linked(digits: Registry, tmp_path: Path) -> None:
-    from genforge import tracking
     from genforge.models import digest as model_digest
+    from genforge.tracking import runs as tracking
 
     folder = trained_folder(tmp_path / "gan", "gan")
     with tracking.run(digits.root, "train", "gan") as run:

@@ -13,12 +13,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from genforge import mlflow_store, tracking
 from genforge.files import read_array, read_json
-from genforge.registry import Registry
+from genforge.registry.registry import Registry
 from genforge.steps.draw import draw
 from genforge.steps.project import Project
 from genforge.steps.register import run
+from genforge.tracking import mlflow_store
+from genforge.tracking import runs as tracking
 from tests.trained_models import trained_folder
 
 pytestmark = pytest.mark.slow

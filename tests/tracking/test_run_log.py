@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genforge import run_log
 from genforge.pictures import png_bytes
 from genforge.processes import Identity
-from genforge.run_log import RunLog, all_runs, flat, legal, new_id, reap, runs_folder
 from genforge.settings import UserError
+from genforge.tracking import run_log
+from genforge.tracking.run_log import RunLog, all_runs, flat, legal, new_id, reap, runs_folder
 
 
 def started(root: Path, name: str = "gan", process: Identity | None = None, **more: object) -> RunLog:

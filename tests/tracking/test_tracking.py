@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from genforge import tracking
-from genforge.run_log import RunLog, all_runs, runs_folder
+from genforge.tracking import runs as tracking
+from genforge.tracking.run_log import RunLog, all_runs, runs_folder
 
 
 def only_run(root: Path) -> RunLog:
@@ -28,7 +28,7 @@ def end_of(log: RunLog) -> dict[str, str]:
 
 
 def test_importing_it_imports_no_mlflow() -> None:
-    code = "import sys, genforge.tracking; sys.exit('mlflow' in sys.modules)"
+    code = "import sys, genforge.tracking.runs; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -105,7 +105,7 @@ def test_a_flow_names_its_pipeline_run(tracked: Path, monkeypatch: pytest.Monkey
 
 
 def test_stages_of_one_dvc_process_share_a_pipeline_run(tracked: Path) -> None:
-    stage = "from pathlib import Path; from genforge import tracking\nwith tracking.run(Path(), 'train', 'gan'): pass"
+    stage = "from pathlib import Path; from genforge.tracking.runs import run\nwith run(Path(), 'train', 'gan'): pass"
     (tracked / "dvc").write_text(
         textwrap.dedent(f"""
             import subprocess, sys
@@ -123,7 +123,7 @@ def test_stages_of_one_dvc_process_share_a_pipeline_run(tracked: Path) -> None:
 
 def test_a_killed_run_does_not_stay_running(tracked: Path) -> None:
     code = (
-        "from pathlib import Path; from genforge import tracking\nwith tracking.run(Path(), 'train'): print(1); input()"
+        "from pathlib import Path; from genforge.tracking.runs import run\nwith run(Path(), 'train'): print(1); input()"
     )
     command = [sys.executable, "-uc", code]
     with subprocess.Popen(command, cwd=tracked, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genforge import mlflow_store, replay, tracking
-from genforge.run_log import RunLog, runs_folder
+from genforge.tracking import mlflow_store, replay
+from genforge.tracking import runs as tracking
+from genforge.tracking.run_log import RunLog, runs_folder
 
 
 def tell(root: Path, points: int = 5, name: str = "gan") -> RunLog:
@@ -184,7 +185,7 @@ def test_a_run_that_was_deleted_stays_deleted_and_stops_nobody(tracked: Path) ->
 
 def test_a_killed_run_is_killed_in_mlflow_too(tracked: Path) -> None:
     code = (
-        "from pathlib import Path; from genforge import tracking\nwith tracking.run(Path(), 'train'): print(1); input()"
+        "from pathlib import Path; from genforge.tracking.runs import run\nwith run(Path(), 'train'): print(1); input()"
     )
     command = [sys.executable, "-uc", code]
     with subprocess.Popen(command, cwd=tracked, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -218,7 +219,7 @@ def free_port() -> int:
 
 
 def start_uploader(root: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "genforge.uploader", str(root)], cwd=root)
+    return subprocess.Popen([sys.executable, "-m", "genforge.tracking.uploader", str(root)], cwd=root)
 
 
 @pytest.mark.slow
@@ -265,7 +266,7 @@ def test_the_uploader_comes_by_itself_and_goes_by_itself(tracked: Path, monkeypa
 @pytest.mark.slow
 def test_processes_that_start_together_on_no_store(tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from genforge import tracking\n"
+        "from pathlib import Path; from genforge.tracking import runs as tracking\n"
         "with tracking.run(Path(), 'train') as run: run.metrics(1, {'loss': 1.0})\n"
         "assert tracking.upload_all(Path(), patience=120).left == {}"
     )

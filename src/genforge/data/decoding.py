@@ -13,7 +13,7 @@ What every image goes through, in this order:
 5. RGB to gray, where gray is asked for, is the luma of ITU-R BT.601; gray to RGB repeats the channel.
 
 Before anything is decoded the size that the header declares is checked, so a decompression bomb costs no memory.
-This file is imported by worker processes: it needs Pillow, and never torch.
+This file is imported by worker processes: it needs Pillow and little else, and never torch.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from PIL import Image, ImageOps
@@ -56,8 +54,7 @@ class Broken(Exception):
         self.reason, self.detail = reason, detail
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(NamedTuple):
     """What is asked of every image.
 
     side: pixels of the square that comes out. resize: bring other sizes to it; without, they are left undecoded.
@@ -80,7 +77,7 @@ class Declared(NamedTuple):
     mode: str
 
 
-def read(path: str | Path, max_bytes: int) -> bytes:
+def read(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """The bytes of a regular file of at most `max_bytes`. Raises Broken."""
     try:
         # Not blocking: opening a named pipe would otherwise wait for its writer for ever.

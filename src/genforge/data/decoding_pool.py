@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import astuple
 from itertools import chain
 
 from genforge.data.decoding import CRASHED
@@ -64,9 +63,11 @@ def decode_all(job: Job, paths: Sequence[str], processes: int) -> Iterator[tuple
                 yield waiting[done], done.result()
         finally:
             threads.shutdown(cancel_futures=True)
-            while not idle.empty():
-                if worker := idle.get():
-                    worker.close()
+            alive = [worker for _ in range(processes) if (worker := idle.get())]
+            for worker in alive:
+                worker.dismiss()
+            for worker in alive:
+                worker.wait()
 
 
 class _DiedError(Exception):
@@ -88,7 +89,7 @@ class _Worker:
         assert self._process.stdin and self._process.stdout
         self._to, self._from = self._process.stdin, self._process.stdout
         try:
-            send(self._to, astuple(job))
+            send(self._to, (job.folder, tuple(job.rules), job.seed, job.scratch))
             receive(self._from)
         except (EOFError, BrokenPipeError):
             raise RuntimeError(f"a process that decodes images does not start: {self._last_words()}") from None
@@ -108,11 +109,14 @@ class _Worker:
                 raise RuntimeError(f"a process that decodes images failed: {words}") from None
             raise _DiedError(f"ended its process by signal {-code}") from None
 
-    def close(self) -> None:
-        """End the process. Nothing is under way in it."""
+    def dismiss(self) -> None:
+        """Let the process end. Nothing is under way in it."""
         self._to.close()
-        self._from.close()
+
+    def wait(self) -> None:
+        """Wait for the end of a process that was dismissed."""
         self._process.wait()
+        self._from.close()
         self._said.close()
 
     def _last_words(self) -> str:

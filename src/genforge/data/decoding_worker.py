@@ -17,9 +17,8 @@ import resource
 import signal
 import sys
 import warnings
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from PIL import Image
 
@@ -37,8 +36,7 @@ FACTS = ("digest", "bytes", "width", "height", "mode", "content", "lot", "reason
 Columns = list[tuple[Any, ...]]  # a column a fact, in this order: much quicker to hand over than a row a file
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What a worker needs to know: where files lie, what is asked of them, the seed of the lots, the scratch file.
 
     The pixels of file i, side x side x channels bytes, go to i times that size in the scratch file, which must exist.

@@ -23,7 +23,7 @@ import polars as pl
 from genforge.config import DataSettings
 from genforge.data import card
 from genforge.data.decoding_pool import usable_processes
-from genforge.data.gathering import gather_arrays, gather_files
+from genforge.data.gathering import Gathered, gather_arrays, gather_files
 from genforge.data.splitting import KEPT, QUARANTINED, SPLITS, with_splits, with_verdicts
 from genforge.files import digest_array, digest_bytes, digest_json, read_array, read_json, write_array, write_json
 from genforge.settings import UserError
@@ -68,13 +68,15 @@ def prepare(
 
     present = set(manifest.filter(verdict=KEPT)["label"].drop_nulls())
     classes = [name for name in source["classes"] if name in present]
-    with ThreadPoolExecutor(1) as beside:  # the table is compressed while images are copied
-        table = beside.submit(_write_manifest, out / "manifest.parquet", manifest)
-        written = {
-            split: _write_split(out, split, manifest, gathered.pixels, gathered.factors, classes, processes)
-            for split in SPLITS
-        }
-        table.result()
+    written: dict[str, Written] = {}
+    with ThreadPoolExecutor(1) as beside:  # table and picture are compressed while images are copied
+        waiting = [beside.submit(_write_manifest, out / "manifest.parquet", manifest)]
+        for split in SPLITS:
+            written[split] = _write_split(out, split, manifest, gathered, classes, processes)
+            if split == "train":
+                waiting.append(beside.submit(_write_samples, out, bool(classes)))
+        for done in waiting:
+            done.result()
     _write_card(out, manifest, written, gathered.pixels.shape, classes, source, settings, seed)
     scratch.unlink(missing_ok=True)
 
@@ -105,7 +107,7 @@ def _write_card(
     settings: DataSettings,
     seed: int,
 ) -> None:
-    """`card.json` and `samples.png`. The digest is of what training sees: shape, classes, each split in its order."""
+    """`card.json`. The digest is of what training sees: shape, classes, each split in its order."""
     _, height, width, channels = pixels
     shape = {"channels": channels, "height": height, "width": width}
     train = written["train"]
@@ -122,8 +124,11 @@ def _write_card(
         "settings": settings.model_dump(),
     }
     write_json(out / "card.json", document)
+
+
+def _write_samples(out: Path, labelled: bool) -> None:
     images = read_array(out / "train-images.npy", memory_map=True)
-    labels = read_array(out / "train-labels.npy") if classes else None
+    labels = read_array(out / "train-labels.npy") if labelled else None
     card.sample_grid(images, labels).save(out / "samples.png")
 
 
@@ -168,24 +173,24 @@ def _write_split(
     out: Path,
     split: str,
     manifest: pl.DataFrame,
-    pixels: np.ndarray,
-    factors: np.ndarray | None,
+    gathered: Gathered,
     classes: list[str],
     processes: int,
 ) -> Written:
     """Write the arrays of one split, in the order of lots."""
     chosen = manifest.filter(split=split).sort("lot", "content")
     rows = chosen["row"].to_numpy().astype(np.int64)
-    totals, squares = _copy(pixels, rows, out / f"{split}-images.npy", processes)
+    totals, squares = _copy(gathered.pixels, rows, out / f"{split}-images.npy", processes)
     digests = [b"".join(chosen["content"].to_list())]
     if classes:
         number = {name: i for i, name in enumerate(classes)}
         labels = np.array([number[name] for name in chosen["label"]], np.int64)
         write_array(out / f"{split}-labels.npy", labels)
         digests.append(labels.tobytes())
-    if factors is not None:
-        write_array(out / f"{split}-factors.npy", factors[rows])
-        digests.append(digest_array(factors[rows]).encode())
+    if gathered.factors is not None:
+        factors = gathered.factors[rows]
+        write_array(out / f"{split}-factors.npy", factors)
+        digests.append(digest_array(factors).encode())
     return Written(len(rows), digest_bytes(*digests), totals, squares)
 
 

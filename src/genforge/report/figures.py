@@ -301,7 +301,7 @@ def _number(value: float) -> str:
 
 
 def _write_names(axes: Axes, points: Sequence[tuple[float, float, str]], theme: Theme) -> None:
-    """Beside every point (x, y, name) its name, on the side that is inside the chart, moved up where names would meet."""
+    """Beside every point (x, y, name) its name, on the side inside the chart, moved up where two names would meet."""
     apart = 0.052  # of the axis: the height of a line
     for left in (True, False):
         below = -math.inf

@@ -54,7 +54,7 @@ def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
             f"--model {model!r}: should be NAME@ALIAS such as digits@staging, NAME/VERSION such as digits/3, "
             f"a `models:/` address, or a folder with a trained model such as results/models/gan"
         )
-    from genforge import registry
+    from genforge.registry import registry
 
     loaded = registry.load_model(root, model if model.startswith("models:/") else f"models:/{model}")
     return lambda seed, count, first: registry.draw(loaded, count, seed, first, TOGETHER)

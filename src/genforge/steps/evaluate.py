@@ -26,8 +26,8 @@ def run(project: Project, name: str | None = None) -> None:
     """
     if name is None:
         raise UserError(f"step evaluate: name a recipe, or `{FLOOR}`, such as `genforge step evaluate gan`")
-    from genforge import tracking
     from genforge.evaluation.fidelity import Judge
+    from genforge.tracking import runs as tracking
 
     settings = project.config.evaluation
     judge = Judge.open(project.extractor, project.prepared, project.device, settings.batch_size)

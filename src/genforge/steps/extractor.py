@@ -38,11 +38,11 @@ def run(project: Project, name: str | None = None) -> None:
 
 
 def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> None:
-    from genforge import tracking
     from genforge.data.loading import DeviceData
     from genforge.evaluation.extractor import write_classifier
     from genforge.networks.classifier import Classifier
     from genforge.objectives.classification import ROLE, Classification, ClassificationSettings
+    from genforge.tracking import runs as tracking
     from genforge.training.loop import TrainingSettings, train
 
     settings = project.config.extractor

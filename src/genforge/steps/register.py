@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from genforge import registry, tracking
 from genforge.evaluation.metrics import metric as metric_of
 from genforge.files import digest_file, read_json, write_json
 from genforge.progress import say
-from genforge.registry import STAGING, Registry, Version
+from genforge.registry import registry
+from genforge.registry.registry import STAGING, Registry, Version
 from genforge.settings import UserError
 from genforge.steps.project import Project
+from genforge.tracking import runs as tracking
 
 
 def run(project: Project, name: str | None = None) -> None:

@@ -42,8 +42,8 @@ def run(project: Project, name: str | None = None) -> None:
             write_json(folder / "best.json", {"settings": {}, "value": None, "metric": METRIC, "trials": 0})
         return
 
-    from genforge import tracking
     from genforge.search.run import run_search
+    from genforge.tracking import runs as tracking
 
     state = project.state / "search" / name / _digest(project, recipe)
     with tracking.run(project.root, kind="search", name=name, parameters=settings.model_dump()) as record:

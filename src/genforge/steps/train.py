@@ -37,11 +37,11 @@ def run(project: Project, name: str | None = None) -> None:
     """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png. Curves for DVC too."""
     if name is None:
         raise UserError("step train: name a recipe, such as `genforge step train gan`")
-    from genforge import tracking
     from genforge.catalog import build_objective, build_sampler
     from genforge.data.loading import DeviceData, Prepared
     from genforge.models import Model, digest
     from genforge.pictures import grid
+    from genforge.tracking import runs as tracking
     from genforge.training.checkpoint import Checkpoints
     from genforge.training.history import History
     from genforge.training.loop import TrainingSettings, train

@@ -25,7 +25,7 @@ from genforge import catalog
 from genforge.catalog import Exported
 from genforge.files import read_json, write_json
 from genforge.imports import NAME, closure, code_digest
-from genforge.mlflow_store import quiet
+from genforge.tracking.mlflow_store import quiet
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
-from genforge import mlflow_store
-from genforge.alias_history import AliasHistory, Move, holders
 from genforge.contracts import ImageShape
 from genforge.evaluation.metrics import metric as metric_of
 from genforge.files import read_json
 from genforge.models import digest as model_digest
-from genforge.packaging import package
+from genforge.registry.alias_history import AliasHistory, Move, holders
+from genforge.registry.packaging import package
 from genforge.settings import UserError
+from genforge.tracking import mlflow_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

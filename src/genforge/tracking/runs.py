@@ -33,9 +33,9 @@ from genforge.files import read_json
 from genforge.pictures import png_bytes
 from genforge.processes import Identity, nearest_dvc
 from genforge.progress import say
-from genforge.run_log import PIPELINE, RunLog, Status, flat, new_id, runs_folder
-from genforge.run_log import reap as reap  # part of what this room offers
 from genforge.settings import UserError
+from genforge.tracking.run_log import PIPELINE, RunLog, Status, flat, new_id, runs_folder
+from genforge.tracking.run_log import reap as reap  # part of what this room offers
 
 PIPELINE_RUN = "GENFORGE_PIPELINE_RUN"  # environment: id of the pipeline run that this process works for
 UPLOADER = "GENFORGE_UPLOADER"  # environment: `off` starts none
@@ -181,7 +181,7 @@ def upload_all(root: Path, patience: float = 30.0) -> Uploaded:
         patience: seconds to wait for a store that does not answer. What is left stays on disk and is sent by the next
             uploader or the next call.
     """
-    from genforge.uploader import drain
+    from genforge.tracking.uploader import drain
 
     return Uploaded(*drain(root, patience))
 
@@ -200,7 +200,7 @@ def start_uploader(root: Path) -> None:
     with (root / ".genforge" / "uploader.log").open("ab") as log:
         try:
             subprocess.Popen(
-                [sys.executable, "-P", "-m", "genforge.uploader", str(root.resolve())],
+                [sys.executable, "-P", "-m", "genforge.tracking.uploader", str(root.resolve())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -217,7 +217,7 @@ def ui_command(root: Path, port: int = 5000) -> tuple[list[str], dict[str, str]]
     Raises:
         UserError: the store is a server, which has a UI of its own.
     """
-    from genforge.mlflow_store import connect, is_server, store_name, store_uri
+    from genforge.tracking.mlflow_store import connect, is_server, store_name, store_uri
 
     if is_server(store_uri(root)):
         raise UserError(

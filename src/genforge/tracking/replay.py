@@ -19,8 +19,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genforge import mlflow_store
-from genforge.run_log import Event, RunLog, all_runs, reap, runs_folder
+from genforge.tracking import mlflow_store
+from genforge.tracking.run_log import Event, RunLog, all_runs, reap, runs_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

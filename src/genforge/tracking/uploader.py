@@ -1,6 +1,6 @@
 """The process that keeps MLflow fed from the runs' logs.
 
-    python -m genforge.uploader PROJECT
+    python -m genforge.tracking.uploader PROJECT
 
 One a project, held by a lock, started by the first run that finds none. It looks every two seconds and sends what is
 new. A store that is away is tried again at growing intervals. The process ends when no run is open and all is sent, or
@@ -18,9 +18,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from genforge import mlflow_store
-from genforge.replay import Place, Replay, is_refusal
-from genforge.run_log import RunLog, reap
+from genforge.tracking import mlflow_store
+from genforge.tracking.replay import Place, Replay, is_refusal
+from genforge.tracking.run_log import RunLog, reap
 
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_TO_LINGER = 3.0  # after the last run ended and all is sent: the next run may begin soon

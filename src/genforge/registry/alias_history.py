@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from genforge.mlflow_store import store_uri
+from genforge.tracking.mlflow_store import store_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
