@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genforge import models, packaging
+from genforge import models
 from genforge.catalog import target
+from genforge.registry import packaging
 from genforge.settings import UserError
 from tests.trained_models import trained_folder
 

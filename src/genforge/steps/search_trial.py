@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from genforge import catalog, tracking
+from genforge import catalog
 from genforge.data.loading import DeviceData, Prepared
 from genforge.evaluation.fidelity import Judge
 from genforge.models import Model
@@ -19,6 +19,7 @@ from genforge.search.plan import Pruned
 from genforge.search.tickets import Trial
 from genforge.steps.labels import labels_of
 from genforge.steps.project import Project
+from genforge.tracking import runs as tracking
 from genforge.training.checkpoint import Checkpoints
 from genforge.training.loop import TrainingSettings, train
 
