@@ -225,7 +225,7 @@ def build_network(choice: Mapping[str, Any], port: Port, where: str) -> Network:
             f"{where}.name: {choice['name']!r} is a {kind.kind} network, but this role takes a {port.kind} network: "
             f"{', '.join(fitting)}"
         )
-    settings = kind.Settings.read({key: value for key, value in choice.items() if key != "name"}, where)
+    settings = kind.settings_type.read({key: value for key, value in choice.items() if key != "name"}, where)
     inner = {
         key: build_network(getattr(settings, key), kind.inner_port(key, settings, port), f"{where}.{key}")
         for key in getattr(kind, "inner", ())
@@ -236,7 +236,7 @@ def build_network(choice: Mapping[str, Any], port: Port, where: str) -> Network:
 def build_objective(recipe: Recipe, image: ImageShape, classes: int) -> Objective:
     """The objective with its networks, on the CPU, with weights drawn from torch's generator."""
     kind = target("objective", recipe.objective["name"])
-    settings = kind.Settings.read(_without_name(recipe.objective), "objective")
+    settings = kind.settings_type.read(_without_name(recipe.objective), "objective")
     ports = kind.ports(settings, image, classes)
     networks = {role: build_network(recipe.networks[role], port, f"networks.{role}") for role, port in ports.items()}
     return cast(Objective, kind(settings, networks))
@@ -245,14 +245,14 @@ def build_objective(recipe: Recipe, image: ImageShape, classes: int) -> Objectiv
 def exported(recipe: Recipe, image: ImageShape, classes: int) -> Exported:
     """How the network that this recipe trains is built again, without its objective."""
     kind = target("objective", recipe.objective["name"])
-    settings = kind.Settings.read(_without_name(recipe.objective), "objective")
+    settings = kind.settings_type.read(_without_name(recipe.objective), "objective")
     role = kind.exported_role()
     return Exported(recipe.networks[role], kind.ports(settings, image, classes)[role], recipe.sampler)
 
 
 def build_sampler(choice: Mapping[str, Any], where: str = "sampler") -> Sampler:
     kind = target("sampler", choice["name"], where)
-    return cast(Sampler, kind(kind.Settings.read(_without_name(choice), where)))
+    return cast(Sampler, kind(kind.settings_type.read(_without_name(choice), where)))
 
 
 def _without_name(choice: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def _named(choice: Mapping[str, Any], table: str, where: str) -> Any:
 
 def _fill(table: str, choice: Mapping[str, Any], where: str) -> dict[str, Any]:
     kind = _named(choice, table, where)
-    return {"name": choice["name"], **kind.Settings.read(_without_name(choice), where).model_dump(mode="json")}
+    return {"name": choice["name"], **kind.settings_type.read(_without_name(choice), where).model_dump(mode="json")}
 
 
 def _fill_network(choice: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -291,7 +291,7 @@ def _training_settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _check_fit(recipe: Recipe, where: str) -> None:
     """Roles are all played, by networks of the right kind, and the sampler can draw from the exported one."""
     kind = target("objective", recipe.objective["name"])
-    settings = kind.Settings.read(_without_name(recipe.objective), f"{where}.objective")
+    settings = kind.settings_type.read(_without_name(recipe.objective), f"{where}.objective")
     ports = kind.ports(settings, ImageShape(1, 32, 32), 0)
     for role in recipe.networks:
         if role not in ports:

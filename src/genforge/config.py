@@ -106,13 +106,13 @@ class EvaluationSettings(Settings):
 class SearchSettings(Settings):
     """How far Optuna looks. Which settings it may turn is in each recipe's `search` (its space)."""
 
-    trials: int = Field(8, ge=0, description="trials a recipe; 0: train with the recipe's own settings")
+    trials: int = Field(6, ge=0, description="trials a recipe; 0: train with the recipe's own settings")
     workers: int = Field(2, ge=1, le=256, description="processes that work on one study")
     steps_share: float = Field(
-        0.25, gt=0.0, le=1.0, description="a trial's length as a share of the recipe's training steps"
+        0.2, gt=0.0, le=1.0, description="a trial's length as a share of the recipe's training steps"
     )
-    reports: int = Field(4, ge=1, description="intermediate values a trial, at which it may be pruned")
-    images: int = Field(250, ge=50, description="generated images for each value")
+    reports: int = Field(3, ge=1, description="intermediate values a trial, at which it may be pruned")
+    images: int = Field(200, ge=50, description="generated images for each value")
 
 
 class RegistrySettings(Settings):

@@ -14,8 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from genforge import settings as typed
-from genforge.settings import UserError
+from genforge.settings import Settings, UserError
 
 SMALLEST, LARGEST, MULTIPLE = 8, 64, 4  # pixels: image sides that the networks of the catalog take
 
@@ -87,21 +86,21 @@ class Port:
 class Network(nn.Module):
     """A module with typed settings that serves one kind of port. It knows no loss.
 
-    Class attributes: `kind` (which port it serves) and `Settings` (its settings).
+    Class attributes: `kind` (which port it serves) and `settings_type` (its settings).
     A network built over another one (a denoiser over its backbone) names in `inner` the settings that choose one, each
     a mapping `{name, ...}`; it gets the built networks as keyword arguments of these names.
     """
 
     kind: ClassVar[PortKind]
-    Settings: ClassVar[type[typed.Settings]]
+    settings_type: ClassVar[type[Settings]]
     inner: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def inner_port(cls, key: str, settings: typed.Settings, port: Port) -> Port:
+    def inner_port(cls, key: str, settings: Settings, port: Port) -> Port:
         """What is asked of the inner network `key`."""
         raise LookupError(f"{cls.__name__} has no inner network {key!r}")
 
-    def __init__(self, settings: typed.Settings, port: Port) -> None:
+    def __init__(self, settings: Settings, port: Port) -> None:
         super().__init__()
         self.port = port
 
@@ -154,15 +153,15 @@ class Loss:
 class Objective(ABC):
     """What teaches networks: its players and their losses. The loop calls the hooks; an objective calls no optimizer.
 
-    Class attributes: `family` (for tables), `Settings`.
+    Class attributes: `family` (for tables), `settings_type`.
     """
 
     family: ClassVar[str]
-    Settings: ClassVar[type[typed.Settings]]
+    settings_type: ClassVar[type[Settings]]
 
     @classmethod
     @abstractmethod
-    def ports(cls, settings: typed.Settings, image: ImageShape, classes: int) -> dict[str, Port]:
+    def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:
         """The roles that networks play here, by name, and what is asked of each."""
 
     @classmethod
@@ -171,7 +170,7 @@ class Objective(ABC):
         """The role whose network draws images after training: what EMA follows, what is saved, what a sampler gets."""
 
     @abstractmethod
-    def __init__(self, settings: typed.Settings, networks: Mapping[str, Network]) -> None: ...
+    def __init__(self, settings: Settings, networks: Mapping[str, Network]) -> None: ...
 
     players: list[Player]  # empty for what has a closed form: then `prepare` does all the work and no step is run
     exported: Network
@@ -214,13 +213,13 @@ class Draw:
 class Sampler(ABC):
     """Draws images from a trained network. `no_grad` belongs inside: energy sampling needs gradients.
 
-    Class attributes: `kinds` (which kinds of network it can draw from), `Settings`.
+    Class attributes: `kinds` (which kinds of network it can draw from), `settings_type`.
     """
 
     kinds: ClassVar[tuple[str, ...]]
-    Settings: ClassVar[type[typed.Settings]]
+    settings_type: ClassVar[type[Settings]]
 
-    def __init__(self, settings: typed.Settings) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     @abstractmethod

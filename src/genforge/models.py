@@ -100,13 +100,15 @@ def load(folder: Path, find: Find, device: str = "cpu") -> Model:
         raise UserError(f"{weights} does not hold the weights of {folder / 'model.json'}: {error}") from None
     choice = dict(exported["sampler"])
     kind = find("sampler", choice.pop("name"))
-    return Model(network.to(device).eval().requires_grad_(False), kind(kind.Settings.read(choice, "sampler")), card)
+    return Model(
+        network.to(device).eval().requires_grad_(False), kind(kind.settings_type.read(choice, "sampler")), card
+    )
 
 
 def build(choice: Mapping[str, Any], port: Port, find: Find) -> Network:
     """The network of a choice `{name, ...settings}`, which has been checked before; inner networks first."""
     kind = find("network", choice["name"])
-    settings = kind.Settings.read({key: value for key, value in choice.items() if key != "name"}, "network")
+    settings = kind.settings_type.read({key: value for key, value in choice.items() if key != "name"}, "network")
     inner = {key: build(getattr(settings, key), kind.inner_port(key, settings, port), find) for key in kind.inner}
     return kind(settings, port, **inner)
 

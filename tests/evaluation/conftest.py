@@ -40,7 +40,7 @@ class Linear(Extractor):
 def random_classifier(shape: ImageShape, names_classes: bool = True, seed: int = 0) -> ClassifierExtractor:
     """A classifier that learned nothing: its features are as good as any for comparing two ways to compute."""
     torch.manual_seed(seed)
-    network = Classifier(Classifier.Settings(), Port("image_to_vector", shape, outputs=10))
+    network = Classifier(Classifier.settings_type(), Port("image_to_vector", shape, outputs=10))
     return ClassifierExtractor(network, f"random-{seed}-{shape.channels}-{shape.height}-{names_classes}", names_classes)
 
 

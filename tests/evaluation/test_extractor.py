@@ -18,7 +18,7 @@ SHAPE = ImageShape(3, 12, 12)
 
 def write(folder: Path, names_classes: bool = True) -> Classifier:
     torch.manual_seed(0)
-    network = Classifier(Classifier.Settings.read({"width": 16}, ""), Port("image_to_vector", SHAPE, outputs=7))
+    network = Classifier(Classifier.settings_type.read({"width": 16}, ""), Port("image_to_vector", SHAPE, outputs=7))
     write_classifier(folder, network, names_classes=names_classes, about={"data": "d"})
     return network.eval()
 

@@ -14,7 +14,7 @@ from genforge.settings import UserError
 )
 def test_any_size_becomes_the_same_number_of_features(channels: int, sides: tuple[int, int]) -> None:
     port = Port("image_to_vector", ImageShape(channels, *sides), outputs=7)
-    network = Classifier(Classifier.Settings(), port).eval()
+    network = Classifier(Classifier.settings_type(), port).eval()
     images = torch.rand(3, channels, *sides) * 2 - 1
     with torch.no_grad():
         features, logits = network.features(images), network(images)
@@ -26,9 +26,9 @@ def test_any_size_becomes_the_same_number_of_features(channels: int, sides: tupl
 
 def test_features_are_four_times_the_width() -> None:
     port = Port("image_to_vector", ImageShape(1, 8, 8), outputs=2)
-    assert Classifier(Classifier.Settings.read({"width": 16}, ""), port).dimensions == 64
+    assert Classifier(Classifier.settings_type.read({"width": 16}, ""), port).dimensions == 64
 
 
 def test_a_width_that_does_not_fit_its_groups_is_told() -> None:
     with pytest.raises(UserError, match=r"extractor\.width: 12 .*multiple of 8"):
-        Classifier.Settings.read({"width": 12}, "extractor")
+        Classifier.settings_type.read({"width": 12}, "extractor")

@@ -18,7 +18,7 @@ class Echo(Network):
     """A backbone that gives what it is told to and remembers what it was asked."""
 
     kind = "backbone"
-    Settings = Settings
+    settings_type = Settings
 
     def __init__(self, answer: Tensor) -> None:
         super().__init__(Settings(), Port("backbone", SHAPE, outputs=1))

@@ -85,7 +85,7 @@ def test_weights_survive_safetensors(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_settings_survive_json(name: str) -> None:
-    settings = target("network", name).Settings
+    settings = target("network", name).settings_type
     defaults = settings.read({}, "test")
     assert settings.read(defaults.model_dump(mode="json"), "test") == defaults
 

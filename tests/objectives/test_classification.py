@@ -14,7 +14,9 @@ def objective(task: str, shape: ImageShape, classes: int = 5) -> Classification:
     torch.manual_seed(0)
     settings = ClassificationSettings.read({"task": task}, "")
     ports = Classification.ports(settings, shape, classes)
-    return Classification(settings, {role: Classifier(Classifier.Settings(), port) for role, port in ports.items()})
+    return Classification(
+        settings, {role: Classifier(Classifier.settings_type(), port) for role, port in ports.items()}
+    )
 
 
 def test_four_quarter_turns_are_none() -> None:

@@ -18,7 +18,7 @@ SHAPE = ImageShape(1, 1, 4)  # small, so that many can be drawn
 
 class Silent(Network):
     kind = "backbone"
-    Settings = Settings
+    settings_type = Settings
 
 
 class ExactGaussian(DDPMDenoiser):

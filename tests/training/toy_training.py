@@ -42,7 +42,7 @@ class ToyNetwork(Network):
     """Images to images, or latents to images, through one hidden layer."""
 
     kind = "denoiser"
-    Settings = Settings
+    settings_type = Settings
 
     def __init__(self, normalised: bool = False) -> None:
         super().__init__(Settings(), Port("denoiser", SHAPE))
@@ -57,7 +57,7 @@ class ToyNetwork(Network):
 
 class ToyObjective(Objective):
     family: ClassVar[str] = "toy"
-    Settings = Settings
+    settings_type = Settings
 
     @classmethod
     def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:

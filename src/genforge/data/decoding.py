@@ -272,7 +272,13 @@ def fitted(image: Image.Image, side: int, fit: str) -> Image.Image:
 
 def _opaque(mode: str, value: int) -> int | tuple[int, ...]:
     """A gray level as a colour of `mode`, without transparency."""
-    return {"L": value, "LA": (value, 255), "RGB": (value,) * 3, "RGBA": (value, value, value, 255)}[mode]
+    colours: dict[str, int | tuple[int, ...]] = {
+        "L": value,
+        "LA": (value, 255),
+        "RGB": (value, value, value),
+        "RGBA": (value, value, value, 255),
+    }
+    return colours[mode]
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -39,22 +39,23 @@ def decode_all(job: Job, paths: Sequence[str], processes: int) -> Iterator[tuple
         idle.put(None)
 
     def decode(start: int) -> Columns:
-        worker = idle.get() or _Worker(job)
+        worker = idle.get()
         chunk = list(paths[start : start + CHUNK])
         try:
+            worker = worker or _Worker(job)
             return worker.work(start, chunk)
         except _DiedError:
             singles: list[Columns] = []
             for place, path in enumerate(chunk):
                 try:
-                    worker = worker if worker.alive else _Worker(job)
+                    worker = worker if worker and worker.alive else _Worker(job)
                     singles.append(worker.work(start + place, [path]))
                 except _DiedError as death:
                     nothing = {"bytes": 0, "width": 0, "height": 0, "mode": "", "reason": CRASHED, "detail": str(death)}
                     singles.append([(nothing.get(fact, b""),) for fact in FACTS])
             return [tuple(chain.from_iterable(column)) for column in zip(*singles, strict=True)]
         finally:
-            idle.put(worker if worker.alive else None)
+            idle.put(worker if worker and worker.alive else None)
 
     with ThreadPoolExecutor(processes) as threads:
         waiting = {threads.submit(decode, start): start for start in range(0, len(paths), CHUNK)}

@@ -48,12 +48,14 @@ class Gathered:
     """All inputs.
 
     inputs: a row each: row, path, part, label (name or null), and the columns of SCHEMA (see `decoding_worker.FACTS`).
-    pixels: uint8 (n, side, side, channels), in the same order; those of broken inputs mean nothing.
+    pixels: uint8 (n, side, side, 1 or 3), in the same order; those of broken inputs mean nothing.
+    channels: how many of the stored ones are wanted: the first of three, where all images turned out to be gray.
     factors: float32 (n, k) of drawn images, in the same order, or None.
     """
 
     inputs: pl.DataFrame
     pixels: np.ndarray
+    channels: int
     factors: np.ndarray | None = None
 
 
@@ -79,14 +81,14 @@ def gather_files(
             found[start] = columns
             bar.advance(len(columns[0]))
     ordered = [found[start] for start in sorted(found)]
-    columns = {fact: list(chain.from_iterable(chunk[place] for chunk in ordered)) for place, fact in enumerate(FACTS)}
-    inputs = _table(listing["path"], "all", listing["label"], columns).with_row_index("row")
+    facts = {fact: list(chain.from_iterable(chunk[place] for chunk in ordered)) for place, fact in enumerate(FACTS)}
+    inputs = _table(listing["path"], "all", listing["label"], facts).with_row_index("row")
     inputs = _without_other_sizes(inputs, side, settings.max_broken_share)
-    pixels = np.memmap(scratch, np.uint8, "r", shape=(len(paths), side, side, channels))
+    pixels: np.ndarray = np.memmap(scratch, np.uint8, "r", shape=(len(paths), side, side, channels))
     modes = inputs.filter(pl.col("reason") == "")["mode"].unique()
     if settings.channels is None and modes.is_in(GRAY_MODES).all():
-        pixels = pixels[..., :1]
-    return Gathered(inputs, pixels)
+        channels = 1
+    return Gathered(inputs, pixels, channels)
 
 
 def _usual_side(paths: list[str], folder: Path, settings: DataSettings) -> int:
@@ -143,7 +145,9 @@ def gather_arrays(raw: Path, source: dict[str, Any], scratch: Path, settings: Da
         raise UserError(f"images are {width} x {height}; networks take square images: set data.image_size")
     side, channels = settings.image_size or height, settings.channels or own_channels
     ImageShape(channels, side, side).check()
-    pixels = np.memmap(scratch, np.uint8, "w+", shape=(sum(map(len, images.values())), side, side, channels))
+    pixels: np.ndarray = np.memmap(
+        scratch, np.uint8, "w+", shape=(sum(map(len, images.values())), side, side, channels)
+    )
     tables: list[pl.DataFrame] = []
     done = 0
     with Bar("preparing", len(pixels), "images") as bar:
@@ -175,7 +179,7 @@ def gather_arrays(raw: Path, source: dict[str, Any], scratch: Path, settings: Da
     factors = None
     if source["factors"]:
         factors = np.concatenate([read_array(raw / f"{part}-factors.npy") for part in images])
-    return Gathered(pl.concat(tables).with_row_index("row"), pixels, factors)
+    return Gathered(pl.concat(tables).with_row_index("row"), pixels, channels, factors)
 
 
 def _label_names(raw: Path, part: str, source: dict[str, Any], count: int) -> pl.Series:

@@ -11,6 +11,7 @@ a process.
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from genforge.data.splitting import KEPT, QUARANTINED, SPLITS, with_splits, with
 from genforge.files import digest_array, digest_bytes, digest_json, read_array, read_json, write_array, write_json
 from genforge.settings import UserError
 
-AT_ONCE = 512  # images that are copied together
+AT_ONCE = 128  # images that are copied together, few enough to stay in a core's cache
 
 
 def prepare(
@@ -77,7 +78,7 @@ def prepare(
                 waiting.append(beside.submit(_write_samples, out, bool(classes)))
         for done in waiting:
             done.result()
-    _write_card(out, manifest, written, gathered.pixels.shape, classes, source, settings, seed)
+    _write_card(out, manifest, written, gathered, classes, source, settings, seed)
     scratch.unlink(missing_ok=True)
 
 
@@ -101,15 +102,15 @@ def _write_card(
     out: Path,
     manifest: pl.DataFrame,
     written: dict[str, Written],
-    pixels: tuple[int, ...],
+    gathered: Gathered,
     classes: list[str],
     source: dict[str, Any],
     settings: DataSettings,
     seed: int,
 ) -> None:
     """`card.json`. The digest is of what training sees: shape, classes, each split in its order."""
-    _, height, width, channels = pixels
-    shape = {"channels": channels, "height": height, "width": width}
+    height, width = gathered.pixels.shape[1:3]
+    shape = {"channels": gathered.channels, "height": height, "width": width}
     train = written["train"]
     document: dict[str, Any] = {
         "name": settings.name,
@@ -180,7 +181,7 @@ def _write_split(
     """Write the arrays of one split, in the order of lots."""
     chosen = manifest.filter(split=split).sort("lot", "content")
     rows = chosen["row"].to_numpy().astype(np.int64)
-    totals, squares = _copy(gathered.pixels, rows, out / f"{split}-images.npy", processes)
+    totals, squares = _copy(gathered, rows, out / f"{split}-images.npy", processes)
     digests = [b"".join(chosen["content"].to_list())]
     if classes:
         number = {name: i for i, name in enumerate(classes)}
@@ -194,27 +195,37 @@ def _write_split(
     return Written(len(rows), digest_bytes(*digests), totals, squares)
 
 
-def _copy(pixels: np.ndarray, rows: np.ndarray, path: Path, processes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Write `pixels[rows]` to `path`, and return exact sums of levels and of squared levels, int64 (channels,) each."""
-    size, channels = pixels[0].size, pixels.shape[-1]
+def _copy(gathered: Gathered, rows: np.ndarray, path: Path, processes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Write the images `rows` to `path`, and return exact sums of levels and of squared levels, int64 (channels,) each."""
+    stored, channels = gathered.pixels, gathered.channels
+    shape = (len(rows), *stored.shape[1:3], channels)
+    size = math.prod(shape[1:])
     with path.open("wb") as file:
-        shape = (len(rows), *pixels.shape[1:])
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         file.flush()
         after_header = file.tell()
 
-        def copy(start: int) -> tuple[np.ndarray, np.ndarray]:
-            flat = pixels[rows[start : start + AT_ONCE]].reshape(-1, size)
-            written, block = 0, flat.data.cast("B")
-            while written < len(block):
-                written += os.pwrite(file.fileno(), block[written:], after_header + start * size + written)
-            # Sums of 512 levels, or of 512 squares of at most 255^2, fit 32 bits.
-            return flat.sum(0, dtype=np.uint32), np.square(flat, dtype=np.uint16).sum(0, dtype=np.uint32)
+        def copy(first: int) -> tuple[np.ndarray, np.ndarray]:
+            """Every so manieth block, in memory that is used again: fresh memory for each would cost as much again."""
+            block = np.empty((AT_ONCE, *stored.shape[1:]), np.uint8)
+            squared = np.empty((AT_ONCE, size), np.uint16)
+            totals, squares = np.zeros(size, np.int64), np.zeros(size, np.int64)
+            for start in range(first * AT_ONCE, len(rows), processes * AT_ONCE):
+                count = min(AT_ONCE, len(rows) - start)
+                np.take(stored, rows[start : start + count], axis=0, out=block[:count], mode="clip")
+                flat = np.ascontiguousarray(block[:count, ..., :channels]).reshape(count, size)
+                _write_at(file.fileno(), flat.data.cast("B"), after_header + start * size)
+                totals += flat.sum(0, dtype=np.uint32)
+                squares += np.square(flat, out=squared[:count], dtype=np.uint16).sum(0, dtype=np.uint32)
+            return totals, squares
 
         with ThreadPoolExecutor(processes) as threads:  # NumPy and the kernel let go of the interpreter meanwhile
-            sums = list(threads.map(copy, range(0, len(rows), AT_ONCE)))
-    totals, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    for total, square in sums:
-        totals += total.reshape(-1, channels).sum(0, dtype=np.int64)
-        squares += square.reshape(-1, channels).sum(0, dtype=np.int64)
+            sums = list(threads.map(copy, range(processes)))
+    totals, squares = (np.sum(parts, axis=0).reshape(-1, channels).sum(0) for parts in zip(*sums, strict=True))
     return totals, squares
+
+
+def _write_at(handle: int, data: memoryview, place: int) -> None:
+    while data:
+        written = os.pwrite(handle, data, place)
+        data, place = data[written:], place + written

@@ -162,7 +162,7 @@ def load_extractor(folder: Path, device: str = "cpu") -> Extractor:
         return InceptionExtractor(weights, digest, device)
     port = card["network"]["port"]
     network = Classifier(
-        Classifier.Settings.read({"width": card["network"]["width"]}, f"{folder / CARD}: network"),
+        Classifier.settings_type.read({"width": card["network"]["width"]}, f"{folder / CARD}: network"),
         Port(**{**port, "image": ImageShape(**port["image"])}),
     )
     network.load_state_dict(weights)

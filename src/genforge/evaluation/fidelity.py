@@ -16,7 +16,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -158,11 +158,11 @@ class Judge:
         if "fid" in wanted:
             with self._moments_as_cache(protocol) as cache:
                 found |= calculate(self.extractor, protocol, ["fid"], generated, real, **cache)
-        if rest := [name for name in ("is", "kid") if name in wanted]:
-            found |= calculate(self.extractor, protocol, rest, generated, real)
-        if rest := [name for name in ("precision", "recall") if name in wanted]:
+        if whole := [name for name in ("is", "kid") if name in wanted]:
+            found |= calculate(self.extractor, protocol, whole, generated, real)
+        if near := [name for name in ("precision", "recall") if name in wanted]:
             part = real[neighbourhood(len(real))]
-            found |= calculate(self.extractor, protocol, rest, generated, part)
+            found |= calculate(self.extractor, protocol, near, generated, part)
         for name in wanted:
             if not math.isfinite(found[name]):
                 raise ValueError(f"{METRICS[name].title} came out as {found[name]}: these images cannot be judged")
@@ -311,13 +311,14 @@ def registered(extractor: Extractor) -> str:
             return False
 
         def forward(self, input: Tensor) -> tuple[Tensor, ...]:
-            if input.ndim == 2:
-                features, logits = input[:, : extractor.dimensions], input[:, extractor.dimensions :]
+            seen: tuple[Tensor, Tensor | None]
+            if input.ndim == 2:  # rows that were looked at before: features, then logits
+                seen = (input[:, : extractor.dimensions], input[:, extractor.dimensions :])
             else:
-                features, logits = extractor.look(input.permute(0, 2, 3, 1).to(extractor.device))
-            layers = {extractor.feature_layer: features, extractor.logits_layer: logits}
+                seen = extractor.look(input.permute(0, 2, 3, 1).to(extractor.device))
+            layers = dict(zip((extractor.feature_layer, extractor.logits_layer), seen, strict=True))
             # The list comes from a set, so its order differs between processes; the order of layers must follow it.
-            return tuple(layers[layer] for layer in self.features_list)
+            return tuple(cast(Tensor, layers[layer]) for layer in self.features_list)
 
     register_feature_extractor(name, Registered)
     return name

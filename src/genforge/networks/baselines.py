@@ -56,7 +56,7 @@ class BoxSettings(Settings):
 class Box(Baseline):
     """Every pixel by itself, uniform between its smallest and largest training value: the likeliest box."""
 
-    Settings = BoxSettings
+    settings_type = BoxSettings
     low: Tensor
     high: Tensor
 
@@ -95,7 +95,7 @@ class Gaussian(Baseline):
     section 3.2): the first `components` directions, and the mean of the remaining eigenvalues in every other.
     """
 
-    Settings = GaussianSettings
+    settings_type = GaussianSettings
     mean: Tensor
     directions: Tensor  # (image.size, rank), orthonormal columns
     deviations: Tensor  # (rank,), standard deviation along each
@@ -147,7 +147,7 @@ class Mixture(Baseline):
     The algorithm is scikit-learn's, on double precision; `shares`, `centres` and `factors` are what it found.
     """
 
-    Settings = MixtureSettings
+    settings_type = MixtureSettings
     mean: Tensor
     directions: Tensor  # (image.size, rank), orthonormal columns
     rest: Tensor  # scalar, standard deviation in every other direction

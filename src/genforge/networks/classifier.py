@@ -31,7 +31,7 @@ class Classifier(Network):
     """Images to the logits of classes, by way of features: 4 * width numbers an image."""
 
     kind: ClassVar[PortKind] = "image_to_vector"
-    Settings = ClassifierSettings
+    settings_type = ClassifierSettings
 
     def __init__(self, settings: Settings, port: Port) -> None:
         assert isinstance(settings, ClassifierSettings)

@@ -40,7 +40,7 @@ class Generator(Network):
     """Latent (n, latent_size) to images (n, c, h, w) in [-1, 1]. Labels are embedded and joined to the latent."""
 
     kind: ClassVar[PortKind] = "latent_to_image"
-    Settings = GeneratorSettings
+    settings_type = GeneratorSettings
 
     def __init__(self, settings: GeneratorSettings, port: Port) -> None:
         super().__init__(settings, port)
@@ -89,7 +89,7 @@ class Critic(Network):
     """
 
     kind: ClassVar[PortKind] = "image_to_vector"
-    Settings = CriticSettings
+    settings_type = CriticSettings
 
     def __init__(self, settings: CriticSettings, port: Port) -> None:
         super().__init__(settings, port)

@@ -91,7 +91,7 @@ class DDPMSettings(Settings):
 class DDPMDenoiser(Denoiser):
     """The denoiser of denoising diffusion probabilistic models, over any backbone."""
 
-    Settings = DDPMSettings
+    settings_type = DDPMSettings
     sigmas: Tensor  # (timesteps,), rising
 
     def __init__(self, settings: DDPMSettings, port: Port, backbone: Network) -> None:

@@ -91,7 +91,7 @@ class UNet(Network):
     """Images (n, c, h, w), time (n,) of order 0 to 1 and labels (n,) or None to (n, outputs, h, w)."""
 
     kind: ClassVar[PortKind] = "backbone"
-    Settings = UNetSettings
+    settings_type = UNetSettings
 
     def __init__(self, settings: UNetSettings, port: Port) -> None:
         super().__init__(settings, port)

@@ -37,7 +37,7 @@ class Adversarial(Objective):
     """Two players, `critic` and `generator`; the generator is exported."""
 
     family: ClassVar[str] = "GAN"
-    Settings = AdversarialSettings
+    settings_type = AdversarialSettings
 
     @classmethod
     def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:

@@ -31,7 +31,7 @@ class Classification(Objective):
     """Cross-entropy of one player, the classifier."""
 
     family: ClassVar[str] = "classifier"
-    Settings = ClassificationSettings
+    settings_type = ClassificationSettings
 
     @classmethod
     def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:

@@ -33,7 +33,7 @@ class Denoising(Objective):
     """One player, `denoiser`, which is exported."""
 
     family: ClassVar[str] = "diffusion"
-    Settings = DenoisingSettings
+    settings_type = DenoisingSettings
 
     @classmethod
     def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:

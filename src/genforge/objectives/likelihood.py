@@ -18,7 +18,7 @@ class ClosedForm(Objective):
     """`prepare` does all the work: the network fits itself to the training split."""
 
     family: ClassVar[str] = "baseline"
-    Settings = ClosedFormSettings
+    settings_type = ClosedFormSettings
 
     @classmethod
     def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:

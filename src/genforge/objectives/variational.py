@@ -48,7 +48,7 @@ class Variational(Objective):
     """One player, `autoencoder`; the decoder is exported."""
 
     family: ClassVar[str] = "VAE"
-    Settings = VariationalSettings
+    settings_type = VariationalSettings
 
     @classmethod
     def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:

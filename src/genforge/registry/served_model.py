@@ -42,7 +42,7 @@ class ServedModel(PythonModel):
         models = importlib.import_module(carried["models"])
         self.model = models.load(folder, find, device)
 
-    def predict(  # pyright: ignore[reportIncompatibleMethodOverride]  MLflow takes it without `context` too
+    def predict(  # type: ignore[override]  # MLflow takes it without `context` too
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> np.ndarray:
         asked = {"seed": 0, "first": 0, "batch_size": 250, **(params or {})}

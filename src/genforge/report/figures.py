@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from genforge.files import replacing
 
@@ -328,7 +328,7 @@ def _save(figure: Figure, path: Path, theme: Theme) -> None:
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
-        cast(Text, text).set_parse_math(False)  # names are the user's: a dollar sign in one is no formula
+        text.set_parse_math(False)  # names are the user's: a dollar sign in one is no formula
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor=theme.paper, metadata={"Software": None})
     with replacing(path) as file:

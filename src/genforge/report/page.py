@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from PIL import Image
 
@@ -221,7 +221,7 @@ def _search(search: Search, pictures: _Pictures) -> dict[str, Any]:
             values[trial["state"]][int(trial["number"])] = float(trial["value"])
     history = importance = None
     if any(values.values()):
-        better = cast(Literal["lower", "higher"], metric.better)
+        better = metric.better
         history = pictures.draw(
             f"{search.name}-history",
             f"{metric.title} of each trial of the search of {search.name}; best {metric.show(search.best['value'])}",

@@ -94,7 +94,7 @@ class DiffusionSampler(Sampler):
 class DDPM(DiffusionSampler):
     """Ancestral sampling (Ho et al. 2020, Algorithm 2, with the posterior's own variance, their section 3.2)."""
 
-    Settings = DiffusionSettings
+    settings_type = DiffusionSettings
 
     def step(self, noisy: Tensor, clean: Tensor, sigma: Tensor, following: Tensor, noise: Noise) -> Tensor:
         mean, deviation = posterior(noisy, clean, sigma, following)
@@ -114,7 +114,7 @@ class DDIMSettings(DiffusionSettings):
 class DDIM(DiffusionSampler):
     """Denoising diffusion implicit models (Song et al. 2021, eq. 12 and 16)."""
 
-    Settings = DDIMSettings
+    settings_type = DDIMSettings
 
     def __init__(self, settings: Settings) -> None:
         assert isinstance(settings, DDIMSettings)

@@ -25,7 +25,7 @@ class OneShotSettings(Settings):
 
 class OneShot(Sampler):
     kinds: ClassVar[tuple[str, ...]] = ("latent_to_image",)
-    Settings = OneShotSettings
+    settings_type = OneShotSettings
 
     def __init__(self, settings: Settings) -> None:
         assert isinstance(settings, OneShotSettings)

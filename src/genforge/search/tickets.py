@@ -17,7 +17,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -77,7 +77,7 @@ class Tickets:
         _silence_optuna()
         self.plan, self.folder = plan, folder
         self._storage = _open_storage(folder)
-        direction = "minimize" if plan.better == "lower" else "maximize"
+        direction: Literal["minimize", "maximize"] = "minimize" if plan.better == "lower" else "maximize"
         # The folder's name is the digest of the search's inputs: on a shared database other inputs are another study.
         name = f"{plan.name}/{folder.name}"
         pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=plan.warmup)

@@ -52,7 +52,7 @@ def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> Non
 
     learning = ClassificationSettings(task=task)
     port = Classification.ports(learning, prepared.shape, len(prepared.classes))[ROLE]
-    network = Classifier(Classifier.Settings.read({"width": settings.width}, "extractor"), port)
+    network = Classifier(Classifier.settings_type.read({"width": settings.width}, "extractor"), port)
     objective = Classification(learning, {ROLE: network})
     data = DeviceData(prepared, split="train", device=project.device, seed=seed)
     training = TrainingSettings.read(

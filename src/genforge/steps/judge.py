@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def _read_folder(project: Project, folder: Path, shape: ImageShape) -> Found:
     paths = sorted(_files(folder))
     if not paths:
         raise UserError(f"{folder} holds no files; give a folder of images or a uint8 .npy array")
-    channels = 1 if shape.channels == 1 else 3
+    channels: Literal[1, 3] = 1 if shape.channels == 1 else 3
     rules = Rules(shape.height, True, channels, data.fit, data.max_pixels, data.max_bytes)
     reasons, resized = [""] * len(paths), 0
     with tempfile.NamedTemporaryFile(prefix="genforge-judge-") as scratch, Bar("reading", len(paths), "files") as bar:
