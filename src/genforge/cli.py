@@ -216,7 +216,7 @@ def _tell_flow(kind: str, text: str) -> None:
 def _show(table: object) -> None:
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ def test_from_samples_to_leaderboard(project: Project, held_out: np.ndarray) -> 
     for name in ("floor", "first", "second"):
         evaluate.run(project, name)
 
-    result: dict[str, Any] = read_json(project.metrics("second"))
+    result: dict[str, Any] = read_json(project.evaluation("second"))
     assert (result["family"], result["origin"], result["seeds"]) == ("GAN", "hinge-sngan", [0, 1, 2])
     assert len(result["metrics"]["fid"]["values"]) == 3
     assert result["metrics"]["fid"]["mean"] == pytest.approx(np.mean(result["metrics"]["fid"]["values"]))
@@ -305,6 +305,6 @@ def test_without_labels_rotations_are_learned_and_there_is_no_inception_score(pr
     assert (card["kind"], card["has_logits"]) == ("rotations", False)
     assert card["validation_accuracy"] > 0.6  # of four
     evaluate.run(unlabelled, "floor")
-    result = read_json(unlabelled.metrics("floor"))
+    result = read_json(unlabelled.evaluation("floor"))
     assert "is" not in result["metrics"]
     assert "rotations" in result["left_out"]["is"]

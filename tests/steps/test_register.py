@@ -170,7 +170,7 @@ def test_a_holder_of_another_protocol_is_judged_by_todays(project: Project) -> N
     kept.rename(project.model("denoiser"))
     step(project, "sample", "denoiser")
     step(project, "evaluate", "denoiser")
-    assert json.loads(project.metrics("denoiser").read_text())["metrics"]["fid"]["mean"] == rejudged
+    assert json.loads(project.evaluation("denoiser").read_text())["metrics"]["fid"]["mean"] == rejudged
 
 
 def test_without_models_nothing_is_registered(project: Project) -> None:

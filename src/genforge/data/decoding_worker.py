@@ -1,7 +1,7 @@
 """A process that decodes files and knows nothing else: `python -m genforge.data.decoding_worker`, fed through pipes.
 
-It reads a file once, takes its digest from the same bytes, decodes it, and writes the pixels of a whole chunk of files
-straight to their place in the scratch file with one call; only digests, sizes and reasons travel back. Messages are
+It reads a file once, takes its digest from the same bytes, decodes it, and puts the pixels of a whole chunk of files
+straight to their place in the scratch file, which it has mapped; only digests, sizes and reasons travel back. Messages are
 `marshal`led, each after its length in 8 bytes: plain values, which cannot run code.
 
 Hostile input is what it is for: a file that takes more than a minute ends the process, and so does one that breaks the
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import marshal
+import mmap
 import os
 import resource
 import signal
@@ -39,7 +40,8 @@ Columns = list[tuple[Any, ...]]  # a column a fact, in this order: much quicker 
 class Job(NamedTuple):
     """What a worker needs to know: where files lie, what is asked of them, the seed of the lots, the scratch file.
 
-    The pixels of file i, side x side x channels bytes, go to i times that size in the scratch file, which must exist.
+    The pixels of file i, side x side x channels bytes, go to i times that size in the scratch file, which has room for
+    all.
     """
 
     folder: str
@@ -63,7 +65,7 @@ def receive(pipe: IO[bytes]) -> Any:
     return marshal.loads(data)  # noqa: S302  (from our own parent or child)
 
 
-def work(job: Job, scratch: int, start: int, paths: list[str]) -> Columns:
+def work(job: Job, scratch: mmap.mmap, start: int, paths: list[str]) -> Columns:
     """One chunk of files, of which the first is number `start`: facts are returned, pixels are written."""
     rules, side = job.rules, job.rules.side
     canvas = _canvas("L" if rules.channels == 1 else "RGB", side, len(paths))
@@ -82,9 +84,7 @@ def work(job: Job, scratch: int, start: int, paths: list[str]) -> Columns:
 
     pixels = memoryview(canvas.tobytes())
     size = len(pixels) // len(paths)
-    written = 0
-    while written < len(pixels):
-        written += os.pwrite(scratch, pixels[written:], start * size + written)
+    scratch[start * size : start * size + len(pixels)] = pixels
 
     rows: list[tuple[Any, ...]] = []
     for place, (digest, length, declared, drawn, reason, detail) in enumerate(found):
@@ -106,12 +106,13 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints does not end up between messages
     folder, rules, seed, scratch_path = receive(incoming)
     job = Job(folder, Rules(*rules), seed, scratch_path)
-    memory = OWN_MEMORY + BYTES_A_PIXEL * job.rules.max_pixels + 2 * job.rules.max_bytes
+    with open(scratch_path, "r+b") as file:  # noqa: PTH123  (pathlib would double what is imported)
+        scratch = mmap.mmap(file.fileno(), 0)
+    memory = OWN_MEMORY + len(scratch) + BYTES_A_PIXEL * job.rules.max_pixels + 2 * job.rules.max_bytes
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     Image.MAX_IMAGE_PIXELS = job.rules.max_pixels  # also for frames that are larger than the header says
     warnings.simplefilter("ignore")  # odd metadata is no fault
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    scratch = os.open(job.scratch, os.O_WRONLY)
     send(outgoing, "ready")
     while True:
         try:

@@ -6,6 +6,7 @@ Pixels wait in a scratch file, in the order of inputs, until their order in the 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
@@ -59,6 +60,16 @@ class Gathered:
     factors: np.ndarray | None = None
 
 
+def with_room(path: Path, size: int) -> Path:
+    """The file, with `size` bytes of disk set aside for it, so that writing it as memory cannot meet a full disk.
+
+    Several writers to one file wait for each other; several writers to one mapped memory do not.
+    """
+    with path.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+    return path
+
+
 def gather_files(
     listing: pl.DataFrame, folder: Path, scratch: Path, settings: DataSettings, seed: int, processes: int
 ) -> Gathered:
@@ -73,8 +84,7 @@ def gather_files(
     rules = Rules(
         side, settings.image_size is not None, channels, settings.fit, settings.max_pixels, settings.max_bytes
     )
-    with scratch.open("wb") as file:
-        file.truncate(len(paths) * side * side * channels)
+    with_room(scratch, len(paths) * side * side * channels)
     found: dict[int, Columns] = {}
     with Bar("preparing", len(paths), "images") as bar:
         for start, columns in decode_all(Job(str(folder), rules, seed, str(scratch)), paths, processes):

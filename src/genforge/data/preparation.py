@@ -12,7 +12,6 @@ a process.
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ import polars as pl
 from genforge.config import DataSettings
 from genforge.data import card
 from genforge.data.decoding_pool import usable_processes
-from genforge.data.gathering import Gathered, gather_arrays, gather_files
+from genforge.data.gathering import Gathered, gather_arrays, gather_files, with_room
 from genforge.data.splitting import KEPT, QUARANTINED, SPLITS, with_splits, with_verdicts
 from genforge.files import digest_array, digest_bytes, digest_json, read_array, read_json, write_array, write_json
 from genforge.settings import UserError
@@ -130,7 +129,7 @@ def _write_card(
 def _write_samples(out: Path, labelled: bool) -> None:
     images = read_array(out / "train-images.npy", memory_map=True)
     labels = read_array(out / "train-labels.npy") if labelled else None
-    card.sample_grid(images, labels).save(out / "samples.png")
+    card.sample_grid(images, labels).save(out / "samples.png", compress_level=1)
 
 
 def _check_broken(manifest: pl.DataFrame, most: float) -> None:
@@ -196,36 +195,35 @@ def _write_split(
 
 
 def _copy(gathered: Gathered, rows: np.ndarray, path: Path, processes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Write the images `rows` to `path`, and return exact sums of levels and of squared levels, int64 (channels,) each."""
+    """Write the images `rows` to `path`; exact sums of levels and of squared levels, int64 (channels,) each."""
     stored, channels = gathered.pixels, gathered.channels
     shape = (len(rows), *stored.shape[1:3], channels)
+    if not len(rows):
+        write_array(path, np.empty(shape, np.uint8))
+        return np.zeros(channels, np.int64), np.zeros(channels, np.int64)
     size = math.prod(shape[1:])
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        file.flush()
         after_header = file.tell()
+    images = np.memmap(with_room(path, after_header + len(rows) * size), np.uint8, "r+", after_header, shape)
 
-        def copy(first: int) -> tuple[np.ndarray, np.ndarray]:
-            """Every so manieth block, in memory that is used again: fresh memory for each would cost as much again."""
-            block = np.empty((AT_ONCE, *stored.shape[1:]), np.uint8)
-            squared = np.empty((AT_ONCE, size), np.uint16)
-            totals, squares = np.zeros(size, np.int64), np.zeros(size, np.int64)
-            for start in range(first * AT_ONCE, len(rows), processes * AT_ONCE):
-                count = min(AT_ONCE, len(rows) - start)
-                np.take(stored, rows[start : start + count], axis=0, out=block[:count], mode="clip")
-                flat = np.ascontiguousarray(block[:count, ..., :channels]).reshape(count, size)
-                _write_at(file.fileno(), flat.data.cast("B"), after_header + start * size)
-                totals += flat.sum(0, dtype=np.uint32)
-                squares += np.square(flat, out=squared[:count], dtype=np.uint16).sum(0, dtype=np.uint32)
-            return totals, squares
+    def copy(first: int) -> tuple[np.ndarray, np.ndarray]:
+        """Every so manieth block of images, and the sums over them, (size,) each."""
+        squared = np.empty((AT_ONCE, size), np.uint16)
+        totals, squares = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        for start in range(first * AT_ONCE, len(rows), processes * AT_ONCE):
+            chosen = rows[start : start + AT_ONCE]
+            block = images[start : start + AT_ONCE]
+            if channels == stored.shape[3]:
+                np.take(stored, chosen, axis=0, out=block, mode="clip")
+            else:
+                block[:] = stored[chosen][..., :channels]
+            flat = block.reshape(len(block), size)
+            totals += flat.sum(0, dtype=np.uint32)
+            squares += np.square(flat, out=squared[: len(block)], dtype=np.uint16).sum(0, dtype=np.uint32)
+        return totals, squares
 
-        with ThreadPoolExecutor(processes) as threads:  # NumPy and the kernel let go of the interpreter meanwhile
-            sums = list(threads.map(copy, range(processes)))
+    with ThreadPoolExecutor(processes) as threads:  # NumPy lets go of the interpreter while it copies
+        sums = list(threads.map(copy, range(processes)))
     totals, squares = (np.sum(parts, axis=0).reshape(-1, channels).sum(0) for parts in zip(*sums, strict=True))
     return totals, squares
-
-
-def _write_at(handle: int, data: memoryview, place: int) -> None:
-    while data:
-        written = os.pwrite(handle, data, place)
-        data, place = data[written:], place + written

@@ -83,7 +83,15 @@ def best(board: Mapping[str, Any], name: str) -> float | None:
 
 def render(board: Mapping[str, Any]) -> Table:
     """The leaderboard for a terminal: mean ± standard deviation over the sampling seeds, the best in bold."""
-    table = Table(title=f"protocol {board['protocol_name']}", title_style="dim", title_justify="left")
+    from rich.box import SIMPLE_HEAD
+
+    table = Table(
+        title=f"protocol {board['protocol_name']}",
+        title_style="dim",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for heading in HEADINGS:
         table.add_column(heading)
     for name in columns(board):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def run(project: Project, name: str | None = None) -> None:
-    """Write results/metrics/<name>.json: every metric's values, one a sampling seed, with mean and spread.
+    """Write results/evaluations/<name>.json: every metric's values, one a sampling seed, with mean and spread;
+    and results/metrics/<name>.json, the same in short.
 
     Raises:
         UserError: there are no samples, they are of another shape or number than the protocol says, or the test split
@@ -50,13 +51,22 @@ def run(project: Project, name: str | None = None) -> None:
         "protocol_name": protocol.name,
         "protocol": protocol.to_json(),
     }
-    write_json(project.metrics(name), result)
+    write_json(project.evaluation(name), result)
+    write_json(project.metrics(name), in_short(result))
     say(f"{name}: FID {metrics['fid']['mean']:.2f} ± {metrics['fid']['std']:.2f} (protocol {protocol.name})")
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """Mean, standard deviation (of a sample: n - 1 in the denominator) and the values themselves, one a seed."""
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "values": list(values)}
+
+
+def in_short(result: dict[str, Any]) -> dict[str, Any]:
+    """Means and spreads alone, beside the protocol's name: what `dvc metrics show` has room for."""
+    short: dict[str, Any] = {}
+    for key, found in result["metrics"].items():
+        short |= {key: found["mean"], f"{key}_std": found["std"]}
+    return {**short, "protocol": result["protocol_name"]}
 
 
 def _recipe(project: Project, name: str) -> tuple[str, str]:

@@ -67,8 +67,12 @@ class Project:
     def samples(self, name: str) -> Path:
         return self.results / "samples" / name
 
+    def evaluation(self, name: str) -> Path:
+        """What the judge found of one recipe, or of `floor`, held-out real images: every value, with the protocol."""
+        return self.results / "evaluations" / f"{name}.json"
+
     def metrics(self, name: str) -> Path:
-        """Metrics of one recipe, or of `floor`: the held-out real images."""
+        """The same in short, for `dvc metrics`: the mean and spread of each metric."""
         return self.results / "metrics" / f"{name}.json"
 
     @property

@@ -11,14 +11,14 @@ from genforge.steps.project import Project
 
 
 def run(project: Project, name: str | None = None) -> None:
-    """Write results/leaderboard.json, .md and .csv from results/metrics.
+    """Write results/leaderboard.json, .md and .csv from results/evaluations.
 
     Raises:
         ProtocolMismatch: two results were judged in different ways.
         UserError: a recipe of params.yaml, or the floor, was not judged.
     """
     names = [FLOOR, *project.config.recipes]
-    if missing := [name for name in names if not project.metrics(name).is_file()]:
+    if missing := [name for name in names if not project.evaluation(name).is_file()]:
         raise UserError(f"not judged yet: {', '.join(missing)}; run `genforge step evaluate NAME`, or `dvc repro`")
     board = build([_result(project, name) for name in names], project.config.registry.metric)
     write_json(project.leaderboard, board)
@@ -28,7 +28,7 @@ def run(project: Project, name: str | None = None) -> None:
 
 def _result(project: Project, name: str) -> dict[str, Any]:
     """What is known of one recipe: its metrics, and what training and drawing took."""
-    result = read_json(project.metrics(name))
+    result = read_json(project.evaluation(name))
     if name == FLOOR:
         return result
     model, samples = read_json(project.model(name) / "model.json"), read_json(project.samples(name) / "card.json")

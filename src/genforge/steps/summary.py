@@ -26,7 +26,7 @@ def summarise(project: Project, headline: str) -> None:
 
     from genforge.evaluation.leaderboard import render
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     registered = read_json(project.registered)
     console.print(headline, style="bold")
     console.print()
@@ -37,7 +37,8 @@ def summarise(project: Project, headline: str) -> None:
     places = {
         "report": project.report / "index.html",
         "pictures": f"{project.results / 'samples'}/*/grid.png, {project.results / 'models'}/*/filmstrip.png",
-        "staging": f"{name}@staging is {staging['holder']}: {staging['reason']}",
+        "staging": f"{name}@staging is {staging['holder']}",
+        "why": staging["reason"],
     }
     for title, text in places.items():
         console.print(f"{title:10} {text}", soft_wrap=True, markup=False)
