@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from genforge.cli import EXIT_FAILED, EXIT_USER, quiet_environment
+from genforge.cli import EXIT_FAILED, EXIT_USER, set_environment
 
-quiet_environment()
+set_environment()
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # what goes wrong is told by `main`, in our words
 
 from prefect import flow, task  # noqa: E402  its settings are read at import

@@ -169,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0; 2 for a mistake of the user's, told in words; 1 for a failure, with its traceback."""
     arguments = parser().parse_args(argv)
-    quiet_environment()
+    set_environment()
     try:
         COMMANDS[arguments.command].run(arguments)
     except UserError as error:
@@ -191,9 +191,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def quiet_environment() -> None:
-    """No telemetry of other packages, and no chatter of theirs between our lines."""
+def set_environment() -> None:
+    """Defaults for this process and its children, where the user says nothing else: no telemetry of other packages, no
+    chatter of theirs between our lines, and threads that wait asleep.
+
+    Threads of PyTorch's pool otherwise spin while they wait; with more threads than free cores, a step that takes a
+    millisecond then takes a second.
+    """
     for key, value in {
+        "OMP_WAIT_POLICY": "PASSIVE",
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",

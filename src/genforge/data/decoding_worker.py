@@ -1,8 +1,8 @@
 """A process that decodes files and knows nothing else: `python -m genforge.data.decoding_worker`, fed through pipes.
 
 It reads a file once, takes its digest from the same bytes, decodes it, and puts the pixels of a whole chunk of files
-straight to their place in the scratch file, which it has mapped; only digests, sizes and reasons travel back. Messages are
-`marshal`led, each after its length in 8 bytes: plain values, which cannot run code.
+straight to their place in the scratch file, which it has mapped. Only digests, sizes and reasons travel back. Messages
+are `marshal`led, each after its length in 8 bytes: plain values, which cannot run code.
 
 Hostile input is what it is for: a file that takes more than a minute ends the process, and so does one that breaks the
 decoder's C code; more memory than an image within the limits can need is refused. The parent sees who it was.
