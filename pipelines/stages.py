@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from genforge.cli import FAILURE
+from genforge.config import Config
+from genforge.files import read_yaml
 from genforge.progress import CHANNEL
-from genforge.settings import UserError
+from genforge.settings import Settings, UserError
 
 # What DVC says when another of its processes holds a lock for a moment: a try later can pass.
 BUSY = ("Unable to acquire lock", "is busy, it is being blocked by", "database is locked")
@@ -40,10 +43,12 @@ class Graph:
 
     @classmethod
     def read(cls, root: Path) -> Graph:
-        """Raises UserError when dvc.yaml cannot be read or another DVC process is at work here."""
+        """Raises UserError when dvc.yaml cannot be read, params.yaml lacks a key that DVC watches, or another DVC
+        process is at work here."""
         from dvc.exceptions import DvcException
         from dvc.repo import Repo
 
+        check_watched_keys(root)
         try:
             with Repo(str(root)) as repo:
                 graph = repo.index.graph
@@ -63,6 +68,41 @@ class Graph:
             if name in changed or needs[name] & stale:
                 stale.add(name)
         return cls(order, needs, commands, frozenset(stale & set(commands)))
+
+
+def check_watched_keys(root: Path) -> None:
+    """Every key of params.yaml that dvc.yaml watches has to be there: DVC knows no defaults.
+
+    Raises:
+        UserError: names the missing keys with their defaults.
+    """
+    stages = read_yaml(root / "dvc.yaml").get("stages") or {}
+    values = read_yaml(root / "params.yaml")
+    watched: dict[str, None] = {}  # a set that keeps the order
+    for entry in stages.values():
+        stage = entry.get("do", entry)
+        watched |= dict.fromkeys(key for key in stage.get("params") or () if isinstance(key, str) and "$" not in key)
+        watched |= dict.fromkeys(re.findall(r"\$\{([\w.]+)\}", " ".join(map(str, stage.get("deps") or ()))))
+    watched = dict.fromkeys(key for key in watched if key.partition(".")[0] not in ("key", "item"))
+    missing = [key for key in watched if not _holds(values, key)]
+    if missing:
+        lines = "\n".join(f"  {key}: {json.dumps(_default(key))}" for key in missing)
+        raise UserError(f"params.yaml lacks keys that DVC watches (dvc.yaml); add them. Their defaults:\n{lines}")
+
+
+def _holds(values: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+def _default(key: str) -> Any:
+    value: Any = Config.model_construct()
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return value.model_dump(mode="json") if isinstance(value, Settings) else value
 
 
 class StageFailed(Exception):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -31,10 +37,10 @@ def make_project(folder: Path, pipeline: str) -> Path:
     return folder
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GENFORGE_UPLOADER": "off"}
     environment.pop("PREFECT_API_URL", None)
-    command = [sys.executable, "-m", "pipelines.retrain", "--jobs", "2"]
+    command = [sys.executable, "-m", "pipelines.retrain", "--jobs", "2", *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -71,3 +77,43 @@ def test_ending_the_flow_ends_its_stages_and_its_server(tmp_path: Path) -> None:
     assert "interrupted" in err and "Traceback" not in err
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
+
+
+@pytest.mark.slow
+def test_a_schedule_is_known_to_the_server_for_as_long_as_it_is_served(tmp_path: Path) -> None:
+    folder = make_project(tmp_path, PIPELINE)
+    flow = start(folder, "--cron", "0 3 * * *")
+    try:
+        log = folder / ".genforge" / "prefect" / "server.log"
+        address = wait_for(lambda: re.search(r"http://127\.0\.0\.1:\d+/api", log.read_text() if log.exists() else ""))[
+            0
+        ]
+        scheduled = wait_for(lambda: flow_runs(address, "SCHEDULED"))
+        starts = [datetime.fromisoformat(run["expected_start_time"].replace("Z", "+00:00")) for run in scheduled]
+        assert all((start.hour, start.minute) == (3, 0) for start in starts)
+    finally:
+        flow.send_signal(signal.SIGTERM)
+        _, err = flow.communicate(timeout=40)
+    assert "Traceback" not in err
+    assert not (folder / "a").exists()  # nothing runs before its time
+
+
+def flow_runs(address: str, state: str) -> list[dict[str, str]]:
+    body = json.dumps({"flow_runs": {"state": {"type": {"any_": [state]}}}}).encode()
+    request = urllib.request.Request(
+        f"{address}/flow_runs/filter", data=body, headers={"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return json.load(answer)
+    except OSError:
+        return []
+
+
+def wait_for(look: Callable[[], Any], seconds: float = 90) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.5)
+    raise TimeoutError(f"nothing within {seconds} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 from genforge.settings import UserError
 from pipelines.stages import Graph, Processes, StageFailed, run_stage
 
+ROOT = Path(__file__).parents[2]
 PIPELINE = """
 stages:
   first:
@@ -33,6 +35,7 @@ def make_project(folder: Path, command: str = "cp first.txt second.txt") -> Path
     subprocess.run(["git", "init", "-q", folder], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
     (folder / "dvc.yaml").write_text(PIPELINE.replace("{command}", command))
+    (folder / "params.yaml").write_text("seed: 0\n")
     return folder
 
 
@@ -87,6 +90,17 @@ def test_a_broken_pipeline_file_is_a_users_mistake(tmp_path: Path) -> None:
     (folder / "dvc.yaml").write_text("stages: [unfinished\n")
     with pytest.raises(UserError, match=r"dvc\.yaml"):
         Graph.read(folder)
+
+
+def test_keys_that_dvc_watches_are_asked_for_with_their_defaults(tmp_path: Path) -> None:
+    folder = make_project(tmp_path)
+    shutil.copy(ROOT / "dvc.yaml", folder / "dvc.yaml")
+    (folder / "params.yaml").write_text("data: {name: mine}\nrecipes: {}\n")
+    with pytest.raises(UserError) as caught:
+        Graph.read(folder)
+    for line in ("seed: 0", 'data.folder: "data/incoming"', "evaluation.images: 500", 'registry: {"metric": "fid"}'):
+        assert f"  {line}\n" in f"{caught.value}\n"
+    assert "recipes:" not in str(caught.value)
 
 
 def test_ending_the_pipeline_leaves_no_process_of_a_stage_behind(tmp_path: Path) -> None:

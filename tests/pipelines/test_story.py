@@ -1,0 +1,168 @@
+"""The whole story on a user's own images, with real servers and real processes: run, run again, edit, share."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+PARAMS = """
+seed: 1
+registry: {metric: fid}
+data: {name: shapes, source: image_folder, folder: my-images, image_size: 12, channels: 3}
+extractor: {steps: 30, width: 8}
+evaluation: {images: 50}
+search: {trials: 2, workers: 1, reports: 2, images: 50}
+recipes:
+  gan: {from: hinge-sngan, training: {steps: 20}}
+  vae: {from: vae, training: {steps: 20}}
+  diffusion: {from: ddpm, training: {steps: 20}, sampler: {steps: 5}, search: {space: {}}}
+  gaussian: {from: gaussian}
+"""
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def draw_shapes(folder: Path) -> None:
+    """Squares, bars and crosses in colours, in mixed formats and sizes, and two files that are no images."""
+    random = np.random.default_rng(0)
+    for kind in ("square", "bar", "cross"):
+        (folder / kind).mkdir(parents=True)
+        for number in range(90):
+            side = int(random.integers(12, 30))
+            image = np.zeros((side, side, 3), np.uint8) + random.integers(0, 60, 3, dtype=np.uint8)
+            low, high = side // 4, side - side // 4
+            if kind in ("square", "cross"):
+                image[low:high, side // 3 : side - side // 3] = random.integers(120, 255, 3)
+            if kind in ("bar", "cross"):
+                image[side // 2 - 1 : side // 2 + 1] = random.integers(120, 255, 3)
+            suffix = ("png", "bmp", "webp")[number % 3]
+            Image.fromarray(image).save(folder / kind / f"{number}.{suffix}")
+    (folder / "bar" / "empty.png").write_bytes(b"")
+    (folder / "bar" / "notes.txt").write_text("not an image")
+
+
+def copy_project(folder: Path) -> Path:
+    folder.mkdir()
+    for name in ("src", "pipelines"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "params.yaml").write_text(PARAMS)
+    return folder
+
+
+def commands_in(folder: Path) -> Run:
+    """Commands as a user types them in an activated environment."""
+    environment = {**os.environ, "PYTHONPATH": f"{folder / 'src'}{os.pathsep}{folder}", "HOME": str(folder / "home")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "GENFORGE_UPLOADER", "VIRTUAL_ENV"):
+        environment.pop(name, None)
+
+    def run(*command: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+        assert done.returncode == status, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stdout + done.stderr, done.stderr
+        return done
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_whole_story(tmp_path: Path) -> None:
+    folder = copy_project(tmp_path / "project")
+    run = commands_in(folder)
+    draw_shapes(folder / "my-images")
+    run("git", "init", "-q")
+    run("git", "config", "user.email", "someone@example.org")
+    run("git", "config", "user.name", "someone")
+    run("dvc", "init", "-q")
+    run("dvc", "remote", "add", "-q", "-d", "local", str(tmp_path / "remote"))
+    run("dvc", "add", "-q", "my-images")
+
+    # Everything runs, and ends with what a newcomer asks next.
+    done = run("genforge", "run", "--jobs", "2")
+    for part in (
+        "Done in",
+        "floor",
+        "gan",
+        "vae",
+        "diffusion",
+        "gaussian",
+        "shapes@staging is",
+        "results/report/index.html",
+    ):
+        assert part in done.stdout
+    assert "Warning" not in done.stdout + done.stderr
+    card = json.loads((folder / "data" / "prepared" / "card.json").read_text())
+    assert card["counts"] == {"inputs": 272, "kept": 270, "duplicate": 0, "quarantined": 2}
+    registered = json.loads((folder / "results" / "registered.json").read_text())
+    assert registered["staging"]["holder"] != "nobody's"
+
+    # A second run does nothing and says so, and so does DVC by hand.
+    assert "nothing to do" in run("genforge", "run").stdout
+    assert "Running stage" not in run("dvc", "repro").stdout
+    assert "up to date" in run("dvc", "status").stdout
+
+    # DVC's views of the same run work.
+    assert {"fid", "recall"} <= set(next(iter(_metrics(run).values())))
+    assert "train@gan" in run("dvc", "dag", "--md").stdout
+    assert "index.html" in run("dvc", "plots", "show").stdout
+    run("git", "add", "-A")
+    run("git", "commit", "-qm", "a first run")
+    assert run("dvc", "metrics", "diff").stdout == ""  # nothing differs from the commit
+
+    # The leaderboard and the pictures are Prefect artifacts; every stage was a task run.
+    with sqlite3.connect(folder / ".genforge" / "prefect" / "prefect.db") as database:
+        keys = {key for (key,) in database.execute("select key from artifact")}
+        names = {name for (name,) in database.execute("select name from task_run")}
+    assert {"leaderboard", "samples-gan", "samples-vae", "samples-diffusion"} <= keys
+    assert {"resolve", "train@gan", "evaluate@gaussian", "register"} <= names
+
+    # Commands that people want at hand.
+    board = json.loads(run("genforge", "leaderboard", "--json").stdout)
+    assert [row["role"] for row in board["rows"]].count("floor") == 1
+    run("genforge", "sample", "--model", "shapes@staging", "-n", "9", "--seed", "3", "--out", "grid.png")
+    assert Image.open(folder / "grid.png").size[0] > 36
+    verdict = json.loads(run("genforge", "judge", "my-images", "--json").stdout)
+    assert verdict["metrics"]["fid"] >= 0
+
+    # Another setting of a recipe makes its own stages stale and no others; so does an edit of its code.
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("vae, training: {steps: 20}", "vae, training: {steps: 21}"))
+    denoiser = folder / "src" / "genforge" / "networks" / "denoiser.py"
+    denoiser.write_text(denoiser.read_text() + "\n# an edit\n")
+    done = run("genforge", "run", "--jobs", "2")
+    logs = {path.stem: path.read_text() for path in (folder / ".genforge" / "logs").glob("train@*.log")}
+    trained = {stage for stage, log in logs.items() if "Running stage" in log}
+    assert trained >= {"train@vae", "train@diffusion"}
+    assert "didn't change" in logs["train@gan"] and "didn't change" in logs["train@gaussian"]
+    assert "nothing to do" in run("genforge", "run").stdout
+    changed = run("dvc", "metrics", "diff").stdout
+    assert "results/metrics/vae.json" in changed and "results/metrics/gan.json" not in changed
+
+    # What was made travels: a clone pulls everything and has nothing to do.
+    run("dvc", "push", "-q")
+    run("git", "add", "-A")
+    run("git", "commit", "-qm", "a second run")
+    clone = tmp_path / "clone"
+    run("git", "clone", "-q", str(folder), str(clone))
+    run_there = commands_in(clone)
+    run_there("dvc", "pull", "-q")
+    assert (clone / "my-images" / "bar" / "0.png").is_file()
+    weights = "results/models/gan/weights.safetensors"
+    assert (clone / weights).read_bytes() == (folder / weights).read_bytes()
+
+
+def _metrics(run: Run) -> dict[str, dict[str, float]]:
+    shown = json.loads(run("dvc", "metrics", "show", "--json").stdout)
+    return {path: found["data"] for path, found in shown[""]["data"].items()}

@@ -1,0 +1,68 @@
+"""What README.md shows is there: every command is one that exists with these arguments, every path and picture is real.
+
+The commands themselves are run by tests/pipelines: `test_story.py` and `test_retrain.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genforge import cli
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands() -> list[str]:
+    """Every line of every fenced block without a language, split at `;`, without its comment."""
+    found = []
+    for document in DOCUMENTS:
+        inside: str | None = None  # the language of the block that the line stands in
+        for line in document.read_text().splitlines():
+            if line.startswith("```"):
+                inside = line[3:] if inside is None else None
+            elif inside == "":
+                found += [part.strip() for part in re.sub(r"\s+#.*", "", line).split(";") if part.strip()]
+    return found
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_every_command_exists_with_these_arguments(command: str) -> None:
+    words = shlex.split(command)
+    match words[0]:
+        case "genforge":
+            cli.parser().parse_args(words[1:])
+        case "make":
+            assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case "dvc":
+            known = subprocess.run([sys.executable, "-m", "dvc", *words[1:2], "--help"], capture_output=True, text=True)
+            assert known.returncode == 0
+        case "python":
+            assert words[1:3] == ["-m", "pipelines.retrain"]
+            assert words[3] in (ROOT / "pipelines" / "retrain.py").read_text()
+        case _:
+            assert words[0] in (".", "$EDITOR")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_and_picture_leads_somewhere(document: Path) -> None:
+    text = document.read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'src="([^"]+)"', text)
+    for link in links:
+        if not link.startswith(("http://", "https://", "#")):
+            assert (document.parent / link).exists(), link
+
+
+def test_every_dependency_is_explained() -> None:
+    names = re.findall(
+        r'^  "([A-Za-z0-9-]+)[^"]*",', (ROOT / "pyproject.toml").read_text().split("[project.optional")[0], re.M
+    )
+    table = (ROOT / "README.md").read_text().split("## What each dependency is for")[1]
+    missing = [name for name in names if name not in table]
+    assert len(names) > 15 and not missing
