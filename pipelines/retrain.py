@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from genforge.cli import EXIT_FAILED, EXIT_USER, set_environment
+from genforge.cli import EXIT_FAILED, EXIT_USER, positive, set_environment
 
 set_environment()
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # what goes wrong is told by `main`, in our words
@@ -32,10 +32,10 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
-from genforge.catalog import resolve_all  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
+from genforge.steps.resolve import check  # noqa: E402
 from genforge.steps.summary import pictures, summarise  # noqa: E402
 from genforge.tracking import runs as tracking  # noqa: E402
 from pipelines.screen import Screen  # noqa: E402
@@ -235,7 +235,7 @@ def _serve(root: Path, cron: str, jobs: int | None) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0: all is up to date. 2: a mistake that the user can mend. 1: something failed."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.retrain", description="Bring everything up to date.")
-    parser.add_argument("--jobs", type=int, default=None, metavar="N", help="stages side by side")
+    parser.add_argument("--jobs", type=positive, default=None, metavar="N", help="stages side by side")
     parser.add_argument("--cron", metavar="'0 3 * * *'", help="stay, and run on this schedule until Ctrl-C")
     arguments = parser.parse_args(argv)
     root = Path()
@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     servers = Processes()
     try:
         project = Project.load(root)
-        resolve_all(project.config.recipes)
+        check(project.config)
         graph = Graph.read(root)
         if not graph.stale and not arguments.cron:
             summarise(project, "Everything is up to date: nothing to do.")

@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from genforge import cli
+from genforge import catalog, cli, config
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -66,3 +67,16 @@ def test_every_dependency_is_explained() -> None:
     table = (ROOT / "README.md").read_text().split("## What each dependency is for")[1]
     missing = [name for name in names if name not in table]
     assert len(names) > 15 and not missing
+
+
+def test_every_params_file_shown_is_valid() -> None:
+    shown = [
+        block
+        for document in DOCUMENTS
+        for block in re.findall(r"^```yaml\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+        if "recipes:" in block
+    ]
+    assert shown
+    for block in shown:
+        settings = config.Config.read(yaml.safe_load(block), "")
+        assert catalog.resolve_all(settings.recipes).keys() == settings.recipes.keys()

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pydantic import Field
+import torch
+from pydantic import Field, field_validator
 
-from genforge.contracts import ImageShape, Network, Objective, Port, Sampler
+from genforge.contracts import SMALLEST, ImageShape, Network, Objective, Port, Sampler
 from genforge.files import read_yaml
 from genforge.imports import code_digest
 from genforge.settings import Settings, UserError, nearest
@@ -41,12 +42,22 @@ SAMPLERS: dict[str, str] = {
     "ddim": "genforge.samplers.diffusion:DDIM",
 }
 LIBRARY = Path(__file__).parent / "recipes"
+TURNABLE = ("networks", "objective", "sampler", "training")  # parts of a recipe that a search may turn settings of
 
 
 class RecipeSearch(Settings):
     """Which settings a search may turn: dotted keys of the recipe to a range or a list of choices."""
 
-    space: dict[str, Dimension] = Field(default_factory=dict)
+    space: dict[str, Dimension] = Field(
+        default_factory=dict, description="a key set to null is taken out of the space that the library's recipe has"
+    )
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _without_null(cls, space: Any) -> Any:
+        if not isinstance(space, Mapping):
+            return space
+        return {key: dimension for key, dimension in space.items() if dimension is not None}
 
 
 class Dimension(Settings):
@@ -60,8 +71,21 @@ class Dimension(Settings):
     def model_post_init(self, context: Any) -> None:
         if (self.choices is None) == (self.low is None or self.high is None):
             raise ValueError("either `low` and `high`, or `choices`")
+        if self.choices is not None and not self.choices:
+            raise ValueError("at least one of `choices`")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"low below high, not {self.low} and {self.high}")
+        if self.log and self.low is not None and self.low <= 0:
+            raise ValueError(f"low above 0 with `log: true`, not {self.low}")
+
+    def examples(self) -> tuple[bool | int | float | str, ...]:
+        """Every choice, or both ends of the range and one value between."""
+        if self.choices is not None:
+            return self.choices
+        assert self.low is not None and self.high is not None
+        whole = isinstance(self.low, int) and isinstance(self.high, int)
+        between = self.low + 1 if whole else self.low + 0.382 * (self.high - self.low)
+        return (self.low, between, self.high)
 
 
 RecipeSearch.model_rebuild()
@@ -143,13 +167,15 @@ def read_library(name: str, where: str = "from") -> dict[str, Any]:
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the keys of `over` laid over it, mapping by mapping. A part that names another part (`name`) starts
-    afresh, since the settings of one network mean nothing to another."""
+    afresh, since the settings of one network mean nothing to another; so does a range in place of `choices`, and the
+    other way round."""
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
         if isinstance(below, Mapping) and isinstance(value, Mapping):
-            other = "name" in value and value["name"] != below.get("name", value["name"])
-            result[key] = dict(value) if other else merge(below, value)
+            other_part = "name" in value and value["name"] != below.get("name", value["name"])
+            other_kind = ("choices" in value) != ("choices" in below)
+            result[key] = dict(value) if other_part or other_kind else merge(below, value)
         else:
             result[key] = value
     return result
@@ -165,7 +191,14 @@ def resolve(name: str, entry: Mapping[str, Any]) -> Recipe:
     where = f"recipes.{name}"
     base = read_library(str(entry["from"]), f"{where}.from")
     values = merge(base, {key: value for key, value in entry.items() if key != "from"})
-    recipe = Recipe.read({"origin": entry["from"], **values}, where)
+    recipe = _filled(Recipe.read({"origin": entry["from"], **values}, where), where)
+    _check_built(recipe, where)
+    _check_space(recipe, where)
+    return recipe
+
+
+def _filled(recipe: Recipe, where: str) -> Recipe:
+    """The recipe with every setting checked and every default filled in."""
     filled = {
         "networks": {
             role: _fill_network(choice, f"{where}.networks.{role}") for role, choice in recipe.networks.items()
@@ -176,8 +209,6 @@ def resolve(name: str, entry: Mapping[str, Any]) -> Recipe:
     }
     recipe = recipe.model_copy(update=filled)
     _check_fit(recipe, where)
-    for key in recipe.search.space:
-        lookup(recipe.model_dump(), key, f"{where}.search.space")
     return recipe
 
 
@@ -198,10 +229,9 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any], where: str = "sea
     """The recipe with dotted keys set, such as `training.optimizer.learning_rate`, checked again."""
     values = recipe.model_dump()
     for key, value in settings.items():
-        holder, leaf = lookup(values, key, where)
+        holder, leaf = lookup({part: values[part] for part in TURNABLE}, key, where)
         holder[leaf] = value
-    entry = {key: values[key] for key in ("networks", "objective", "sampler", "training")}
-    return resolve(where, {"from": recipe.origin, **entry}).model_copy(update={"search": recipe.search})
+    return _filled(Recipe.read(values, where), where)
 
 
 def lookup(values: dict[str, Any], key: str, where: str) -> tuple[dict[str, Any], str]:
@@ -314,3 +344,36 @@ def _check_fit(recipe: Recipe, where: str) -> None:
             f"{where}.sampler.name: {recipe.sampler['name']!r} cannot draw from a {kind_out} network; "
             f"these can: {', '.join(fitting)}"
         )
+
+
+def _check_built(recipe: Recipe, where: str) -> None:
+    """Everything is built once, for the smallest images: what the parts have to say about each other (an inner network,
+    a player's name, a sampler's steps) is said before any work."""
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
+            objective = build_objective(recipe, ImageShape(1, SMALLEST, SMALLEST), classes=2)
+            build_sampler(recipe.sampler).check(objective.exported)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    names = [player.name for player in objective.players]
+    for name in recipe.training["players"]:
+        if name not in names:
+            raise UserError(f"{where}.training.players.{name}: this recipe has no such player; {nearest(name, names)}")
+    for player in objective.players:
+        if not any(True for _ in player.module.parameters()):
+            raise UserError(f"{where}.networks: player `{player.name}` has no weights, so that it cannot learn")
+
+
+def _check_space(recipe: Recipe, where: str) -> None:
+    """A search may turn settings that there are, to values that they may have."""
+    values = recipe.model_dump()
+    for key, dimension in recipe.search.space.items():
+        place = f"{where}.search.space"
+        holder, leaf = lookup({part: values[part] for part in TURNABLE}, key, place)
+        if isinstance(holder[leaf], dict):
+            raise UserError(f"{place}: {key!r} is a whole part of the recipe; a search turns single settings")
+        for value in dimension.examples():
+            try:
+                with_settings(recipe, {key: value}, where)
+            except UserError as error:
+                raise UserError(f"{place}.{key}: the search could try {value!r}, but {error}") from None

@@ -47,7 +47,7 @@ class Command:
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="steps side by side (default: one for each core, at most 4)"
+        "--jobs", type=positive, metavar="N", help="steps side by side (default: one for each core, at most 4)"
     )
 
 
@@ -69,8 +69,10 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _step(arguments: argparse.Namespace) -> None:
     from genforge.steps.project import Project
+    from genforge.steps.resolve import check
 
     project = Project.load()
+    check(project.config)  # before any work, also in steps that know no recipe
     project.use_threads()
     importlib.import_module(f"genforge.steps.{arguments.step}").run(project, arguments.name)
 
@@ -131,7 +133,7 @@ def _judge(arguments: argparse.Namespace) -> None:
 
 
 def _ui_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=5000, help="of the MLflow UI on 127.0.0.1 (default: 5000)")
+    parser.add_argument("--port", type=_port, default=5000, help="of the MLflow UI on 127.0.0.1 (default: 5000)")
 
 
 def _ui(arguments: argparse.Namespace) -> None:
@@ -140,6 +142,20 @@ def _ui(arguments: argparse.Namespace) -> None:
     command, environment = ui_command(Path.cwd(), arguments.port)
     say(f"MLflow UI: http://127.0.0.1:{arguments.port}  (Ctrl-C ends it)")
     os.execve(command[0], command, environment)  # noqa: S606  a list of arguments: no shell sees it
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"should be a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    """A port, for argparse."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"should be a port from 1 to 65535, not {text!r}")
+    return int(text)
 
 
 def _json_argument(parser: argparse.ArgumentParser) -> None:
@@ -174,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         COMMANDS[arguments.command].run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        _tell_flow("user", str(error))
+        _tell_flow("passing" if isinstance(error, ConnectionError) else "user", str(error))
         return EXIT_USER
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

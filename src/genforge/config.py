@@ -17,6 +17,7 @@ from genforge.settings import Settings, UserError
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 NAME_RULE = re.compile(r"[a-z][a-z0-9-]*")
+RESERVED = ("floor",)  # held-out real images, which the judge scores under this name
 
 
 class DataSettings(Settings):
@@ -98,8 +99,8 @@ class EvaluationSettings(Settings):
     @field_validator("seeds")
     @classmethod
     def _seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-            raise ValueError("different whole numbers, none negative")
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**63:
+            raise ValueError("different whole numbers from 0 to 2^63 - 1")
         return seeds
 
 
@@ -144,6 +145,8 @@ class Config(Settings):
             raise ValueError("a mapping of names to entries such as `gan: {from: hinge-sngan}`")
         for name, entry in recipes.items():
             check_name(str(name))
+            if name in RESERVED:
+                raise ValueError(f"another name than `{name}`, which belongs to held-out real images")
             if not isinstance(entry, dict) or not isinstance(entry.get("from"), str):
                 raise ValueError(
                     f"for `{name}` an entry such as `{{from: hinge-sngan}}`, which names a recipe of the library"

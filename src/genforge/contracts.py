@@ -222,6 +222,10 @@ class Sampler(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    def check(self, network: Network) -> None:
+        """Raises UserError when these settings do not suit the network: asked before anything is trained."""
+        return None
+
     @abstractmethod
     def sample(self, network: Network, draw: Draw) -> Tensor:
         """Images, float (n, c, h, w), nominally in [-1, 1], on the network's device."""

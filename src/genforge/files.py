@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import uuid
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -113,11 +114,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_array(path: Path, memory_map: bool = False) -> np.ndarray:
     """A NumPy array; pickled content is refused."""
     try:
-        return np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
+        found = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except ValueError as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a plain NumPy array: {error}") from None
+    if not isinstance(found, np.ndarray):  # an archive of arrays, whatever its name
+        found.close()
+        raise UserError(f"{path} is an archive of several arrays; save one alone, with `numpy.save`")
+    return found
 
 
 def digest_bytes(*parts: bytes | memoryview) -> str:

@@ -15,6 +15,8 @@ from typing import Any, Self, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+LONGEST_VALUE = 80  # characters of a wrong value that a message shows
+
 
 class UserError(Exception):
     """A mistake that its maker can mend. The CLI prints its text alone, without a traceback, and exits with 2."""
@@ -56,6 +58,12 @@ def nearest(name: str, valid: list[str]) -> str:
     return f"valid: {', '.join(valid)}" if valid else "no key is valid here"
 
 
+def _shown(value: Any) -> str:
+    """A value as it stands in a message: a long one by its beginning."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
 def _explain_one(detail: ErrorDetails, model: type[BaseModel], where: str) -> str:
     path = [str(part) for part in detail["loc"]]
     key = ".".join([where, *path] if where else path)
@@ -69,13 +77,14 @@ def _explain_one(detail: ErrorDetails, model: type[BaseModel], where: str) -> st
         case "literal_error":
             expected = detail.get("ctx", {}).get("expected", "")
             valid = [part.strip().strip("'") for part in expected.replace(" or ", ", ").split(",")]
-            return f"{key}: {value!r} is not a valid choice; {nearest(str(value), valid)} (valid: {', '.join(valid)})"
+            near = nearest(str(value), valid)
+            return f"{key}: {_shown(value)} is not a valid choice; {near} (valid: {', '.join(valid)})"
         case _:
             rule = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             return (
-                f"{key}: {value!r} is wrong: it should be {rule}"
+                f"{key}: {_shown(value)} is wrong: it should be {rule}"
                 if rule != detail["msg"]
-                else f"{key}: {value!r}: {rule}"
+                else f"{key}: {_shown(value)}: {rule}"
             )
 
 

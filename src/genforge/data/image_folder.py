@@ -29,7 +29,7 @@ def list_folder(folder: Path) -> pl.DataFrame:
         raise UserError(
             f"data.folder: {str(folder)!r} is not a folder; put images there, or set data.folder to where they are"
         )
-    paths = sorted(_files(folder))
+    paths = sorted(files_below(folder))
     if not paths:
         raise UserError(f"data.folder: {str(folder)!r} holds no files; put images there, flat or one folder a class")
     loose = [path for path in paths if "/" not in path]
@@ -48,21 +48,30 @@ def list_folder(folder: Path) -> pl.DataFrame:
     return pl.DataFrame({"path": paths, "label": labels}, schema={"path": pl.String, "label": pl.String})
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Relative paths of all that is not a folder. Links to folders are followed, but not in a circle."""
+def files_below(folder: Path) -> Iterator[str]:
+    """Relative paths of all that is not a folder. Links to folders are followed, but not in a circle.
+
+    Raises:
+        UserError: a folder cannot be looked into.
+    """
     waiting: list[tuple[str, frozenset[str]]] = [("", frozenset({os.path.realpath(folder)}))]
     while waiting:
         inside, above = waiting.pop()
-        with os.scandir(folder / inside) as entries:
-            for entry in entries:
-                path = f"{inside}/{entry.name}" if inside else entry.name
-                if entry.name.startswith(".") or path == "README.md":
-                    continue
-                if not entry.is_dir():
-                    # A name that is not UTF-8 cannot stand in a table; spelt out, it is not found, and quarantined.
-                    yield os.fsencode(path).decode("utf-8", "backslashreplace")
-                elif entry.is_symlink():
-                    if (real := os.path.realpath(entry.path)) not in above:
-                        waiting.append((path, above | {real}))
-                else:
-                    waiting.append((path, above))
+        try:
+            entries = list(os.scandir(folder / inside))
+        except OSError as error:
+            raise UserError(
+                f"{str(folder / inside)!r} cannot be looked into ({error.strerror}); let it be read, or move it away"
+            ) from None
+        for entry in entries:
+            path = f"{inside}/{entry.name}" if inside else entry.name
+            if entry.name.startswith(".") or path == "README.md":
+                continue
+            if not entry.is_dir():
+                # A name that is not UTF-8 cannot stand in a table; spelt out, it is not found, and quarantined.
+                yield os.fsencode(path).decode("utf-8", "backslashreplace")
+            elif entry.is_symlink():
+                if (real := os.path.realpath(entry.path)) not in above:
+                    waiting.append((path, above | {real}))
+            else:
+                waiting.append((path, above))

@@ -38,7 +38,8 @@ def build(results: Iterable[Mapping[str, Any]], metric_name: str) -> dict[str, A
 
     Raises:
         ProtocolMismatch: two results were judged in different ways.
-        UserError: the floor is missing, or some result lacks the metric to rank by.
+        UserError: the floor is missing, results are of different sampling seeds, or some result lacks the metric to
+            rank by.
     """
     results = list(results)
     ranking = metric(metric_name)
@@ -47,6 +48,7 @@ def build(results: Iterable[Mapping[str, Any]], metric_name: str) -> dict[str, A
     protocol = require_same(
         (result["name"], Protocol.from_json(result["protocol"], result["name"])) for result in results
     )
+    _check_seeds(results)
     for result in results:
         if metric_name not in result["metrics"]:
             raise UserError(f"{result['name']} has no {ranking.title} to be ranked by")
@@ -64,6 +66,14 @@ def build(results: Iterable[Mapping[str, Any]], metric_name: str) -> dict[str, A
     return {"metric": metric_name, "protocol_name": protocol.name, "protocol": protocol.to_json(), "rows": rows}
 
 
+def _check_seeds(results: Iterable[Mapping[str, Any]]) -> None:
+    """A mean over other seeds, or over fewer, is another number."""
+    seeds = {result["name"]: result["seeds"] for result in results if "seeds" in result}
+    if len({tuple(found) for found in seeds.values()}) > 1:
+        lines = "\n".join(f"  {name}: {found}" for name, found in seeds.items())
+        raise UserError(f"results are means over different sampling seeds:\n{lines}\njudge all again (`dvc repro`)")
+
+
 def _row(result: Mapping[str, Any], role: str, rank: int | None = None) -> dict[str, Any]:
     kept = {key: value for key, value in result.items() if key not in ("name", "protocol", "protocol_name")}
     return {"name": result["name"], "role": role, "rank": rank, **kept}
@@ -73,6 +83,14 @@ def columns(board: Mapping[str, Any]) -> list[str]:
     """Metrics that every row has, in the order of `METRICS`, the one that ranks first."""
     common = [name for name in METRICS if all(name in row["metrics"] for row in board["rows"])]
     return [board["metric"], *(name for name in common if name != board["metric"])]
+
+
+def left_out(board: Mapping[str, Any]) -> dict[str, str]:
+    """Metrics that the judge could not give, by title, with the reason."""
+    rows = board["rows"]
+    return {
+        METRICS[name].title: why for row in rows for name, why in row.get("left_out", {}).items() if name in METRICS
+    }
 
 
 def best(board: Mapping[str, Any], name: str) -> float | None:
@@ -97,6 +115,9 @@ def render(board: Mapping[str, Any]) -> Table:
     for name in columns(board):
         table.add_column(f"{METRICS[name].title} {METRICS[name].arrow}", justify="right")
     table.add_column("images/s", justify="right")
+    if missing := left_out(board):
+        table.caption = "\n".join(f"no {title}: {why}" for title, why in missing.items())
+        table.caption_justify = "left"
     bests = {name: best(board, name) for name in columns(board)}
     for row in board["rows"]:
         cells = []
@@ -127,7 +148,8 @@ def markdown(board: Mapping[str, Any]) -> str:
         f"the seeds. The floor is held-out real images, the ceilings are the baselines."
     )
     meanings = [f"- {METRICS[name].title}: {METRICS[name].meaning}; {METRICS[name].better} is better" for name in names]
-    return "\n".join([*lines, "", about, "", *meanings, ""])
+    reasons = [f"- no {title}: {why}" for title, why in left_out(board).items()]
+    return "\n".join([*lines, "", about, "", *meanings, *reasons, ""])
 
 
 def comma_separated(board: Mapping[str, Any]) -> str:

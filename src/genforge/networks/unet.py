@@ -6,7 +6,7 @@ third less work at the same width. Every residual branch and the last layer begi
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -18,9 +18,12 @@ from genforge.networks.layers import LabelEmbedding, SinusoidalEmbedding, group_
 from genforge.settings import Settings
 
 
+Multiplier = Annotated[int, Field(ge=1, le=64)]
+
+
 class UNetSettings(Settings):
     width: int = Field(32, ge=4, le=512, multiple_of=4, description="channels at full size")
-    multipliers: tuple[int, ...] = Field(
+    multipliers: tuple[Multiplier, ...] = Field(
         (1, 2, 2),
         min_length=1,
         max_length=6,

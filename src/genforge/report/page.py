@@ -51,7 +51,7 @@ def write(report: Report, folder: Path) -> None:
         "best": {name: leaderboard.best(report.board, name) for name in leaderboard.columns(report.board)},
         "headline": headline(report.board),
         "standing": standing(report.board),
-        "left_out": _left_out(report),
+        "left_out": leaderboard.left_out(report.board),
         "protocol": {k: v for k, v in report.board["protocol"].items() if k not in HIDDEN_PROTOCOL},
         "bars": _bars(report, series, pictures),
         "scatter": _scatter(report, series, pictures),
@@ -178,14 +178,6 @@ def _balance(report: Report, pictures: _Pictures) -> Picture | None:
     fewest, most = (pick(n for classes in counts.values() for n in classes.values()) for pick in (min, max))
     alt = f"Images of each class in {', '.join(counts)}: from {fewest} to {most}"
     return pictures.draw("class-balance", alt, lambda path, theme: figures.class_balance(path, counts, theme))
-
-
-def _left_out(report: Report) -> dict[str, str]:
-    """Metrics that nobody has, by title, with the reason."""
-    rows = report.board["rows"]
-    return {
-        METRICS[name].title: why for row in rows for name, why in row.get("left_out", {}).items() if name in METRICS
-    }
 
 
 def _model(model: Model, series: int | None, pictures: _Pictures) -> dict[str, Any]:

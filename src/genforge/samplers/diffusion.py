@@ -57,6 +57,10 @@ class DiffusionSampler(Sampler):
         super().__init__(settings)
         self.steps, self.clip = settings.steps, settings.clip
 
+    def check(self, network: Network) -> None:
+        assert isinstance(network, Denoiser)
+        network.sampling_sigmas(self.steps)
+
     @abstractmethod
     def step(self, noisy: Tensor, clean: Tensor, sigma: Tensor, following: Tensor, noise: Noise) -> Tensor:
         """Images at noise level `following`, a scalar above zero, from those at `sigma` and the predicted clean."""

@@ -47,7 +47,7 @@ class Plan(Settings):
         if self.defaults.keys() != self.space.keys():
             raise ValueError(f"{where}: the defaults name {sorted(self.defaults)}, the space {sorted(self.space)}")
         for key, dimension in self.space.items():
-            _check_dimension(f"{where}.{key}", dimension, self.defaults[key])
+            check_dimension(f"{where}.{key}", dimension, self.defaults[key])
 
     def best(self, rows: list[Row]) -> Row | None:
         """The complete row with the best value, the earliest of equals; None when no trial is complete."""
@@ -87,12 +87,14 @@ class Found:
     note: str = ""
 
 
-def _check_dimension(where: str, dimension: Dimension, default: Value) -> None:
+def check_dimension(where: str, dimension: Dimension, default: Value) -> None:
+    """Raises UserError when a setting's default lies outside of its range or choices."""
     if dimension.choices is not None:
         if default not in dimension.choices:
             raise UserError(
-                f"{where}.choices: the recipe's own value {default!r} is not among {list(dimension.choices)}; add it, "
-                f"for the first trial tries it"
+                f"{where}.choices: the recipe's own value {default!r} for the first trial tries it, or set the key to null to leave it out of the search"
+            )
+        return
             )
         return
     assert dimension.low is not None and dimension.high is not None
@@ -103,5 +105,5 @@ def _check_dimension(where: str, dimension: Dimension, default: Value) -> None:
     if not dimension.low <= default <= dimension.high:
         raise UserError(
             f"{where}: the recipe's own value {default!r} lies outside {dimension.low!r}..{dimension.high!r}; widen "
-            f"the range, for the first trial tries it"
+            f"the range, for the first trial tries it, or set the key to null to leave it out of the search"
         )

@@ -37,7 +37,10 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> 
         for first in range(0, images, TOGETHER):
             parts.append(source(seed, min(TOGETHER, images - first), first))
             bar.advance(len(parts[-1]))
-    write(out, np.concatenate(parts))
+    try:
+        write(out, np.concatenate(parts))
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
 
 
 def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:

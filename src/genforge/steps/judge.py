@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,11 +45,12 @@ def judge(project: Project, path: Path) -> dict[str, Any]:
     Raises:
         UserError: there is nothing at `path`, too few images, or images that the judge cannot see.
     """
-    from genforge.evaluation.fidelity import Judge
+    from genforge.evaluation.fidelity import Judge, check_images
 
     settings = project.config.evaluation
     judging = Judge.open(project.extractor, project.prepared, project.device, settings.batch_size)
     found = read_images(project, path, judging.shape)
+    check_images(found.images, judging.shape)
     protocol = judging.protocol(len(found.images))
     return {
         "path": str(path),
@@ -81,6 +81,7 @@ def _read_folder(project: Project, folder: Path, shape: ImageShape) -> Found:
     from genforge.data.decoding import Rules
     from genforge.data.decoding_pool import decode_all, usable_processes
     from genforge.data.decoding_worker import FACTS, Job
+    from genforge.data.image_folder import files_below
     from genforge.progress import Bar
 
     data = project.config.data
@@ -88,7 +89,7 @@ def _read_folder(project: Project, folder: Path, shape: ImageShape) -> Found:
         raise UserError(
             f"the data's images are {shape.width} x {shape.height}; give a .npy array of that shape instead"
         )
-    paths = sorted(_files(folder))
+    paths = sorted(files_below(folder))
     if not paths:
         raise UserError(f"{folder} holds no files; give a folder of images or a uint8 .npy array")
     channels: Literal[1, 3] = 1 if shape.channels == 1 else 3
@@ -109,16 +110,6 @@ def _read_folder(project: Project, folder: Path, shape: ImageShape) -> Found:
     if len(broken) == len(paths):
         raise UserError(f"none of the {len(paths)} files in {folder} is an image; {paths[0]}: {reasons[0]}")
     return Found(pixels[np.array([not why for why in reasons])], broken, resized)
-
-
-def _files(folder: Path) -> list[str]:
-    """Paths relative to `folder` of every file below it, but for names that begin with a dot."""
-    found: list[str] = []
-    for inside, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(inside).relative_to(folder)
-        found += [(below / name).as_posix() for name in files if not name.startswith(".")]
-    return found
 
 
 def _notes(project: Project, found: Found, protocol_name: str) -> list[str]:

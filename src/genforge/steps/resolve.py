@@ -6,7 +6,8 @@ stale and no others.
 
 from __future__ import annotations
 
-from genforge.catalog import resolve_all
+from genforge.catalog import Recipe, resolve_all
+from genforge.config import Config
 from genforge.files import write_json
 from genforge.steps.project import Project
 
@@ -17,6 +18,21 @@ def run(project: Project, name: str | None = None) -> None:
     Raises:
         UserError: names every wrong key of every recipe.
     """
-    for recipe_name, recipe in resolve_all(project.config.recipes).items():
+    for recipe_name, recipe in check(project.config).items():
         content = {"recipe": recipe.model_dump(mode="json"), "family": recipe.family, "code": recipe.code_digest()}
         write_json(project.recipe_file(recipe_name), content)
+
+
+def check(config: Config) -> dict[str, Recipe]:
+    """Every recipe in full, after all that can be said against params.yaml before any work.
+
+    Raises:
+        UserError: names every wrong key of every recipe.
+    """
+    from genforge.steps.search import check_defaults
+
+    recipes = resolve_all(config.recipes)
+    if config.search.trials:
+        for name, recipe in recipes.items():
+            check_defaults(name, recipe)
+    return recipes

@@ -65,21 +65,33 @@ def _forget_others(state: Path) -> None:
             shutil.rmtree(other)
 
 
+def check_defaults(name: str, recipe: Recipe) -> None:
+    """Raises UserError when the recipe's own settings, which the first trial takes, lie outside of its space."""
+    from genforge.search.plan import check_dimension
+
+    for key, value in _defaults(name, recipe).items():
+        check_dimension(f"recipes.{name}.search.space.{key}", recipe.search.space[key], value)
+
+
+def _defaults(name: str, recipe: Recipe) -> dict[str, Any]:
+    """The recipe's own value of each setting in its space."""
+    values, defaults = recipe.model_dump(), {}
+    for key in recipe.search.space:
+        holder, leaf = lookup(values, key, f"recipes.{name}.search.space")
+        defaults[key] = holder[leaf]
+    return defaults
+
+
 def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
     from genforge.evaluation.metrics import METRICS
     from genforge.search.plan import Plan
 
     settings = project.config.search
-    values = recipe.model_dump()
-    defaults = {}
-    for key in recipe.search.space:
-        holder, leaf = lookup(values, key, f"recipes.{name}.search.space")
-        defaults[key] = holder[leaf]
     steps = max(settings.reports, round(settings.steps_share * recipe.training["steps"]))
     return Plan(
         name=name,
         space=recipe.search.space,
-        defaults=defaults,
+        defaults=_defaults(name, recipe),
         objective=TRIAL,
         arguments={
             "root": str(project.root.resolve()),
@@ -109,7 +121,7 @@ def _digest(project: Project, recipe: Recipe) -> str:
         {
             "recipe": recipe.model_dump(mode="json"),
             "code": recipe.code_digest(),
-            "judge": code_digest(["genforge.evaluation.fidelity"]),
+            "trial_code": code_digest([TRIAL.partition(":")[0]]),  # the judge's and the data's with it
             "extractor": {path.name: digest_file(path) for path in extractor},
             "data": Prepared.open(project.prepared).digest,
             "horizontal_flip": project.config.data.horizontal_flip,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from genforge.catalog import Recipe, exported, with_settings
 from genforge.files import digest_json, read_json, replacing, replacing_folder, write_json
+from genforge.imports import code_digest
 from genforge.progress import say
 from genforge.randomness import derive, seed_everything
 from genforge.settings import UserError
@@ -58,6 +59,7 @@ def run(project: Project, name: str | None = None) -> None:
     inputs = {
         "recipe": recipe.model_dump(mode="json"),
         "code": code,
+        "batches": code_digest(["genforge.data.loading"]),
         "data": prepared.digest,
         "flip": flip,
         "seed": seed,

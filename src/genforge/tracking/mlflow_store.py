@@ -24,6 +24,10 @@ DATABASE, ARTIFACTS = "mlflow.db", "mlruns"
 _SQLITE = "sqlite:///"
 
 
+class StoreAway(UserError, ConnectionError):
+    """MLflow does not answer. Another try later may pass."""
+
+
 def store_uri(root: Path) -> str:
     """The store of the project in `root`, absolute where it is a file, so that it means the same from every folder."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{DATABASE}"
@@ -56,6 +60,7 @@ def connect(root: Path) -> MlflowClient:
     """A client of the project's store. A new database is made first, by one process, whole or not at all."""
     quiet()
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
     uri = store_uri(root)
     if not is_server(uri):
@@ -64,7 +69,10 @@ def connect(root: Path) -> MlflowClient:
         with FileLock(lock):  # processes that start together on an empty database crash in its migrations
             _make_database(uri)
     _use_everywhere(uri)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    try:
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except MlflowException as error:
+        raise UserError(f"MLFLOW_TRACKING_URI names a store of no kind that MLflow knows: {error.message}") from None
 
 
 def _use_everywhere(uri: str) -> None:
@@ -141,13 +149,13 @@ def store_name(root: Path) -> str:
 
 
 def check_answers(client: MlflowClient, root: Path) -> None:
-    """Raises UserError when the store does not answer."""
+    """Raises StoreAway when the store does not answer."""
     from mlflow.exceptions import MlflowException
 
     try:
         client.search_experiments(max_results=1)
     except MlflowException as error:
-        raise UserError(
+        raise StoreAway(
             f"MLflow at {store_name(root)} does not answer: {without_password(root, error.message)}\n"
             f"Start it, or unset MLFLOW_TRACKING_URI to use {DATABASE} in {root.resolve()}; then run this again"
         ) from None
