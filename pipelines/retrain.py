@@ -29,6 +29,7 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # what goes wrong is
 from prefect import flow, task  # noqa: E402  its settings are read at import
 from prefect.artifacts import create_image_artifact, create_markdown_artifact  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.client.schemas.schedules import CronSchedule  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
@@ -225,6 +226,13 @@ def _stop_on_signal() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _check_cron(cron: str) -> None:
+    try:
+        CronSchedule(cron=cron)
+    except ValueError:
+        raise UserError(f"--cron {cron!r}: should be five fields such as '0 3 * * *', every night at three") from None
+
+
 def _serve(root: Path, cron: str, jobs: int | None) -> None:
     """Run on a schedule, one run at a time, until this process is ended."""
     say(f"retraining on the schedule {cron!r}; Ctrl-C ends it")
@@ -244,6 +252,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         project = Project.load(root)
         check(project.config)
+        if arguments.cron:
+            _check_cron(arguments.cron)
         graph = Graph.read(root)
         if not graph.stale and not arguments.cron:
             summarise(project, "Everything is up to date: nothing to do.")

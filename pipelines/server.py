@@ -26,8 +26,13 @@ SECONDS_TO_START = 120.0
 
 @contextlib.contextmanager
 def api(root: Path, processes: Processes) -> Iterator[str]:
-    """The URL of a Prefect API: the one that `PREFECT_API_URL` names, or that of a server which ends with the block."""
+    """The URL of a Prefect API: the one that `PREFECT_API_URL` names, or that of a server which ends with the block.
+
+    Raises:
+        UserError: the one that was named does not answer, or the temporary one does not start.
+    """
     if url := os.environ.get("PREFECT_API_URL"):
+        _check_answers(url)
         yield url
         return
     home = (root / ".genforge" / "prefect").absolute()
@@ -51,6 +56,18 @@ def api(root: Path, processes: Processes) -> Iterator[str]:
     ):
         _wait(process, f"{url}/health", log)
         yield url
+
+
+def _check_answers(url: str) -> None:
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()  # noqa: S310  the user's own server
+    except urllib.error.HTTPError:
+        return  # it answers, be it that it wants to know who asks
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no Prefect server answers at PREFECT_API_URL={url} ({error}); start it, or unset PREFECT_API_URL to use "
+            f"a temporary one"
+        ) from None
 
 
 def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:

@@ -62,6 +62,10 @@ class Graph:
                 changed = {names[address] for address in repo.status()}
         except DvcException as error:
             raise UserError(f"DVC cannot read the pipeline: {error}") from error
+        except (OSError, UnicodeError) as error:  # a link to nothing among the user's images, or a name like b"\xff"
+            raise UserError(
+                f"DVC cannot read what a stage depends on: {error}; mend, rename or remove that file"
+            ) from error
         order = tuple(_sorted(needs))
         stale: set[str] = set()
         for name in order:  # what follows a stale stage may be stale: DVC decides when its turn comes
@@ -99,7 +103,7 @@ def _holds(values: Any, key: str) -> bool:
 
 
 def _default(key: str) -> Any:
-    value: Any = Config.model_construct()
+    value: Any = Config.model_construct(recipes={})
     for part in key.split("."):
         value = getattr(value, part, None)
     return value.model_dump(mode="json") if isinstance(value, Settings) else value

@@ -92,12 +92,37 @@ def test_a_wrong_file_stops_before_any_work(tmp_path: Path) -> None:
         ("{from: vae, sampler: {name: ddim}}", ["sampler.name", "'ddim'", "one-shot"]),
         ("{from: vae, networks: {dekoder: {name: dcgan-generator}}}", ["networks.dekoder", "did you mean `decoder`?"]),
         ("{from: vae, search: {space: {training.stepz: {low: 1, high: 2}}}}", ["training.stepz", "`steps`"]),
+        ("{from: vae, search: {space: {description: {choices: [a, b]}}}}", ["'description'", "valid: networks"]),
+        ("{from: vae, search: {space: {objective: {choices: [a, b]}}}}", ["'objective'", "single settings"]),
+        ("{from: vae, search: {space: {objective.beta: {low: -1, high: 3, log: false}}}}", ["try -1", "greater"]),
+        ("{from: vae, search: {space: {objective.beta: {low: 0, high: 3}}}}", ["low above 0"]),
+        ("{from: vae, search: {space: {training.ema: {choices: []}}}}", ["training.ema", "at least one"]),
+        ("{from: vae, search: {space: {networks.decoder.width: {low: 8, high: 1000}}}}", ["try 1000", "512"]),
+        (
+            "{from: vae, objective: {beta: 9}, search: {space: {objective.beta: {low: 0.5, high: 4.0}}}}",
+            ["search.space.objective.beta", "9", "0.5..4.0", "null"],
+        ),
+        ("{from: vae, training: {players: {decoder: {learning_rate: 0.1}}}}", ["players.decoder", "autoencoder"]),
+        ("{from: ddpm, sampler: {steps: 1001}}", ["sampler.steps", "1001", "1 to 1000"]),
+        ("{from: box, networks: {network: {name: dcgan-generator}}}", ["fit themselves", "Generator"]),
+        ("{from: vae, networks: {decoder: {name: box}}, search: null}", ["recipes.gan.search", "None"]),
+        ("{from: hinge-sngan, networks: {generator: {name: box}}}", ["`generator` has no weights"]),
+        (
+            "{from: ddpm, networks: {denoiser: {backbone: {name: dcgan-critic}}}}",
+            ["denoiser.backbone.name", "image_to_vector", "unet"],
+        ),
     ],
 )
 def test_a_wrong_recipe_is_told_with_its_nearest_name(tmp_path: Path, entry: str, parts: list[str]) -> None:
     (tmp_path / "params.yaml").write_text(f"recipes: {{gan: {entry}}}\n")
     assert_told_without_traceback(genforge("step", "resolve", cwd=tmp_path), *parts)
-    assert not (tmp_path / "results").exists()
+    assert_told_without_traceback(genforge("step", "ingest", cwd=tmp_path), *parts)  # it knows no recipe
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize("arguments", [("run", "--jobs", "0"), ("run", "--jobs", "-2"), ("ui", "--port", "65536")])
+def test_a_number_out_of_range_is_told(arguments: tuple[str, ...]) -> None:
+    assert_told_without_traceback(genforge(*arguments), arguments[1], f"'{arguments[2]}'")
 
 
 def test_a_folder_that_is_no_project_is_told_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ recipes does not import torch's world.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -190,11 +190,29 @@ def resolve(name: str, entry: Mapping[str, Any]) -> Recipe:
     """
     where = f"recipes.{name}"
     base = read_library(str(entry["from"]), f"{where}.from")
-    values = merge(base, {key: value for key, value in entry.items() if key != "from"})
+    over = {key: value for key, value in entry.items() if key != "from"}
+    values = merge(_without_turning(base, over), over)
     recipe = _filled(Recipe.read({"origin": entry["from"], **values}, where), where)
     _check_built(recipe, where)
     _check_space(recipe, where)
     return recipe
+
+
+def _without_turning(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The library's recipe, whose search does not turn what the entry itself states: a value that somebody chose."""
+    stated = set(_leaves({key: value for key, value in over.items() if key != "search"}))
+    search = dict(base.get("search") or {})
+    search["space"] = {key: turn for key, turn in (search.get("space") or {}).items() if key not in stated}
+    return {**base, "search": search}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of everything in `values` that is no mapping."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def _filled(recipe: Recipe, where: str) -> Recipe:

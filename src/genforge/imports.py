@@ -15,6 +15,7 @@ from genforge.files import digest_bytes
 
 PACKAGE = Path(__file__).parent
 NAME = PACKAGE.name
+WITHOUT_EFFECT = (f"{NAME}.progress",)  # modules on which no result depends
 
 
 def closure(modules: Iterable[str]) -> dict[str, Path]:
@@ -37,10 +38,10 @@ def closure(modules: Iterable[str]) -> dict[str, Path]:
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """Digest of the source that `modules` need. Comments and docstrings count: only the files' bytes are compared."""
-    return digest_bytes(
-        *(part for name, path in closure(modules).items() for part in (name.encode(), path.read_bytes()))
-    )
+    """Digest of the source that `modules` need, but for what only shows progress. Comments count: bytes are
+    compared."""
+    files = {name: path for name, path in closure(modules).items() if name not in WITHOUT_EFFECT}
+    return digest_bytes(*(part for name, path in files.items() for part in (name.encode(), path.read_bytes())))
 
 
 def _file_of(module: str) -> Path | None:

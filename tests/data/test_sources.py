@@ -229,3 +229,14 @@ def test_tins_differ_and_a_seed_draws_the_same_ones(tmp_path: Path) -> None:
     assert images.shape == (50, 32, 32, 3) and len(np.unique(images.reshape(50, -1), axis=0)) == 50
     assert np.array_equal(tins.draw(factors, 32), images)
     assert read_json(raw / "source.json")["factors"] == list(tins.FACTORS)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "cat/1.png")
+
+    def closed(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("genforge.data.image_folder.os.scandir", closed)  # root may look into every folder
+    with pytest.raises(UserError, match=r"cannot be looked into .Permission denied"):
+        list_folder(tmp_path)

@@ -79,6 +79,22 @@ def test_mixed_protocols_are_refused() -> None:
         build([*RESULTS, result("late", "GAN", 1.0, images=1000)], "fid")
 
 
+def test_means_over_different_sampling_seeds_are_refused() -> None:
+    seeds = [{**row, "seeds": [0, 1, 2]} for row in RESULTS]
+    build(seeds, "fid")
+    with pytest.raises(UserError, match="different sampling seeds") as caught:
+        build([*seeds[:-1], {**seeds[-1], "seeds": [5, 6, 7, 8]}], "fid")
+    assert "diffusion: [5, 6, 7, 8]" in str(caught.value)
+
+
+def test_a_metric_that_the_judge_cannot_give_is_named_with_the_reason() -> None:
+    board = build([{**row, "left_out": {"is": "no classes"}} for row in RESULTS], "fid")
+    console = Console(record=True, width=160)
+    console.print(render(board))
+    assert "no IS: no classes" in console.export_text()
+    assert "- no IS: no classes" in markdown(board)
+
+
 def test_without_a_floor_there_is_no_leaderboard() -> None:
     with pytest.raises(UserError, match="no floor"):
         build([entry for entry in RESULTS if entry["name"] != "floor"], "fid")

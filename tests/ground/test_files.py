@@ -51,6 +51,13 @@ def test_pickled_arrays_and_unsafe_yaml_are_refused(tmp_path: Path) -> None:
     for name in ("object.npy", "pickle.npy"):
         with pytest.raises(UserError, match="plain NumPy array"):
             files.read_array(tmp_path / name)
+    (tmp_path / "empty.npy").touch()
+    with pytest.raises(UserError, match="plain NumPy array"):
+        files.read_array(tmp_path / "empty.npy", memory_map=True)
+    with (tmp_path / "archive.npy").open("wb") as file:
+        np.savez(file, a=np.zeros(3))
+    with pytest.raises(UserError, match="archive of several arrays"):
+        files.read_array(tmp_path / "archive.npy", memory_map=True)
     (tmp_path / "a.yaml").write_text("a: !!python/object/apply:os.system ['true']\n")
     with pytest.raises(UserError, match="not valid YAML"):
         files.read_yaml(tmp_path / "a.yaml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,27 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
+from genforge.imports import closure
 from genforge.settings import UserError
 from pipelines.stages import Graph, Processes, StageFailed, run_stage
 
 ROOT = Path(__file__).parents[2]
+# Rooms whose code decides what a step makes. Training, like the contracts, is in the digest of each recipe's code,
+# which `resolve` writes; the rest is plumbing.
+DECIDING = ("data", "evaluation", "networks", "objectives", "samplers", "report", "search", "registry")
+SPARED = {  # imported for something that does not decide
+    ("extractor", "metrics"),
+    ("extractor", "protocol"),
+    ("sample", "loading"),
+    ("evaluate", "loading"),
+    ("evaluate", "leaderboard"),
+    ("floor", "leaderboard"),
+    ("report", "protocol"),
+    ("register", "loading"),
+    ("register", "classifier"),
+}
 PIPELINE = """
 stages:
   first:
@@ -90,6 +107,29 @@ def test_a_broken_pipeline_file_is_a_users_mistake(tmp_path: Path) -> None:
     (folder / "dvc.yaml").write_text("stages: [unfinished\n")
     with pytest.raises(UserError, match=r"dvc\.yaml"):
         Graph.read(folder)
+
+
+@pytest.mark.parametrize("name", [b"dangling.png", b"\xff.png"])
+def test_a_file_that_dvc_cannot_take_is_a_users_mistake(tmp_path: Path, name: bytes) -> None:
+    folder = make_project(tmp_path)
+    (folder / "dvc.yaml").write_text("stages: {a: {cmd: touch b, deps: [images], outs: [b]}}\n")
+    (folder / "images").mkdir()
+    link = folder / "images" / os.fsdecode(name)
+    link.symlink_to("nowhere" if name[0] < 128 else "../dvc.yaml")
+    with pytest.raises(UserError, match="remove that file"):
+        Graph.read(folder)
+
+
+def test_stages_depend_on_the_code_that_decides_what_they_make() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    del stages["resolve"]  # it writes the digests themselves: see test_dependencies.py
+    for name, entry in stages.items():
+        stage = entry.get("do", entry)
+        watched = tuple(dep for dep in stage["deps"] if dep.startswith("src/"))
+        for path in closure([f"genforge.steps.{stage['cmd'].split()[2]}"]).values():
+            code = path.relative_to(ROOT).as_posix()
+            if path.parent.name in DECIDING and path.name != "__init__.py" and (name, path.stem) not in SPARED:
+                assert code.startswith(watched), f"{name} uses {code} and does not watch it"
 
 
 def test_keys_that_dvc_watches_are_asked_for_with_their_defaults(tmp_path: Path) -> None:

@@ -132,5 +132,28 @@ def test_what_was_exported_is_built_again_and_draws_the_same(name: str) -> None:
     torch.testing.assert_close(sampler.sample(network.eval(), draw), expected, rtol=0, atol=0)
 
 
+def test_an_entry_changes_the_kind_of_a_range_and_takes_keys_out_of_the_space() -> None:
+    key = "objective.latent_size"
+    assert resolve("vae").search.space[key].choices == (6, 8, 12, 16)
+    ranged = resolve("vae", search={"space": {key: {"low": 4, "high": 64}}}).search.space[key]
+    assert (ranged.low, ranged.high, ranged.choices) == (4, 64, None)
+    assert key not in resolve("vae", search={"space": {key: None}}).search.space
+
+
+def test_what_an_entry_states_itself_is_not_turned_by_the_search() -> None:
+    assert "objective.latent_size" in resolve("vae").search.space
+    stated = resolve("vae", objective={"latent_size": 100})  # outside of the library's choices, too
+    assert set(resolve("vae").search.space) - set(stated.search.space) == {"objective.latent_size"}
+    assert stated.objective["latent_size"] == 100
+
+
+def test_checking_a_recipe_draws_nothing_from_the_generator() -> None:
+    torch.manual_seed(0)
+    resolve("hinge-sngan")
+    drawn = torch.rand(())
+    torch.manual_seed(0)
+    assert drawn == torch.rand(())
+
+
 def test_every_objective_has_a_recipe() -> None:
     assert {resolve(name).objective["name"] for name in LIBRARY} == set(OBJECTIVES)

@@ -238,3 +238,9 @@ def test_a_store_that_does_not_answer_is_told(tracked: Path, monkeypatch: pytest
     with pytest.raises(UserError, match="does not answer") as error:
         Registry(tracked, "digits").aliases()
     assert "secret" not in str(error.value)
+
+
+def test_an_address_that_is_no_store_is_told(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://here")
+    with pytest.raises(UserError, match="nonsense://here"):
+        Registry(tracked, "digits").aliases()

@@ -37,7 +37,6 @@ def test_a_default_inside_its_dimension_passes(dimension: dict[str, Any], defaul
     ("dimension", "default", "rule"),
     [
         ({"low": 0.1, "high": 1.0}, 2.0, "2.0 lies outside 0.1..1.0; widen"),
-        ({"low": 0.0, "high": 1.0, "log": True}, 0.5, "should be above 0"),
         ({"low": 0.1, "high": 1.0}, "adam", "give `choices`"),
         ({"choices": ("a", "b")}, "c", "'c' is not among"),
     ],

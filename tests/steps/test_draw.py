@@ -39,10 +39,14 @@ def test_what_a_seed_gives_is_written_in_every_form(tmp_path: Path) -> None:
         ("digits@staging", 1, -1, "x.png", "seed"),
         ("digits@staging", 1, 0, "x.jpg", r"\.png or \.npy"),
         ("digits@staging", 1, 0, "full", "not an empty folder"),
+        ("gan", 1, 0, "full.npy", "cannot be written"),
+        ("gan", 1, 0, "full/mine.txt/x.png", "cannot be written"),
     ],
 )
 def test_what_cannot_be_drawn_is_told(tracked: Path, model: str, images: int, seed: int, out: str, rule: str) -> None:
+    trained_folder(tracked / "gan", "gan")
     (tracked / "full").mkdir()
+    (tracked / "full.npy").mkdir()
     (tracked / "full" / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match=rule):
         draw(model, images, seed, tracked / out, tracked)

@@ -140,7 +140,9 @@ def test_a_folder_is_judged_as_its_images_and_broken_files_are_reported(
 ) -> None:
     write_array(tmp_path / "images.npy", held_out[:120])
     folder = tmp_path / "images"
-    (folder / "deeper").mkdir(parents=True)
+    for made in (folder, tmp_path / "elsewhere"):
+        made.mkdir()
+    (folder / "deeper").symlink_to(tmp_path / "elsewhere")  # links to folders are followed, as `ingest` follows them
     for number, image in enumerate(held_out[:120]):
         Image.fromarray(image[..., 0]).save(folder / ("deeper" if number % 2 else "") / f"{number:03d}.png")
     (folder / "broken.png").write_bytes((folder / "000.png").read_bytes()[:30])
@@ -202,6 +204,7 @@ def test_a_verdict_is_shown_with_its_notes(project: Project, held_out: np.ndarra
             lambda path: write_array(path / "large.npy", np.zeros((60, 28, 28, 1), np.uint8)) or path / "large.npy",
             r"\(60, 28, 28, 1\).*\(n, 8, 8, 1\)",
         ),
+        (lambda path: write_array(path / "one.npy", np.array(3, np.uint8)) or path / "one.npy", r"shape \(\)"),
         (lambda path: write_text(path / "page.html", "") or path / "page.html", "neither a folder"),
         (lambda path: write_text(path / "a" / "page.html", "x") or path / "a", "none of the 1 files .* is an image"),
     ],

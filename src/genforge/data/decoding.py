@@ -92,8 +92,8 @@ def read(path: str | os.PathLike[str], max_bytes: int) -> bytes:
         # Not blocking: opening a named pipe would otherwise wait for its writer for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        found = "no such file: removed or renamed since it was listed, a link to nothing, or a name that is not UTF-8"
-        raise Broken(MISSING, found) from None
+        reason = "no such file: removed or renamed since it was listed, a link to nothing, or a name that is not UTF-8"
+        raise Broken(MISSING, reason) from None
     except OSError as error:
         raise Broken(UNREADABLE, error.strerror or str(error)) from None
     try:

@@ -85,7 +85,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"extractor.weights: {path} does not hold plain weights ({_first_line(error)})") from None
+        # Of PyTorch's long advice only the first sentence: the rest tells how to run code from the file.
+        reason = _first_line(error).partition(". ")[0]
+        raise UserError(f"extractor.weights: {path} does not hold plain weights ({reason})") from None
 
 
 def _download(url: str) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from genforge.contracts import Network, Port, PortKind
 from genforge.networks.layers import LabelEmbedding, SinusoidalEmbedding, group_norm, halvings, zero
 from genforge.settings import Settings
 
-
 Multiplier = Annotated[int, Field(ge=1, le=64)]
 
 

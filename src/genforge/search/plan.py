@@ -92,14 +92,11 @@ def check_dimension(where: str, dimension: Dimension, default: Value) -> None:
     if dimension.choices is not None:
         if default not in dimension.choices:
             raise UserError(
-                f"{where}.choices: the recipe's own value {default!r} for the first trial tries it, or set the key to null to leave it out of the search"
-            )
-        return
+                f"{where}.choices: the recipe's own value {default!r} is not among {list(dimension.choices)}; add it, "
+                f"for the first trial tries it, or set the key to null to leave it out of the search"
             )
         return
     assert dimension.low is not None and dimension.high is not None
-    if dimension.log and dimension.low <= 0:
-        raise UserError(f"{where}.low: {dimension.low!r} is wrong: with `log: true` it should be above 0")
     if isinstance(default, bool | str):
         raise UserError(f"{where}: the recipe's own value {default!r} is no number; give `choices` instead of a range")
     if not dimension.low <= default <= dimension.high:

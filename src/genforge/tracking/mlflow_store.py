@@ -60,19 +60,22 @@ def connect(root: Path) -> MlflowClient:
     """A client of the project's store. A new database is made first, by one process, whole or not at all."""
     quiet()
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
     uri = store_uri(root)
-    if not is_server(uri):
-        lock = root / ".genforge" / "mlflow.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):  # processes that start together on an empty database crash in its migrations
-            _make_database(uri)
-    _use_everywhere(uri)
     try:
+        if not is_server(uri):
+            lock = root / ".genforge" / "mlflow.lock"
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(lock):  # processes that start together on an empty database crash in its migrations
+                _make_database(uri)
+        _use_everywhere(uri)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except MlflowException as error:
-        raise UserError(f"MLFLOW_TRACKING_URI names a store of no kind that MLflow knows: {error.message}") from None
+    except UnsupportedModelRegistryStoreURIException:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI is {store_name(root)!r}, which is no store of MLflow's; it should be http(s)://, "
+            f"sqlite:///, postgresql:// or mysql://"
+        ) from None
 
 
 def _use_everywhere(uri: str) -> None:
