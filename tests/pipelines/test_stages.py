@@ -138,7 +138,12 @@ def test_keys_that_dvc_watches_are_asked_for_with_their_defaults(tmp_path: Path)
     (folder / "params.yaml").write_text("data: {name: mine}\nrecipes: {}\n")
     with pytest.raises(UserError) as caught:
         Graph.read(folder)
-    for line in ("seed: 0", 'data.folder: "data/incoming"', "evaluation.images: 500", 'registry: {"metric": "fid"}'):
+    for line in (
+        "seed: 0",
+        'data.folder: "data/incoming"',
+        'evaluation: {"images": 500, "seeds": [0, 1, 2], "batch_size": 250}',
+        'registry: {"metric": "fid"}',
+    ):
         assert f"  {line}\n" in f"{caught.value}\n"
     assert "recipes:" not in str(caught.value)
 
