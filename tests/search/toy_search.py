@@ -15,6 +15,7 @@ from genforge.search.tickets import Trial
 
 SPACE = {"rate": Dimension(low=0.001, high=1.0, log=True), "width": Dimension(low=4, high=16)}
 DEFAULTS = {"rate": 0.9, "width": 6}
+SECONDS_FOR_COMPANY = 120.0
 
 
 def toy(objective: str, tmp_path: Path, trials: int = 6, better: str = "lower", **arguments: Any) -> Plan:
@@ -34,15 +35,28 @@ def toy(objective: str, tmp_path: Path, trials: int = 6, better: str = "lower", 
 
 
 def bowl(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
-    """(rate - 0.3)^2 + a little for the width. `log` counts its calls, one line each, with the process."""
+    """(rate - 0.3)^2 + a little for the width. `log` counts its calls, one line each, with the process.
+
+    With `company`, a call returns only when so many processes have been called: all of them take part, however slowly
+    they start.
+    """
 
     def value(trial: Trial) -> float:
         with Path(arguments["log"]).open("a") as log:
             log.write(f"{trial.number} {os.getpid()}\n")
         time.sleep(arguments.get("seconds", 0.0))
+        deadline = time.monotonic() + SECONDS_FOR_COMPANY
+        while len(_processes(arguments["log"])) < arguments.get("company", 1):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the other workers do not come")
+            time.sleep(0.05)
         return (float(trial.settings["rate"]) - 0.3) ** 2 + 0.01 * abs(int(trial.settings["width"]) - 8)
 
     return value
+
+
+def _processes(log: str) -> set[str]:
+    return {line.split()[1] for line in Path(log).read_text().splitlines() if len(line.split()) == 2}
 
 
 def falling(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
