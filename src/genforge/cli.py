@@ -144,6 +144,32 @@ def _ui(arguments: argparse.Namespace) -> None:
     os.execve(command[0], command, environment)  # noqa: S606  a list of arguments: no shell sees it
 
 
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fix", action="store_true", help="mend what is found; without it nothing is changed")
+    _json_argument(parser)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    """Exit status 0: nothing is wrong, or all is mended; else 1."""
+    from genforge.steps import doctor
+
+    root = Path.cwd()
+    examination = doctor.examine(root)
+    if arguments.fix and examination.findings:
+        if not arguments.json:
+            _show(doctor.findings_table(examination))
+        doctor.mend(root, examination)
+    if arguments.json:
+        print(json.dumps(examination.to_json(), indent=2))
+    else:
+        if examination.findings or examination.blind:
+            _show(doctor.findings_table(examination))
+        _show(doctor.checks_table(examination))
+        print(doctor.headline(examination))
+    if not examination.is_healthy:
+        sys.exit(EXIT_FAILED)
+
+
 def positive(text: str) -> int:
     """A whole number from 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
@@ -169,6 +195,7 @@ COMMANDS = {
     "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
+    "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
     "ui": Command("open the MLflow UI on this machine", _ui_arguments, _ui),
 }
 
