@@ -30,13 +30,14 @@ from pathlib import Path
 
 import psutil
 from blows import SIGNALS, VICTIMS, Blow, blows
-from losses import CHECKS, Field
+from losses import CHECKS, RESULTS, Field
 from tiny_project import begin_again, environment, make
 from victims import LAUNCH, MARK, by_kind, described, left_after, marked
 
 SECONDS_TO_VANISH = 5.0  # for what a command has started, once the command has ended
 SECONDS_FOR_UPLOADER = 60.0  # at the end: it sends what is left, lingers, and goes
 MOST_IDLE_FAILURES = 3  # launches in a row that failed and were never struck
+DEAREST, PATIENCE = 3, 2.0  # for so many seconds a blow waits for one of so many kinds that it likes best
 CORES = 4  # at most: so many stages side by side, one thread each
 
 
@@ -98,6 +99,7 @@ class Campaign:
         self.head_start = head_start
         self.server: subprocess.Popen[bytes] | None = None
         self.with_server = server
+        self.reference: subprocess.Popen[bytes] | None = None
         self.launch: Launch | None = None
         self.count = self.laps = self.idle_failures = 0
         self.struck: Counter[tuple[str, signal.Signals]] = Counter()
@@ -108,11 +110,11 @@ class Campaign:
     def run(self, seconds: float, seconds_to_end: float) -> bool:
         """Strike for so many seconds, let everything come to its end, and look. True when nothing was lost."""
         began = time.monotonic()
-        with self._started() as reference:
+        with self._started() as self.reference:
             self._strike_until(began + seconds)
             self._say(f"no more blows; what runs now should come to its end within {seconds_to_end:.0f} s")
             self._finish(seconds_to_end)
-            if reference.wait() != 0:
+            if self.reference.wait() != 0:
                 raise RuntimeError(f"the uninterrupted run failed by itself; see {self.launches / 'reference.log'}")
             self._mend()
             self._check()
@@ -132,21 +134,19 @@ class Campaign:
             self._continue_stopped()
             self._start_server()
             self._keep_launched(again=True)
-            if time.monotonic() >= due:
-                if self._strike(blow):
-                    blow = next(self.plan)
-                    due = time.monotonic() + blow.wait
-                else:  # nobody is alive yet: a moment later
-                    due = time.monotonic() + 0.2
-            time.sleep(0.05)
+            late = time.monotonic() - due
+            if late >= 0 and self._strike(blow, blow.victims if late > PATIENCE else blow.victims[:DEAREST]):
+                blow = next(self.plan)
+                due = time.monotonic() + blow.wait
+            time.sleep(0.1)
         self._continue_stopped(all_of_them=True)
 
-    def _strike(self, blow: Blow) -> bool:
+    def _strike(self, blow: Blow, victims: tuple[str, ...]) -> bool:
         """Strike the first kind of victim that is alive. False when none is."""
         alive = by_kind(marked(self.mark))
         if self.launch is not None and self.launch.process.poll() is None:
             alive["terminal"] = [psutil.Process(self.launch.process.pid)]
-        kind = next((kind for kind in blow.victims if kind in alive), None)
+        kind = next((kind for kind in victims if kind in alive), None)
         if kind is None:
             return False
         victim = alive[kind][blow.number % len(alive[kind])]
@@ -189,11 +189,19 @@ class Campaign:
             if status == 0:
                 if again:
                     self.laps += 1
+                    self._look_at_lap()
                     begin_again(self.field.project, self.lock)
                 else:
                     return True
         self._start_launch()
         return False
+
+    def _look_at_lap(self) -> None:
+        """The results of a whole run, before they are forgotten, if the uninterrupted run has its own already."""
+        if self.reference is not None and self.reference.poll() == 0:
+            for check in RESULTS:
+                for line in check(self.field):
+                    self._lose(f"after launch {self.count}: {line}")
 
     def _start_launch(self) -> None:
         self.count += 1

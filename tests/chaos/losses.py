@@ -190,6 +190,7 @@ CHECKS: dict[str, Callable[[Field], list[str]]] = {
     "the doctor finds nothing": doctor_finds_nothing,
     "no temporary files": no_temporary_files,
 }
+RESULTS = (same_results, curves_are_whole, whole_searches)  # what can be looked at after each whole run
 
 
 def _ask(field: Field, *command: str) -> subprocess.CompletedProcess[str]:

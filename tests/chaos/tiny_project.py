@@ -20,7 +20,7 @@ _RESULTS = ("search", "models", "curves", "samples", "evaluations", "metrics", "
 FORGOTTEN = [f"results/{name}" for name in _RESULTS]
 FORGOTTEN += [".genforge/checkpoints", ".genforge/search", ".dvc/cache/runs"]
 HEAD_START = ["data/raw", "data/prepared", "results/recipes", "results/extractor"]
-STEPS = {"steps": 200, "checkpoint_every": 10, "log_every": 5, "batch_size": 16}
+STEPS = {"steps": 400, "checkpoint_every": 10, "log_every": 5, "batch_size": 16}
 
 
 def settings(recipes: Iterable[str]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def settings(recipes: Iterable[str]) -> dict[str, Any]:
         "data": {"name": "digits", "source": "digits", "folder": "data/incoming"},
         "extractor": {"steps": 20, "width": 8},
         "evaluation": {"images": 100},
-        "search": {"trials": TRIALS, "workers": 2, "steps_share": 0.3, "reports": 3, "images": 64},
+        "search": {"trials": TRIALS, "workers": 2, "steps_share": 0.2, "reports": 3, "images": 64},
         "registry": {"metric": "fid"},
         "recipes": entries,
     }
