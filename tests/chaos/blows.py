@@ -24,6 +24,7 @@ VICTIMS = {
     "prefect": 1,
     "uploader": 3,
     "mlflow": 2,
+    "doctor": 1,
     "terminal": 2,
 }
 SIGNALS = {
@@ -34,17 +35,20 @@ SIGNALS = {
     signal.SIGSTOP: 2,  # and SIGCONT after a pause
 }
 LONGEST_PAUSE = 3.0  # seconds between SIGSTOP and SIGCONT
+VISITS = 0.1  # share of blows after which someone calls `genforge doctor --fix` while everything runs
 
 
 @dataclass(frozen=True)
 class Blow:
-    """wait: seconds since the blow before. victims: kinds in order of preference. pause: seconds, for SIGSTOP."""
+    """wait: seconds since the blow before. victims: kinds in order of preference. pause: seconds, for SIGSTOP.
+    visit: whether the doctor is called after it."""
 
     number: int
     wait: float
     victims: tuple[str, ...]
     signal: signal.Signals
     pause: float
+    visit: bool
 
     def __str__(self) -> str:
         pause = f" for {self.pause:.1f} s" if self.signal == signal.SIGSTOP else ""
@@ -67,4 +71,5 @@ def blows(seed: int, pace: float) -> Iterator[Blow]:
         keys = {kind: chance.random() ** (1 / weight) for kind, weight in VICTIMS.items()}
         victims = tuple(sorted(keys, key=keys.__getitem__, reverse=True))
         (number_of_signal,) = chance.choices(list(SIGNALS), list(SIGNALS.values()))
-        yield Blow(number, wait, victims, signal.Signals(number_of_signal), chance.uniform(0.2, LONGEST_PAUSE))
+        pause, visit = chance.uniform(0.2, LONGEST_PAUSE), chance.random() < VISITS
+        yield Blow(number, wait, victims, signal.Signals(number_of_signal), pause, visit)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import random
 import shutil
@@ -36,6 +37,7 @@ from victims import LAUNCH, MARK, by_kind, described, left_after, marked
 
 SECONDS_TO_VANISH = 5.0  # for what a command has started, once the command has ended
 SECONDS_FOR_UPLOADER = 60.0  # at the end: it sends what is left, lingers, and goes
+SECONDS_FOR_SERVER = 40.0  # to come back after a blow
 MOST_IDLE_FAILURES = 3  # launches in a row that failed and were never struck
 DEAREST, PATIENCE = 3, 2.0  # for so many seconds a blow waits for one of so many kinds that it likes best
 CORES = 4  # at most: so many stages side by side, one thread each
@@ -99,6 +101,7 @@ class Campaign:
         self.head_start = head_start
         self.server: subprocess.Popen[bytes] | None = None
         self.with_server = server
+        self.server_struck = -math.inf
         self.reference: subprocess.Popen[bytes] | None = None
         self.launch: Launch | None = None
         self.count = self.laps = self.idle_failures = 0
@@ -136,6 +139,8 @@ class Campaign:
             self._keep_launched(again=True)
             late = time.monotonic() - due
             if late >= 0 and self._strike(blow, blow.victims if late > PATIENCE else blow.victims[:DEAREST]):
+                if blow.visit:
+                    self._call_the_doctor()
                 blow = next(self.plan)
                 due = time.monotonic() + blow.wait
             time.sleep(0.1)
@@ -161,11 +166,23 @@ class Campaign:
         if blow.signal == signal.SIGSTOP:
             self.to_continue.append((time.monotonic() + blow.pause, processes))
         self.struck[kind, blow.signal] += 1
+        if kind == "mlflow":
+            self.server_struck = time.monotonic()
         if self.launch is not None:
             self.launch.struck += 1
         pause = f" for {blow.pause:.1f} s" if blow.signal == signal.SIGSTOP else ""
         self._say(f"blow {blow.number}: {blow.signal.name}{pause} to {kind} ({name})")
         return True
+
+    def _call_the_doctor(self) -> None:
+        """`genforge doctor --fix` while all is at work: it may mend nothing that is alive."""
+        own = environment(self.field.project, self.field.more)
+        with (self.launches / "doctor.log").open("ab") as log:
+            subprocess.Popen(
+                ["genforge", "doctor", "--fix"], cwd=self.field.project, env=own, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self._say("the doctor is called")
 
     def _continue_stopped(self, all_of_them: bool = False) -> None:
         for due, processes in list(self.to_continue):
@@ -215,7 +232,9 @@ class Campaign:
                 words, cwd=self.field.project, env=own, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
-        self.launch = Launch(self.count, words, process, log)
+        # A launch that meets a server which is only just starting is not to blame for failing.
+        struck = int(time.monotonic() - self.server_struck < SECONDS_FOR_SERVER)
+        self.launch = Launch(self.count, words, process, log, struck)
 
     def _ended(self, launch: Launch, status: int) -> None:
         """Note how a launch ended; nothing that it started may outlive it, but for the uploader."""
@@ -237,6 +256,7 @@ class Campaign:
             self._lose(f"the pipeline does not go on any more; see {launch.log}: {_tail(launch.log)}")
 
     def _finish(self, seconds: float) -> None:
+        self._wait_for_server()
         deadline = time.monotonic() + seconds
         while self.idle_failures < MOST_IDLE_FAILURES:
             self._start_server()
@@ -351,7 +371,7 @@ class Campaign:
             subprocess.run(words, cwd=folder, env=own, stdout=output, stderr=output, check=True)
 
     def _say(self, text: str) -> None:
-        print(text, flush=True)
+        print(f"{time.strftime('%T')}  {text}" if text else "", flush=True)
 
 
 def _applies(name: str) -> bool:

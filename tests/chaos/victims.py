@@ -38,6 +38,8 @@ def kind_of(words: list[str]) -> str | None:
                 return "dvc"
             case "genforge", ["run", *_]:
                 return "flow"
+            case "genforge", ["doctor", *_]:
+                return "doctor"
             case "genforge", ["step", step, *_]:
                 return step if step in ("train", "search", "evaluate") else "step"
     return None
