@@ -294,7 +294,7 @@ def test_sigterm_checkpoints_at_the_next_step_and_ends(tmp_path: Path) -> None:
     with pytest.raises(Terminated) as ended:
         train(fresh(Signalled), ToyData(), SHORT, checkpoints=checkpoints)
     assert ended.value.code == 143
-    assert checkpoints.steps() == [8, 5]
+    assert checkpoints.steps() == [8, 5, 0], "those of the intervals stay, to fall back to"
     resumed = fresh(Denoise)
     train(resumed, ToyData(), SHORT, checkpoints=checkpoints)
     assert_same_bits(weights(straight), weights(resumed))

@@ -4,6 +4,9 @@ use."""
 from __future__ import annotations
 
 import math
+import os
+import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,39 +18,40 @@ from genforge.contracts import Batch, Loss, Network, Player
 from genforge.randomness import seed_everything
 from genforge.training.checkpoint import Checkpoints
 from genforge.training.failure import Rollback, TrainingFailed
+from genforge.training.history import Log
 from genforge.training.loop import Trained, train
 from genforge.training.optimization import OptimizerSettings
 from genforge.training.settings import TrainingSettings
+from genforge.training.termination import Terminated
 
 SHORT = TrainingSettings(steps=23, batch_size=8, checkpoint_every=5, log_every=4, ema=0.9)
 
 
 class Steep(ToyObjective):
-    """Half a squared distance, of curvature 1 at first and 30 from `steep_from` on.
+    """Half a squared distance, of curvature 1 at first and much more from step 13 on.
 
-    Gradient descent at the rate r multiplies the distance by |1 - curvature * r| in each step. With r = 0.1 that is
-    0.9, then 2: after the power of 3 that makes the loss steeper still, it is soon infinite. With 0.05 it is 0.5, and
-    all is well.
+    Gradient descent at the rate r multiplies the distance by |1 - curvature * r| in each step. With r = 0.1 and a
+    curvature of 39 that is 2.9, and the power of 3 that makes the loss steeper still soon makes it infinite. With half
+    the rate it is 0.95, and all is well.
     """
 
-    def __init__(self, steep_from: int = 12) -> None:
+    def __init__(self, curvature: float = 39.0, steep_from: int = 13) -> None:
         self.network = Denoise().exported
         self.exported: Network = self.network
         self.players = [Player("only", self.network)]
-        self.steep_from = steep_from
+        self.curvature, self.steep_from = curvature, steep_from
         self.step = torch.zeros((), dtype=torch.int64)
 
     def state(self) -> dict[str, Tensor]:
         return {"step": self.step}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:  # type: ignore[override]
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
         self.step = state["step"]
 
     def loss(self, player: Player, batch: Batch) -> Loss:
         self.step = self.step + 1
-        curvature = 30.0 if self.step > self.steep_from else 1.0
         squared = torch.stack([weight.square().sum() for weight in self.network.parameters()]).sum()
-        value = 0.5 * curvature * squared
+        value = 0.5 * (self.curvature if self.step >= self.steep_from else 1.0) * squared
         return Loss(value + (value / 3e3) ** 3, {"loss": value.detach()})
 
 
@@ -55,9 +59,12 @@ STEEP = SHORT.model_copy(
     update={
         "steps": 30,
         "log_every": 2,
+        "checkpoint_every": 10,
         "optimizer": OptimizerSettings(name="sgd", learning_rate=0.1, betas=(0.0, 0.0)),
     }
 )
+# The distance passes the checkpoint of step 20 on its way to infinity: a first return to that step is in vain.
+CREEPING = STEEP.model_copy(update={"checkpoint_every": 5})
 
 
 class Poisoned(Duel):
@@ -86,11 +93,16 @@ class Places(ToyData):
 
 
 def run(
-    folder: Path, settings: TrainingSettings = STEEP, warnings: list[str] | None = None, **options: object
+    folder: Path,
+    settings: TrainingSettings = STEEP,
+    curvature: float = 39.0,
+    warnings: list[str] | None = None,
+    log: Log | None = None,
+    data: ToyData | None = None,
 ) -> Trained:
     seed_everything(1)
     checkpoints = Checkpoints(folder, warn=(warnings if warnings is not None else []).append)
-    return train(Steep(), ToyData(), settings, checkpoints=checkpoints, **options)  # type: ignore[arg-type]
+    return train(Steep(curvature), data or ToyData(), settings, checkpoints=checkpoints, log=log)
 
 
 def test_a_step_that_was_too_long_is_shortened_and_the_run_ends_well(tmp_path: Path) -> None:
@@ -107,11 +119,10 @@ def test_a_step_that_was_too_long_is_shortened_and_the_run_ends_well(tmp_path: P
     assert list(rows) == list(range(2, 31, 2)) == logged, "each step once, for the history and for the tracker"
     assert ["rollbacks" in values for values in rows.values()] == [False] * 5 + [True] * 10
     gentle = [values["loss"] for step, values in rows.items() if step > 12]
-    assert gentle == sorted(gentle, reverse=True), "what the failed attempt had logged is gone"
+    assert gentle[1:] == sorted(gentle[1:], reverse=True), "what the failed attempt had logged is gone"
 
 
-def test_a_history_without_the_failed_attempt_is_that_of_a_run_which_never_made_it(tmp_path: Path) -> None:
-    """The retry's rows are those of a run that goes on from the same checkpoint with half the learning rate."""
+def test_the_retry_is_the_run_that_goes_on_from_that_checkpoint_with_half_the_learning_rate(tmp_path: Path) -> None:
     trained = run(tmp_path / "failing")
     run(tmp_path / "halved", STEEP.model_copy(update={"steps": 10}))
     halved = STEEP.optimizer.model_copy(update={"learning_rate": 0.05})
@@ -122,34 +133,49 @@ def test_a_history_without_the_failed_attempt_is_that_of_a_run_which_never_made_
     assert_same_bits(dict(trained.network.state_dict()), dict(straight.network.state_dict()))
 
 
-@pytest.mark.parametrize("stop", [2, 9, 13, 15, 16, 30])
-def test_a_run_killed_before_in_and_after_the_retry_ends_with_the_same_bits(tmp_path: Path, stop: int) -> None:
-    class Stopped(Exception):
-        pass
+def test_a_return_in_vain_is_followed_by_one_to_the_checkpoint_before(tmp_path: Path) -> None:
+    trained = run(tmp_path, CREEPING, curvature=30.0)
+    assert [(rollback.back_to, rollback.factor) for rollback in trained.rollbacks] == [(20, 0.5), (15, 0.25)]
+    assert trained.history.rows[30]["loss"] < 1e-6
 
-    calls = 0
 
-    def batch(self: ToyData, turn: int, size: int) -> Batch:
-        nonlocal calls
-        calls += 1
-        if calls == stop:
-            raise Stopped
-        return ToyData.batch(data, turn, size)
+class Stopped(Exception):
+    pass
 
-    data = ToyData()
-    straight = run(tmp_path / "straight")
-    seed_everything(1)
-    with pytest.raises(Stopped):
-        stopping = ToyData()
-        stopping.batch = batch.__get__(stopping)  # type: ignore[method-assign]
-        train(Steep(), stopping, STEEP, checkpoints=Checkpoints(tmp_path / "stopped", warn=lambda text: None))
-    resumed = run(tmp_path / "stopped")
-    assert_same_bits(dict(straight.network.state_dict()), dict(resumed.network.state_dict()))
-    assert resumed.history.rows == straight.history.rows
-    assert [rollback.factor for rollback in resumed.rollbacks] == [0.5]
+
+class Stopping(ToyData):
+    """Ends the run in the middle of its `stop`-th step: as a kill does, or with SIGTERM, which it may outlive."""
+
+    def __init__(self, stop: int, politely: bool) -> None:
+        super().__init__()
+        self.stop, self.politely = stop, politely
+
+    def batch(self, turn: int, size: int) -> Batch:
+        self.stop -= 1
+        if self.stop == 0:
+            if not self.politely:
+                raise Stopped
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().batch(turn, size)
+
+
+@pytest.mark.parametrize("politely", [False, True], ids=["killed", "terminated"])
+@pytest.mark.parametrize("settings, curvature", [(STEEP, 39.0), (CREEPING, 30.0)], ids=["steep", "creeping"])
+def test_whenever_it_was_stopped_a_run_that_falls_back_ends_with_the_same_bits(
+    tmp_path: Path, settings: TrainingSettings, curvature: float, politely: bool
+) -> None:
+    straight = run(tmp_path / "straight", settings, curvature)
     straight.history.write_csv(tmp_path / "straight.csv")
-    resumed.history.write_csv(tmp_path / "resumed.csv")
-    assert (tmp_path / "straight.csv").read_bytes() == (tmp_path / "resumed.csv").read_bytes()
+    steps = 20 + 20 if settings is STEEP else 22 + 2 + 15
+    for stop in range(1, steps + 1, 3 if politely else 2):
+        folder = tmp_path / str(stop)
+        with pytest.raises((Stopped, Terminated)):
+            run(folder, settings, curvature, data=Stopping(stop, politely))
+        resumed = run(folder, settings, curvature)
+        assert resumed.rollbacks == straight.rollbacks, stop
+        assert_same_bits(dict(straight.network.state_dict()), dict(resumed.network.state_dict()))
+        resumed.history.write_csv(tmp_path / "resumed.csv")
+        assert (tmp_path / "straight.csv").read_bytes() == (tmp_path / "resumed.csv").read_bytes(), stop
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -161,9 +187,9 @@ def test_what_smaller_steps_do_not_help_fails_with_the_reason_and_what_was_tried
     assert (failure.value.step, failure.value.player) == (15, "generator")
     assert not math.isfinite(failure.value.value)
     reason = failure.value.reason
-    assert failure.value.rollbacks == (Rollback(reason, 10, 0.5), Rollback(reason, 10, 0.25))
+    assert failure.value.rollbacks == (Rollback(reason, 10, 0.5), Rollback(reason, 5, 0.25))
     assert str(failure.value).count("tried: at step 15 the loss of player `generator`") == 2
-    assert checkpoints.steps() == [10, 10], "what is not finite is never checkpointed"
+    assert checkpoints.steps() == [10, 5], "what is not finite is never checkpointed"
 
 
 def test_a_run_that_failed_fails_again_without_trying_all_again(tmp_path: Path) -> None:
@@ -177,7 +203,7 @@ def test_a_run_that_failed_fails_again_without_trying_all_again(tmp_path: Path) 
 
 def test_before_the_first_interval_is_over_a_run_goes_back_to_its_beginning(tmp_path: Path) -> None:
     seed_everything(1)
-    trained = train(Steep(steep_from=0), ToyData(), STEEP, checkpoints=Checkpoints(tmp_path, warn=lambda text: None))
+    trained = train(Steep(steep_from=1), ToyData(), STEEP, checkpoints=Checkpoints(tmp_path, warn=lambda text: None))
     assert [rollback.back_to for rollback in trained.rollbacks] == [0]
 
 
@@ -200,4 +226,4 @@ def test_a_memory_that_overflowed_is_never_checkpointed(tmp_path: Path) -> None:
 
     with pytest.raises(TrainingFailed, match="a value in the optimizer's memory of player `denoiser` is inf"):
         train(Huge(), ToyData(), SHORT, checkpoints=Checkpoints(tmp_path, warn=lambda text: None))
-    assert weights(Huge()) and Checkpoints(tmp_path).steps() == [0, 0]
+    assert weights(Huge()) and Checkpoints(tmp_path).steps() == [0]

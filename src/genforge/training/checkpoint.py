@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from genforge.progress import say
 from genforge.settings import UserError
 
 FORMAT = 2
-NAME = re.compile(r"step-(\d+)(?:-rollback-(\d+))?")
+NAME = re.compile(r"step-(\d+)(?:-rollback-(\d+))?(-passing)?")
 DAMAGED = "damaged-"  # what the name of a damaged one, set aside, begins with
 WRITER = "writer.json"  # which process writes here, so that others can tell what is half written from what is left
 
@@ -43,17 +43,21 @@ class Snapshot:
 
     step: how many steps are done. tensors: weights, moments, generators, by name. state: JSON values. rollbacks: how
     often the run has come back to a checkpoint; the same step with another number is another snapshot.
+    passing: taken because the process was to end. A run goes on from it, and never falls back to it: when somebody
+    stopped a run must not decide how it ends.
     """
 
     step: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
     rollbacks: int = 0
+    passing: bool = False
 
     @property
     def name(self) -> str:
         """Of its checkpoint."""
-        return f"step-{self.step:010d}" + (f"-rollback-{self.rollbacks}" if self.rollbacks else "")
+        rollback = f"-rollback-{self.rollbacks}" if self.rollbacks else ""
+        return f"step-{self.step:010d}{rollback}{'-passing' if self.passing else ''}"
 
 
 class Damaged(Exception):
@@ -66,7 +70,8 @@ class Checkpoints:
 
     Args:
         folder: made when first needed.
-        keep: how many of the newest are kept. Two at least let a damaged one be passed over.
+        keep: of how many of the newest steps one is kept. Two at least let a damaged one be passed over. Passing ones
+            are kept beside them, until the next that is not.
         identity: what the run is, as JSON (recipe, seed, digest of the data). A checkpoint of another identity is
             refused: weights of another run would look like progress.
         warn: is told of what was passed over, and why.
@@ -78,7 +83,7 @@ class Checkpoints:
     warn: Callable[[str], None] = say
 
     def save(self, snapshot: Snapshot) -> Path:
-        """Write `snapshot`, then remove all but the newest `keep`.
+        """Write `snapshot`, then remove those that are not to be kept any longer.
 
         The tensors are serialised in memory first, so memory for one more copy of them is needed.
 
@@ -98,7 +103,7 @@ class Checkpoints:
                 f"{what} could not be written ({error.strerror or error}: {path}); earlier ones are untouched: mend "
                 f"that and {remedy}"
             ) from error
-        self._remove_old()
+        self._remove_old(path)
         return path
 
     def load(self) -> Snapshot | None:
@@ -109,9 +114,18 @@ class Checkpoints:
         """
         self._sign()
         self._clear_unfinished()
+        return self._first_whole(whole(self.folder))
+
+    def fall_back(self, in_vain: int | None = None) -> Snapshot | None:
+        """The newest checkpoint to fall back to. When that is of the step `in_vain`, from which the run was tried again
+        and did not get any further, then the one before, where there is one. Otherwise as `load`."""
+        lasting = [path for path in whole(self.folder) if not _place(path).passing]
+        return self._first_whole(sorted(lasting, key=lambda path: _place(path).step == in_vain))
+
+    def _first_whole(self, paths: list[Path]) -> Snapshot | None:
         damaged = []
         snapshot = None
-        for path in whole(self.folder):
+        for path in paths:
             try:
                 snapshot = self._read(path)
                 break
@@ -127,7 +141,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of which there is a checkpoint, newest first. They may be damaged: only `load` looks inside."""
-        return [_order(path)[0] for path in whole(self.folder)]
+        return [_place(path).step for path in whole(self.folder)]
 
     def _seal(self, snapshot: Snapshot, tensors_digest: str) -> dict[str, Any]:
         content = {
@@ -135,6 +149,7 @@ class Checkpoints:
             "identity": dict(self.identity),
             "step": snapshot.step,
             "rollbacks": snapshot.rollbacks,
+            "passing": snapshot.passing,
             "state": snapshot.state,
             "tensors": tensors_digest,
         }
@@ -147,7 +162,8 @@ class Checkpoints:
                 f"{path} belongs to another run (its recipe, seed or data differ from this one's); "
                 f"remove {self.folder} or give this run another folder"
             )
-        return Snapshot(sealed["step"], safetensors.torch.load(content), sealed["state"], sealed["rollbacks"])
+        tensors = safetensors.torch.load(content)
+        return Snapshot(sealed["step"], tensors, sealed["state"], sealed["rollbacks"], sealed["passing"])
 
     def _set_aside(self, path: Path) -> None:
         """Out of the way of the one that will be written in its place, for whoever wants to know what happened."""
@@ -156,8 +172,14 @@ class Checkpoints:
             shutil.rmtree(aside)
         path.rename(aside)
 
-    def _remove_old(self) -> None:
-        for path in whole(self.folder)[self.keep :]:
+    def _remove_old(self, new: Path) -> None:
+        found = whole(self.folder)
+        lasting: dict[int, Path] = {}
+        for path in found:
+            if not _place(path).passing:
+                lasting.setdefault(_place(path).step, path)  # the newest of each step
+        kept = {new, *list(lasting.values())[: self.keep]}
+        for path in (path for path in found if path not in kept):
             gone = path.with_name(f".{path.name}.old")  # never half of one under its own name
             try:
                 path.rename(gone)
@@ -185,9 +207,9 @@ def checkpoints_folder(root: Path) -> Path:
 
 
 def whole(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, newest first. Nothing is missing of them, but they may be damaged."""
+    """The checkpoints in `folder`, the one written last first. Nothing is missing of them, but they may be damaged."""
     found = [path for path in folder.glob("step-*") if NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=_order, reverse=True)
+    return sorted(found, key=_place, reverse=True)
 
 
 def unfinished(folder: Path) -> list[Path]:
@@ -219,11 +241,18 @@ def unsealed(path: Path) -> tuple[dict[str, Any], bytes]:
     return sealed, content
 
 
-def _order(path: Path) -> tuple[int, int]:
-    """Step and rollback of a checkpoint, which sort by age."""
+class _Place(NamedTuple):
+    """What a checkpoint's name says. Places sort by age: after a rollback come earlier steps once more."""
+
+    rollbacks: int
+    step: int
+    passing: bool
+
+
+def _place(path: Path) -> _Place:
     found = NAME.fullmatch(path.name)
     assert found is not None
-    return int(found[1]), int(found[2] or 0)
+    return _Place(int(found[2] or 0), int(found[1]), found[3] is not None)
 
 
 def serialise(tensors: Mapping[str, Tensor]) -> bytes:

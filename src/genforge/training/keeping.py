@@ -8,10 +8,11 @@ with what step the run goes on, is in the checkpoint that the rollback begins wi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from genforge.progress import say
 from genforge.settings import UserError
-from genforge.training.checkpoint import Checkpoints
+from genforge.training.checkpoint import Checkpoints, Snapshot
 from genforge.training.failure import Rollback, TrainingFailed
 from genforge.training.settings import TrainingSettings
 from genforge.training.state import RunState
@@ -27,14 +28,9 @@ class Keeper:
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint; False when there is none."""
-        snapshot = self.checkpoints.load() if self.checkpoints else None
-        if snapshot is None:
-            return False
-        self.run.restore(snapshot, self.warn)
-        self.kept_step = snapshot.step
-        return True
+        return self._go_on_from(self.checkpoints.load() if self.checkpoints else None)
 
-    def keep(self) -> None:
+    def keep(self, passing: bool = False) -> None:
         """Checkpoint the run at this step, once.
 
         A disk without room ends the run. To go on would stake more than one interval on nobody killing it, and what
@@ -46,27 +42,36 @@ class Keeper:
         if self.checkpoints is not None and self.run.step != self.kept_step:
             self.run.check_finite(self.title)
             self.run.check_memory(self.title)
-            self.checkpoints.save(self.run.snapshot())
+            self.checkpoints.save(replace(self.run.snapshot(), passing=passing))
             self.kept_step = self.run.step
 
     def leave(self) -> None:
         """Keep what can be kept: the process was asked to end, and does so whatever comes of this."""
         try:
-            self.keep()
+            self.keep(passing=True)
         except UserError as problem:
             self.warn(f"{self.title} leaves at step {self.run.step} without a checkpoint of it: {problem}")
 
     def roll_back(self, failure: TrainingFailed) -> None:
-        """Go back to the newest checkpoint, and on from there with a smaller step.
+        """Go back to the newest checkpoint, and on from there with a smaller step. When that was tried from there and
+        did not even reach the next one, go back to the one before: what made the run fail may be older than it looked.
 
         Raises:
             TrainingFailed: that has been done often enough, or there is no checkpoint.
         """
         run, tried = self.run, self.run.rollbacks
-        if len(tried) >= self.settings.rollbacks or not self.resume():
+        if self.checkpoints is None or len(tried) >= self.settings.rollbacks:
+            raise failure.after(tried) from None
+        if not self._go_on_from(self.checkpoints.fall_back(tried[-1].back_to if tried else None)):
             raise failure.after(tried) from None
         smaller = self.settings.rollback_factor ** (len(tried) + 1)
         run.rollbacks = [*tried, Rollback(failure.reason, run.step, smaller)]
-        if self.checkpoints is not None:
-            self.checkpoints.save(run.snapshot())
+        self.checkpoints.save(run.snapshot())
         self.warn(f"{self.title}: {run.rollbacks[-1]} (rollback {len(run.rollbacks)} of {self.settings.rollbacks})")
+
+    def _go_on_from(self, snapshot: Snapshot | None) -> bool:
+        if snapshot is None:
+            return False
+        self.run.restore(snapshot, self.warn)
+        self.kept_step = snapshot.step
+        return True
