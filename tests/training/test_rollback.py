@@ -167,7 +167,7 @@ def test_whenever_it_was_stopped_a_run_that_falls_back_ends_with_the_same_bits(
     straight = run(tmp_path / "straight", settings, curvature)
     straight.history.write_csv(tmp_path / "straight.csv")
     steps = 20 + 20 if settings is STEEP else 22 + 2 + 15
-    for stop in range(1, steps + 1, 3 if politely else 2):
+    for stop in range(2, steps + 1, 4):
         folder = tmp_path / str(stop)
         with pytest.raises((Stopped, Terminated)):
             run(folder, settings, curvature, data=Stopping(stop, politely))
