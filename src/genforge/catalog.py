@@ -331,7 +331,7 @@ def _network_names(choice: Mapping[str, Any]) -> list[str]:
 
 
 def _training_settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    from genforge.training.loop import TrainingSettings
+    from genforge.training.settings import TrainingSettings
 
     return TrainingSettings.read(values, where).model_dump(mode="json")
 
