@@ -162,12 +162,22 @@ def _make_database(uri: str) -> None:
         return
     if path.exists() and path.stat().st_size > 0:
         return
-    for rest in path.parent.glob(f".{path.name}.*.tmp*"):
+    for rest in half_made(path):
         rest.unlink()  # of a process that was killed here: we hold the lock, so nobody else is at it
     aside = path.with_name(f".{path.name}.{os.getpid()}-{time.time_ns()}.tmp")
     aside.parent.mkdir(parents=True, exist_ok=True)
     _migrate(f"{_SQLITE}{aside}")
     aside.replace(path)
+
+
+def database_file(root: Path) -> Path | None:
+    """The SQLite database of the project in `root`; None where it has another store."""
+    return _file_of(store_uri(root))
+
+
+def half_made(database: Path) -> Iterator[Path]:
+    """What processes that were killed while they made it have left beside it."""
+    return database.parent.glob(f".{database.name}.*.tmp*")
 
 
 def _make_on_server(uri: str) -> None:
