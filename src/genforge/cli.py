@@ -214,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     set_environment()
     try:
+        _look_after_runs(Path.cwd())
         COMMANDS[arguments.command].run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -232,6 +233,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell_flow("passing" if passing else "failure", "".join(traceback.format_exception_only(error)).strip())
         return EXIT_FAILED
     return 0
+
+
+def _look_after_runs(project: Path) -> None:
+    """Before any command: a run whose process was killed does not stay RUNNING."""
+    if (project / ".genforge" / "runs").is_dir():
+        from genforge.tracking.runs import look_after
+
+        look_after(project)
 
 
 def set_environment() -> None:
