@@ -14,21 +14,16 @@ import pytest
 from toy_search import DEFAULTS, toy
 
 from genforge.search.run import run_search
-from genforge.search.tickets import MOST_DEATHS, STORAGE_VARIABLE, Tickets
+from genforge.search.storage import STORAGE_VARIABLE
+from genforge.search.tickets import MOST_DEATHS, Tickets
 from genforge.settings import UserError
-
-
-@pytest.fixture(autouse=True)
-def _toys_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
 
 
 def calls(tmp_path: Path) -> list[list[str]]:
     return [line.split() for line in (tmp_path / "calls.txt").read_text().splitlines()]
 
 
-def test_three_workers_make_exactly_as_many_trials_as_asked(tmp_path: Path) -> None:
+def test_three_workers_make_exactly_as_many_trials_as_asked(storage: str, tmp_path: Path) -> None:
     plan = toy("bowl", tmp_path, trials=10, company=3)
     found = run_search(plan, tmp_path / "search", workers=3)
     assert [row.number for row in found.rows] == list(range(10))
@@ -45,7 +40,7 @@ def test_a_finished_search_does_nothing_when_asked_again(tmp_path: Path) -> None
     assert len(calls(tmp_path)) == 3
 
 
-def test_killed_workers_lose_nothing_and_their_trials_go_on(tmp_path: Path) -> None:
+def test_killed_workers_lose_nothing_and_their_trials_go_on(storage: str, tmp_path: Path) -> None:
     plan = toy("killed", tmp_path, trials=4)
     found = run_search(plan, tmp_path / "search", workers=2)
     assert [(row.number, row.state, row.value) for row in found.rows] == [(n, "complete", n) for n in range(4)]

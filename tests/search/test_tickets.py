@@ -10,18 +10,13 @@ import toy_search
 from toy_search import DEFAULTS, toy
 
 from genforge.search.plan import Plan, Row
-from genforge.search.tickets import STORAGE_VARIABLE, Tickets
+from genforge.search.tickets import Tickets
 from genforge.search.worker import work
-
-
-@pytest.fixture(autouse=True)
-def _journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
 
 
 def run(plan: Plan, folder: Path) -> Tickets:
     """The whole search by one worker, without processes."""
-    tickets = Tickets(plan, folder, create=True)
+    tickets = Tickets(plan, folder)
     tickets.fill()
     work(tickets, getattr(toy_search, plan.objective.partition(":")[2])(plan.arguments))
     return tickets
@@ -90,29 +85,7 @@ def test_what_is_not_finite_is_a_failed_trial_with_its_reason(tmp_path: Path) ->
 def test_importance_says_why_there_is_none(tmp_path: Path) -> None:
     assert "at least two" in run(toy("bowl", tmp_path, trials=1), tmp_path / "one").importances()[1]
     constant = toy("bowl", tmp_path, trials=3)
-    tickets = Tickets(constant, tmp_path / "constant", create=True)
+    tickets = Tickets(constant, tmp_path / "constant")
     tickets.fill()
     work(tickets, lambda trial: 1.0)
     assert tickets.importances() == ({}, "importance cannot be told: all complete trials have the same value")
-
-
-def test_a_trial_without_a_living_worker_waits_again_with_all_it_had(tmp_path: Path) -> None:
-    tickets = Tickets(toy("bowl", tmp_path, trials=2), tmp_path / "search", create=True)
-    tickets.fill()
-    first, second = tickets.claim("dead"), tickets.claim("alive")
-    assert first is not None and second is not None and tickets.claim("late") is None
-    second.report(5, 0.75)
-    assert tickets.reap(lambda worker: worker == "dead") == 1
-    assert tickets.count() == {"waiting": 1, "running": 1, "finished": 0}
-    again = tickets.claim("other")
-    assert again is not None
-    assert (again.number, again.settings, again.folder) == (first.number, first.settings, first.folder)
-
-
-def test_a_database_serves_as_well_as_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = toy("bowl", tmp_path, trials=4)
-    journal = run(plan, tmp_path / "journal").rows()
-    monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{tmp_path / 'trials.db'}")
-    database = run(plan, tmp_path / "database").rows()
-    assert settings(database) == settings(journal)
-    assert not (tmp_path / "database" / "journal.log").exists()
