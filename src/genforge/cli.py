@@ -153,12 +153,11 @@ def _doctor(arguments: argparse.Namespace) -> None:
     """Exit status 0: nothing is wrong, or all is mended; else 1."""
     from genforge.steps import doctor
 
-    root = Path.cwd()
-    examination = doctor.examine(root)
+    examination = doctor.examine(Path.cwd())
     if arguments.fix and examination.findings:
         if not arguments.json:
             _show(doctor.findings_table(examination))
-        doctor.mend(root, examination)
+        doctor.mend(examination)
     if arguments.json:
         print(json.dumps(examination.to_json(), indent=2))
     else:

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import psutil
 from blows import SIGNALS, VICTIMS, Blow, blows
-from losses import CHECKS, RESULTS, Field
+from losses import CHECKS, RESULTS, Field, let_a_day_pass
 from tiny_project import begin_again, environment, make
 from victims import LAUNCH, MARK, by_kind, described, left_after, marked
 
@@ -328,8 +328,9 @@ class Campaign:
             time.sleep(0.2)
 
     def _mend(self) -> None:
-        """What a user does after such a day."""
+        """What a user does on the morning after."""
         self._wait_for_server()
+        let_a_day_pass(self.field)
         own = environment(self.field.project, self.field.more)
         done = subprocess.run(
             ["genforge", "doctor", "--fix"], cwd=self.field.project, env=own, capture_output=True, text=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ from tiny_project import TRIALS, environment
 from genforge.files import digest_file, read_json
 from genforge.tracking import mlflow_store
 from genforge.tracking.run_log import RunLog, all_runs
+
+TEMPORARY = (
+    *(f"{folder}/**/.*.{end}" for folder in ("results", "data", ".genforge", ".dvc") for end in ("tmp", "old")),
+    ".*.tmp*",
+    ".genforge/*.wake",
+)
 
 
 @dataclass(frozen=True)
@@ -171,13 +178,22 @@ def doctor_finds_nothing(field: Field) -> list[str]:
 
 def no_temporary_files(field: Field) -> list[str]:
     """Nothing half written is left, neither in the project nor where the system keeps temporary files."""
-    patterns = ("results/**/.*.tmp", "results/**/.*.old", "data/**/.*.tmp", "data/**/.*.old", ".genforge/**/.*.tmp")
-    patterns += (".genforge/**/.*.old", ".genforge/*.wake", ".*.tmp*", ".dvc/cache/**/.*.tmp", ".dvc/**/*.tmp")
-    found = [path.relative_to(field.project) for pattern in patterns for path in field.project.glob(pattern)]
-    temporary = Path(environment(field.project)["TMPDIR"])
-    # What Python's own interpreter and libraries share between processes by design is theirs.
-    found += [path for path in temporary.iterdir() if path.name.startswith(("genforge", "tmp"))]
-    return [f"temporary: {path}" for path in sorted(found, key=str)]
+    return [f"temporary: {path}" for path in temporary_files(field)]
+
+
+def temporary_files(field: Field) -> list[Path]:
+    """What is half written by its name, and what our programs have put where the system keeps temporary files."""
+    found = [path for pattern in TEMPORARY for path in field.project.glob(pattern)]
+    shared = Path(environment(field.project)["TMPDIR"])  # torch keeps a cache there for good, by design
+    return sorted(found) + sorted(path for path in shared.iterdir() if path.name.startswith(("genforge", "tmp")))
+
+
+def let_a_day_pass(field: Field) -> None:
+    """Temporary files as a user finds them on the next morning: too old to be anybody's work."""
+    yesterday = time.time() - 86400
+    for path in temporary_files(field):
+        for each in (path, *path.rglob("*")):
+            os.utime(each, (yesterday, yesterday), follow_symlinks=False)
 
 
 CHECKS: dict[str, Callable[[Field], list[str]]] = {

@@ -49,6 +49,7 @@ class Finding:
 class Examination:
     """All that was found. blind: rooms that could not look, and why."""
 
+    root: Path
     findings: list[Finding]
     blind: dict[str, str]
     checks: list[Check]
@@ -73,7 +74,10 @@ class Examination:
 
 def finders() -> dict[str, Finder]:
     """Every room's finder, by the room's name, in the order in which they are asked and mended."""
-    return {}
+    from genforge.tracking.leftovers import find as runs
+    from genforge.training.leftovers import find as checkpoints
+
+    return {"training": checkpoints, "tracking": runs}
 
 
 def examine(root: Path) -> Examination:
@@ -85,17 +89,17 @@ def examine(root: Path) -> Examination:
     if not (root / "params.yaml").is_file():
         raise UserError(f"{root.resolve()} holds no params.yaml; run genforge in the project's folder")
     leftovers, blind = _look(root)
-    return Examination([Finding(leftover) for leftover in leftovers], blind, list(environment.checks(root)))
+    return Examination(root, [Finding(leftover) for leftover in leftovers], blind, list(environment.checks(root)))
 
 
-def mend(root: Path, examination: Examination, tell: Callable[[str], None] = say) -> None:
+def mend(examination: Examination, tell: Callable[[str], None] = say) -> None:
     """Mend what was found, one after the other, each announced before it is done; then look again, since a thing is
     mended when it is found no more. The examination is brought up to date."""
     todo = list(examination.findings)
     for _ in range(MOST_ROUNDS):
         for finding in todo:
             _mend(finding, tell)
-        leftovers, examination.blind = _look(root)
+        leftovers, examination.blind = _look(examination.root)
         still = {(leftover.kind, leftover.place) for leftover in leftovers}
         known = {(finding.leftover.kind, finding.leftover.place): finding for finding in examination.findings}
         for key, finding in known.items():
@@ -141,8 +145,9 @@ def findings_table(examination: Examination) -> Table:
         table.add_column(heading, overflow="fold")
     for finding in examination.findings:
         told = finding.leftover
+        place = told.place.removeprefix(f"{examination.root}/")
         outcome = {"found": "", "mended": " (done)", "not mended": f" (NOT DONE: {finding.problem})"}[finding.outcome]
-        table.add_row(*(escape(text) for text in (told.kind, told.place, told.what, told.remedy + outcome)))
+        table.add_row(*(escape(text) for text in (told.kind, place, told.what, told.remedy + outcome)))
     for room, reason in examination.blind.items():
         table.add_row("unseen", room, escape(reason), "nothing: look again when this is mended")
     return table
