@@ -1,0 +1,116 @@
+"""What real kills leave behind: the doctor finds each, mends each, and then the pipeline goes on.
+
+One small project, prepared once; in each test something else of it is killed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from genforge.steps import doctor
+from genforge.steps.project import Project
+from tests.chaos.tiny_project import environment, make
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with everything up to its judge, and an MLflow store."""
+    folder = make(tmp_path_factory.mktemp("doctor") / "project", ["vae"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        project = Project.load()
+        for step in ("resolve", "ingest", "prepare", "extractor"):
+            importlib.import_module(f"genforge.steps.{step}").run(project)
+    shutil.rmtree(folder / ".genforge" / "runs")  # their logs are in no MLflow: the doctor would send them
+    return folder
+
+
+@pytest.fixture
+def project(prepared: Path, tmp_path: Path, new_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of it to do harm to; what is still alive in it at the end is ended."""
+    folder = tmp_path / "project"
+    shutil.copytree(prepared, folder, symlinks=True)
+    shutil.copy(new_store, folder / "mlflow.db")
+    for name in ("MLFLOW_TRACKING_URI", "GENFORGE_PIPELINE_RUN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(folder)
+    yield folder
+    for process in started_in(folder):
+        process.kill()
+
+
+def started_in(folder: Path) -> list[psutil.Process]:
+    """Processes of ours that work in the folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [process for process in found if process.pid != psutil.Process().pid]
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+    """A command as a user types it, without the uploader unless the test wants one."""
+    own = environment(folder, {"GENFORGE_UPLOADER": "off"})
+    with (folder / ".genforge" / "test.log").open("ab") as log:
+        return subprocess.Popen(words, cwd=folder, env=own, stdout=log, stderr=log, start_new_session=True)
+
+
+def strike(process: subprocess.Popen[bytes], ready: Callable[[], object], number: int = signal.SIGKILL) -> None:
+    """Wait until something is so, then signal the process alone."""
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, "it ended before it could be struck"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.wait(60)
+
+
+def found(folder: Path) -> set[str]:
+    """Kinds of what the doctor finds."""
+    return {finding.leftover.kind for finding in doctor.examine(folder).findings}
+
+
+def mend(folder: Path) -> None:
+    examination = doctor.examine(folder)
+    said: list[str] = []
+    doctor.mend(examination, said.append)
+    assert [finding.problem for finding in examination.findings if finding.outcome != "mended"] == []
+    assert not examination.blind
+    assert len(said) == len(examination.findings)
+    assert found(folder) == set()
+
+
+def goes_on(folder: Path, *words: str) -> None:
+    done = start(folder, *words)
+    assert done.wait(300) == 0, (folder / ".genforge" / "test.log").read_text()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return list((folder / ".genforge" / "checkpoints" / "vae").glob("*/step-*"))
+
+
+def test_a_killed_trainer(project: Path) -> None:
+    assert found(project) == set()
+    trainer = start(project, "genforge", "step", "train", "vae")
+    strike(trainer, lambda: checkpoints(project) and found(project) == set())  # a living one is nobody's leftover
+    newest = max(checkpoints(project))
+    shutil.copytree(newest, newest.with_name(f".{newest.name}.0123abcd.tmp"))  # as a kill before a rename leaves it
+    assert found(project) >= {"run", "temporary file"}
+    mend(project)
+    assert newest.is_dir()  # the doctor took nothing that is of use
+    goes_on(project, "genforge", "step", "train", "vae")
