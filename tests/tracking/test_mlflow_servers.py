@@ -204,7 +204,7 @@ def test_a_run_whose_uploader_was_killed_too_is_ended_by_the_next_command(
 
 
 TOGETHER = """
-import os, sys, time
+import os, sys, tempfile, time
 from pathlib import Path
 from genforge.tracking import mlflow_store, runs as tracking
 
@@ -214,6 +214,7 @@ import mlflow.store.tracking.sqlalchemy_store, mlflow.store.db.utils, mlflow.db
 
 def one(root):
     root.mkdir(exist_ok=True)
+    tempfile.tempdir = str(root.resolve())  # where MLflow has a lock: another machine's is another one
     params = root / "params.yaml"
     if not params.exists():
         params.write_text("recipes: {gan: {from: hinge-sngan}}")

@@ -21,7 +21,6 @@ def test_on_an_empty_database_and_wherever_the_uploader_is_killed(
     tracked: Path, postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", postgresql.database())
-    monkeypatch.setenv("TMPDIR", str(tracked))
     start_together(tracked, [str(number) for number in range(16)])
     client = mlflow_store.connect(tracked)
     all_complete(client, 16)
