@@ -21,6 +21,7 @@ from genforge.steps.project import Project
 from genforge.tracking.run_log import RunLog, all_runs
 from genforge.training.checkpoint import Checkpoints, Snapshot, whole
 from genforge.training.failure import TrainingFailed
+from genforge.training.turn import Turn
 from tests.disasters import REACHED, in_child, strike
 
 PARAMS = """
@@ -30,6 +31,11 @@ evaluation: {images: 60, batch_size: 25}
 recipes:
   vae: {from: vae, training: {steps: 30, batch_size: 16, checkpoint_every: 8, log_every: 5}}
   wild: {from: vae, training: {steps: 30, batch_size: 16, optimizer: {name: sgd, learning_rate: 10.0}}}
+  noise:
+    from: ddpm
+    networks: {denoiser: {backbone: {width: 8}}}
+    sampler: {name: ddim, steps: 4}
+    training: {steps: 6, batch_size: 8}
 """
 TERMINATED = 143
 MISTAKE = 2  # as the command line ends after a UserError
@@ -168,6 +174,31 @@ def test_a_models_card_tells_in_what_environment_it_was_trained_and_of_rollbacks
     assert environment["device"] == "cpu" and environment["threads"] == "1" and card["rollbacks"] == []
 
 
+def test_another_sampler_costs_no_training(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    train.run(project, "noise")
+    folder = project.model("noise")
+    weights, samples = digest_file(folder / "weights.safetensors"), digest_file(folder / "samples.png")
+
+    params = project.root / "params.yaml"
+    params.write_text(params.read_text().replace("{name: ddim, steps: 4}", "{name: ddim, steps: 7}"))
+    project = Project.load(project.root)
+    resolve.run(project)
+
+    def no_more(self: Turn, *arguments: object) -> None:
+        raise AssertionError("a step was trained")
+
+    monkeypatch.setattr(Turn, "take", no_more)
+    train.run(project, "noise")
+    assert read_json(folder / "model.json")["exported"]["sampler"]["steps"] == 7
+    assert digest_file(folder / "weights.safetensors") == weights
+    assert digest_file(folder / "samples.png") != samples
+
+    params.write_text(params.read_text().replace("width: 8", "width: 12"))
+    resolve.run(Project.load(project.root))
+    with pytest.raises(AssertionError, match="a step was trained"):
+        train.run(Project.load(project.root), "noise")
+
+
 def test_the_extractor_goes_on_too(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "other"
     shutil.copytree(project.root, other)
@@ -187,6 +218,5 @@ def test_the_extractor_goes_on_too(project: Project, tmp_path: Path, monkeypatch
     (kept,) = (project.state / "checkpoints" / "_extractor").iterdir()
     assert Checkpoints(kept).steps()[0] == 40
     extractor.run(project)
-    for name in ("weights.safetensors", "reference.npz"):
-        if (Project.load(other).extractor / name).exists():
-            assert digest_file(project.extractor / name) == digest_file(Project.load(other).extractor / name)
+    for name in ("weights.safetensors", "reference-moments.safetensors"):
+        assert digest_file(project.extractor / name) == digest_file(Project.load(other).extractor / name)

@@ -98,13 +98,12 @@ def test_training_does_not_notice_a_server_that_never_answers(
     assert stored(client, log).info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 def test_a_network_that_loses_refuses_doubles_and_forgets(
-    tracked: Path, server: Server, monkeypatch: pytest.MonkeyPatch, seed: int
+    tracked: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    moods = ["pass"] * 8 + ["slow", "refuse", "lose", "forget", "forget", "twice"] + ["hang"] * (seed == 1)
-    with BadNetwork(server, moods, seed) as network:
+    moods = ["pass"] * 16 + ["slow", "refuse", "lose", "forget", "forget", "twice", "twice", "hang"]
+    with BadNetwork(server, moods) as network:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", network.url)
         pipeline = tracking.start_pipeline(tracked)
         monkeypatch.setenv(tracking.PIPELINE_RUN, pipeline)
@@ -113,7 +112,7 @@ def test_a_network_that_loses_refuses_doubles_and_forgets(
         for _ in range(5):  # flows that follow one another
             if not tracking.upload_all(tracked, patience=20).left:
                 break
-        assert {"refuse", "lose", "forget"} <= set(network.seen)
+        assert {"refuse", "lose", "forget", "twice", "hang"} <= set(network.seen)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     client = mlflow_store.connect(tracked)
     above = stored(client, RunLog(runs_folder(tracked) / pipeline))
@@ -205,7 +204,7 @@ def test_a_run_whose_uploader_was_killed_too_is_ended_by_the_next_command(
 
 
 TOGETHER = """
-import os, sys, time
+import os, sys, tempfile, time
 from pathlib import Path
 from genforge.tracking import mlflow_store, runs as tracking
 
@@ -215,12 +214,13 @@ import mlflow.store.tracking.sqlalchemy_store, mlflow.store.db.utils, mlflow.db
 
 def one(root):
     root.mkdir(exist_ok=True)
+    tempfile.tempdir = str(root.resolve())  # where MLflow has a lock: another machine's is another one
     params = root / "params.yaml"
     if not params.exists():
         params.write_text("recipes: {gan: {from: hinge-sngan}}")
     while not Path("go").exists():
         time.sleep(0.01)
-    with tracking.run(root, "train", experiment="digits") as run:
+    with tracking.run(root, "train", experiment="together") as run:
         for step in range(3):
             run.metrics(step, {"loss": step})
     return 0 if tracking.upload_all(root, patience=150).left == {} else 1
@@ -241,16 +241,10 @@ def start_together(folder: Path, roots: list[str]) -> None:
 
 
 def all_complete(client: Any, count: int) -> None:
-    found = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    found = client.search_runs([client.get_experiment_by_name("together").experiment_id])
     assert [(run.info.status, run.data.metrics) for run in found] == [("FINISHED", {"loss": 2.0})] * count
     for run in found[:3]:
         assert len(client.get_metric_history(run.info.run_id, "loss")) == 3
-
-
-def test_32_processes_on_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    start_together(tmp_path, ["."] * 32)
-    all_complete(mlflow_store.connect(tmp_path), 32)
 
 
 def test_32_projects_on_one_new_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,24 +253,25 @@ def test_32_projects_on_one_new_database(tmp_path: Path, monkeypatch: pytest.Mon
     all_complete(mlflow_store.connect(tmp_path), 32)
 
 
-def test_32_projects_through_one_server(tmp_path: Path, new_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mlflow.db").write_bytes(new_store.read_bytes())
-    with running(tmp_path) as server:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        start_together(tmp_path, [str(number) for number in range(32)])
-        all_complete(mlflow_store.connect(tmp_path), 32)
+def test_32_projects_through_one_server(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    start_together(tmp_path, [str(number) for number in range(32)])
+    all_complete(mlflow_store.connect(tmp_path), 32)
 
 
-def test_32_stages_start_one_uploader(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_32_stages_on_no_store_start_one_uploader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("GENFORGE_UPLOADER", "on")
+    (tmp_path / "params.yaml").write_text("recipes: {gan: {from: hinge-sngan}}\n")
     code = (
         "import os\nfrom pathlib import Path\nfrom genforge.tracking import runs as tracking\n"
         "pids = [os.fork() for _ in range(5)]\n"  # 2 ** 5 processes
-        "with tracking.run(Path(), 'train') as run:\n    [run.metrics(step, {'loss': step}) for step in range(3)]\n"
+        "with tracking.run(Path(), 'train', experiment='together') as run:\n"
+        "    [run.metrics(step, {'loss': step}) for step in range(3)]\n"
         "[os.waitpid(pid, 0) for pid in pids if pid]"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tracked, check=True)
-    assert len(uploaders(tracked)) <= 1
-    until(lambda: not uploaders(tracked))
-    all_complete(mlflow_store.connect(tracked), 32)
-    assert (tracked / ".genforge" / "uploader.log").read_text() == ""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert len(uploaders(tmp_path)) == 1
+    until(lambda: not uploaders(tmp_path))
+    all_complete(mlflow_store.connect(tmp_path), 32)
+    assert (tmp_path / ".genforge" / "uploader.log").read_text() == ""

@@ -189,13 +189,9 @@ def test_a_store_that_was_emptied_is_told_again(tracked: Path, new_store: Path) 
         run.metrics(1, {"loss": 1.0})
         assert tracking.upload_all(tracked).left == {}
         client = mlflow_store.connect(tracked)
-        experiment, before = (
-            client.get_experiment_by_name("digits"),
-            stored(client, RunLog(runs_folder(tracked) / run.id)),
-        )
-        client.delete_run(before.info.run_id)
-        store = client._tracking_client.store
-        store._hard_delete_run(before.info.run_id)  # what `mlflow gc` does
+        before = stored(client, RunLog(runs_folder(tracked) / run.id)).info.run_id
+        client.delete_run(before)
+        client._tracking_client.store._hard_delete_run(before)  # what `mlflow gc` does
         run.metrics(2, {"loss": 2.0})
         run.artifact(tracked / "params.yaml", "settings")
     assert tracking.upload_all(tracked).left == {}

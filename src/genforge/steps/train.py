@@ -1,6 +1,7 @@
 """Train: one recipe, with the settings that the search found, to a folder that draws images.
 
-A run that was killed goes on where it was (`kept.py`).
+A run that was killed goes on where it was (`kept.py`). Its pictures are drawn with the sampler of the day: those that
+were made on the way, for the filmstrip, with the one that the recipe named then.
 """
 
 from __future__ import annotations
@@ -53,12 +54,11 @@ def run(project: Project, name: str | None = None) -> None:
     seed = derive(project.config.seed, "train", name)
     flip = project.config.data.horizontal_flip
 
-    # Everything that the weights depend on says where the run is kept.
-    code = read_json(project.recipe_file(name))["code"]
+    # Everything that the weights depend on says where the run is kept. The sampler does not: with another one the
+    # finished run is finished again, in seconds, and only its pictures are drawn anew.
     inputs = {
-        "recipe": recipe.model_dump(mode="json"),
-        "code": code,
-        "batches": code_digest(["genforge.data.loading"]),
+        "recipe": recipe.model_dump(mode="json", include={"networks", "objective", "training"}),
+        "code": code_digest([*recipe.training_modules(), "genforge.data.loading"]),
         "data": prepared.digest,
         "flip": flip,
         "seed": seed,
@@ -92,7 +92,8 @@ def run(project: Project, name: str | None = None) -> None:
             show=lambda step, images: record.image("samples", step, grid(images, FILM_COLUMNS)),
             title=f"training {name}",
         )
-        card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed, "code": code}
+        card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
+        card["code"] = read_json(project.recipe_file(name))["code"]
         card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
         with replacing_folder(project.model(name)) as result:
             write(result, model, card, trained.history, pictures_of(model, prepared, GRID, name))
