@@ -53,6 +53,9 @@ class DataSettings(Settings):
     max_broken_share: Share = Field(0.05, description="stop when more than this share of the inputs is broken")
     max_pixels: int = Field(64_000_000, ge=64, description="an image of more pixels is absurd and goes to quarantine")
     max_bytes: int = Field(256_000_000, ge=64, description="a larger file is absurd and goes to quarantine")
+    max_seconds: int = Field(
+        30, ge=1, le=3600, description="a file that keeps a processor busy for longer is absurd and goes to quarantine"
+    )
     count: int = Field(4000, ge=10, le=1_000_000, description="tins: how many are drawn")
     horizontal_flip: bool = Field(False, description="train on mirrored images too, one in two; not for digits or text")
 
