@@ -14,18 +14,18 @@ from dataclasses import dataclass
 # How often each kind is named first, relative to the others. `terminal` is the command with all that it has started in
 # the foreground, as Ctrl-C or a closed window reaches them.
 VICTIMS = {
-    "train": 5,
-    "worker": 4,
-    "search": 3,
-    "evaluate": 2,
-    "step": 2,
-    "dvc": 3,
+    "train": 6,
+    "worker": 6,
+    "search": 2,
+    "evaluate": 4,
+    "step": 4,
+    "dvc": 2,
     "flow": 2,
     "prefect": 1,
     "uploader": 3,
     "mlflow": 2,
+    "terminal": 1,
     "doctor": 1,
-    "terminal": 2,
 }
 SIGNALS = {
     signal.SIGKILL: 6,
@@ -66,7 +66,7 @@ def blows(seed: int, pace: float) -> Iterator[Blow]:
     number = 0
     while True:
         number += 1
-        wait = chance.uniform(0.1, 1.9) * pace
+        wait = chance.expovariate(1 / pace)  # as independent mishaps come: in bursts, with calm between
         # A weighted order (Efraimidis & Spirakis 2006, "Weighted random sampling with a reservoir").
         keys = {kind: chance.random() ** (1 / weight) for kind, weight in VICTIMS.items()}
         victims = tuple(sorted(keys, key=keys.__getitem__, reverse=True))

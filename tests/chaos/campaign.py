@@ -339,7 +339,6 @@ class Campaign:
 
     def _check(self) -> None:
         os.environ.update(self.field.more)  # the checks ask the same store as the project's commands
-        self._say("")
         for name, check in CHECKS.items():
             if self.head_start and not _applies(name):
                 continue
@@ -353,18 +352,19 @@ class Campaign:
         self._say(f"LOST: {what}")
 
     def _report(self, seconds: float) -> None:
-        kinds = [kind for kind in VICTIMS if any((kind, number) in self.struck for number in SIGNALS)]
-        self._say(f"\n{'struck':<10}" + "".join(f"{number.name:>9}" for number in SIGNALS) + f"{'all':>9}")
-        for kind in kinds:
+        """The table of blows, and what was lost."""
+        print(f"\n{'struck':<10}" + "".join(f"{number.name:>9}" for number in SIGNALS) + f"{'all':>9}")
+        for kind in VICTIMS:
             row = [self.struck[kind, number] for number in SIGNALS]
-            self._say(f"{kind:<10}" + "".join(f"{count or '':>9}" for count in [*row, sum(row)]))
+            if any(row):
+                print(f"{kind:<10}" + "".join(f"{count or '':>9}" for count in [*row, sum(row)]))
         total = self.struck.total()
-        self._say(f"\n{total} blows in {seconds:.0f} s, {self.count} launches, {self.laps} whole runs and the last one")
+        print(f"\n{total} blows in {seconds:.0f} s, {self.count} launches, {self.laps} whole runs and the last one")
         for line in self.looks:
-            self._say(f"worth a look: {line}")
-        self._say(f"lost: {len(self.lost) or 'nothing'}")
+            print(f"worth a look: {line}")
+        print(f"lost: {len(self.lost) or 'nothing'}")
         for line in self.lost:
-            self._say(f"  {line}")
+            print(f"  {line}", flush=True)
 
     def _run_quietly(self, folder: Path, *words: str) -> None:
         own = environment(folder, {"GENFORGE_UPLOADER": "off"})
@@ -372,7 +372,7 @@ class Campaign:
             subprocess.run(words, cwd=folder, env=own, stdout=output, stderr=output, check=True)
 
     def _say(self, text: str) -> None:
-        print(f"{time.strftime('%T')}  {text}" if text else "", flush=True)
+        print(f"{time.strftime('%T')}  {text}", flush=True)
 
 
 def _applies(name: str) -> bool:
@@ -405,7 +405,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Random signals over everything that runs; then what was lost.")
     parser.add_argument("--minutes", type=float, default=10.0, help="of blows; the end comes some minutes later")
     parser.add_argument("--seed", type=int, default=0, help="of the plan: who, with what, when")
-    parser.add_argument("--pace", type=float, default=4.0, help="mean seconds between blows (default: 4)")
+    parser.add_argument("--pace", type=float, default=5.0, help="mean seconds between blows (default: 5)")
     parser.add_argument("--short", action="store_true", help="one recipe, search and training alone, 20 seconds")
     parser.add_argument("--keep", action="store_true", help="keep the folder also when nothing was lost")
     arguments = parser.parse_args()
