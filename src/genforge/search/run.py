@@ -9,11 +9,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from genforge import ownership
+from genforge.locks import alone
 from genforge.progress import Bar
 from genforge.search.plan import Found, Plan, Row
 from genforge.search.tickets import Tickets
@@ -43,7 +42,7 @@ def run_search(plan: Plan, folder: Path, *, workers: int, threads: int = 1) -> F
     """
     plan.check()
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder / "supervisor.lock", f"search {plan.name}"):  # given back when its holder dies
         tickets = Tickets(plan, folder, create=True)
         tickets.reap(lambda worker: worker is None or not is_alive(worker))
         if tickets.count()["finished"] < plan.trials:
@@ -92,7 +91,8 @@ def _supervise(plan: Plan, folder: Path, tickets: Tickets, workers: int, threads
 
 
 def _start(plan: Plan, folder: Path, index: int, threads: int) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GENFORGE_THREADS": str(threads)}
+    threading = {"OMP_NUM_THREADS": str(threads), "GENFORGE_THREADS": str(threads)}
+    environment = {**os.environ, **ownership.environment(), **threading}
     # -P: a file in the user's folder must not stand in for a package.
     command = [sys.executable, "-P", "-m", "genforge.search.worker"]
     with _log(folder, index).open("ab") as log:
@@ -101,16 +101,14 @@ def _start(plan: Plan, folder: Path, index: int, threads: int) -> subprocess.Pop
     job = {"plan": plan.model_dump(mode="json"), "folder": str(folder.resolve())}
     with contextlib.suppress(BrokenPipeError):  # it died already: the next look sees that
         worker.stdin.write(json.dumps(job).encode() + b"\n")
-        worker.stdin.flush()
+        worker.stdin.close()
     return worker
 
 
 def _dismiss(crew: dict[int, subprocess.Popen[bytes]]) -> None:
-    """Close the pipes, at which workers end, and make sure that they have."""
+    """Ask the workers to end, and make sure that they have."""
     for worker in crew.values():
-        assert worker.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            worker.stdin.close()
+        worker.terminate()
     deadline = time.monotonic() + SECONDS_TO_LEAVE
     for worker in crew.values():
         try:
@@ -118,22 +116,6 @@ def _dismiss(crew: dict[int, subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One supervisor a folder. The kernel gives the lock back when its holder dies."""
-    lock = FileLock(folder / "supervisor.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"another process runs this search: it holds {folder / 'supervisor.lock'}; wait for it"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _drop_finished_folders(folder: Path, tickets: Tickets) -> None:
