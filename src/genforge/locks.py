@@ -67,7 +67,9 @@ class Lock:
                 return False
             except OSError as error:
                 os.close(handle)
-                raise UserError(f"{self.path} cannot be locked ({error}); put the project on a disk with locks") from None
+                raise UserError(
+                    f"{self.path} cannot be locked ({error}); put the project on a disk with locks"
+                ) from None
             if self._stands(handle):
                 break
             os.close(handle)  # somebody removed the file meanwhile: what we hold locks nobody out

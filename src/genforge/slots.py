@@ -69,7 +69,9 @@ def devices() -> tuple[Device, ...]:
     if said is None and not _torch_knows_cuda():
         return ()
     listed = _listed()
-    wanted, variable = (said, DEVICES) if said is not None else (os.environ.get("CUDA_VISIBLE_DEVICES"), "CUDA_VISIBLE_DEVICES")
+    wanted, variable = (
+        (said, DEVICES) if said is not None else (os.environ.get("CUDA_VISIBLE_DEVICES"), "CUDA_VISIBLE_DEVICES")
+    )
     if wanted is None:
         return listed
     found: list[Device] = []

@@ -20,7 +20,7 @@ from genforge.search.worker import is_alive
 from genforge.settings import UserError
 
 SECONDS_BETWEEN_LOOKS = 0.2
-SECONDS_TO_LEAVE = 5.0
+SECONDS_TO_LEAVE = 2.0
 MOST_FAILED_STARTS = 3  # workers that ended with an error outside of any trial
 MOST_DEATHS_IN_A_ROW = 50  # workers that were killed before any trial was finished meanwhile
 
