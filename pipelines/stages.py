@@ -21,9 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from genforge import ownership
 from genforge.cli import FAILURE
 from genforge.config import Config
 from genforge.files import read_yaml
+from genforge.processes import Identity, command_line, describe, words_of
 from genforge.progress import CHANNEL
 from genforge.settings import Settings, UserError
 
@@ -61,6 +65,8 @@ class Graph:
                 commands = {names[stage.addressing]: str(stage.cmd) for stage in graph if stage.cmd}
                 changed = {names[address] for address in repo.status()}
         except DvcException as error:
+            if any(phrase in str(error) for phrase in BUSY):
+                raise UserError(who_is_busy(str(error), root)) from error
             raise UserError(f"DVC cannot read the pipeline: {error}") from error
         except (OSError, UnicodeError) as error:  # a link to nothing among the user's images, or a name like b"\xff"
             raise UserError(
@@ -152,13 +158,27 @@ class Processes:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group, and SIGKILL after some seconds to what is left of it."""
-    if process.poll() is None:
+    """SIGTERM to the group, and SIGKILL after some seconds to what is left of it.
+
+    DVC ends at once while its stage still writes a checkpoint: so it is the group that is waited for.
+    """
+    deadline = time.monotonic() + SECONDS_TO_STOP
+    if _lives(process):
         _signal_group(process, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(SECONDS_TO_STOP)
+        while _lives(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
     _signal_group(process, signal.SIGKILL)
     process.wait()
+
+
+def _lives(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process of the group is at work. Ended ones that nobody has asked for their status are not."""
+    process.poll()
+    for member in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(member.pid) == process.pid and member.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def run_stage(
@@ -179,8 +199,8 @@ def run_stage(
     with tempfile.TemporaryDirectory(prefix="genforge-") as scratch:
         channel, failure = Path(scratch, "progress"), Path(scratch, "failure.json")
         channel.touch()
-        command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
-        paths = {CHANNEL: str(channel), FAILURE: str(failure)}
+        command = [sys.executable, "-m", "genforge.ownership", "dvc", "repro", "--single-item", stage]
+        paths = {CHANNEL: str(channel), FAILURE: str(failure), **ownership.environment()}
         with log.open("wb") as output:
             options = {"cwd": root, "env": {**os.environ, **environment, **paths}, "stdin": subprocess.DEVNULL}
             with processes.started(command, stdout=output, stderr=subprocess.STDOUT, **options) as process:
@@ -208,9 +228,21 @@ def _failure(stage: str, status: int, failure: Path, log: Path) -> StageFailed:
         told = json.loads(failure.read_text())
         return StageFailed(stage, told["text"], passing=told["kind"] == "passing", mistake=told["kind"] == "user")
     if any(phrase in text for phrase in BUSY):
-        return StageFailed(stage, "DVC is busy with another process here", passing=True, mistake=False)
+        return StageFailed(stage, who_is_busy(text, log.parents[2]), passing=True, mistake=False)
     tail = "\n".join(text.strip().splitlines()[-15:])
     return StageFailed(stage, f"exit status {status}; the end of {log}:\n{tail}", passing=False, mistake=False)
+
+
+def who_is_busy(text: str, root: Path) -> str:
+    """What DVC's message about a lock means, with the processes that hold it: DVC names an id at best."""
+    pids = re.findall(r"\(PID (\d+)\):", text)
+    lock = root / ".dvc" / "tmp" / "lock"
+    if not pids and lock.is_file():
+        pids = re.findall(r"^\s*(\d+)", lock.read_text(errors="replace"))
+    known = {pid: Identity.of(int(pid)) for pid in pids}
+    names = [describe(found, command_line(words_of(found.pid))) for found in known.values() if found is not None]
+    holders = ", ".join(names) or "another DVC process"
+    return f"DVC can change this project in one process at a time, and {holders} is at it; wait for it, or end it"
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -36,6 +36,7 @@ STEPS = {
 }
 FAILURE = "GENFORGE_FAILURE"  # a file in which a flow wants to read why a step failed
 EXIT_USER, EXIT_FAILED = 2, 1
+SECONDS_FOR_A_DYING_ONE = 8.0  # a stage whose owner was killed ends within 5: the next one waits for that
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,21 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _step(arguments: argparse.Namespace) -> None:
+    from genforge.locks import alone
+    from genforge.ownership import end_with_owner, stop_on_signals
+
+    end_with_owner()
+    stop_on_signals()
+
     from genforge.steps.project import Project
     from genforge.steps.resolve import check
 
     project = Project.load()
     check(project.config)  # before any work, also in steps that know no recipe
     project.use_threads()
-    importlib.import_module(f"genforge.steps.{arguments.step}").run(project, arguments.name)
+    words = [arguments.step, *([arguments.name] if arguments.name else [])]
+    with alone(project.lock("@".join(words)), f"do the step {' '.join(words)} here", SECONDS_FOR_A_DYING_ONE):
+        importlib.import_module(f"genforge.steps.{arguments.step}").run(project, arguments.name)
 
 
 def _recipes_arguments(parser: argparse.ArgumentParser) -> None:
@@ -256,6 +265,7 @@ def set_environment() -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PYTHONWARNINGS": "ignore",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # to ask whether there is a GPU is not to touch one
     }.items():
         os.environ.setdefault(key, value)
     if not sys.warnoptions:

@@ -23,6 +23,7 @@ MODULES = {
     "dvc": "dvc",
     "mlflow": "mlflow",
 }
+OWNERSHIP = "genforge.ownership"  # runs another module in a process that watches its owners
 
 
 def kind_of(words: list[str]) -> str | None:
@@ -30,7 +31,7 @@ def kind_of(words: list[str]) -> str | None:
     if not words or not PurePath(words[0]).name.startswith("python"):
         return None
     for before, word in pairwise(words[1:]):
-        if before == "-m" and word in MODULES:
+        if before in ("-m", OWNERSHIP) and word in MODULES:
             return MODULES[word]
     for place, word in enumerate(words[1:3], 1):
         match PurePath(word).name, words[place + 1 :]:

@@ -85,7 +85,7 @@ def test_workers_end_with_their_supervisor_and_the_next_one_takes_over(tmp_path:
     try:
         _wait_for((tmp_path / "calls.txt").exists, seconds=60)
         workers = psutil.Process(supervisor.pid).children()
-        with pytest.raises(UserError, match="another process runs this search"):
+        with pytest.raises(UserError, match="only one process may search"):
             run_search(plan, tmp_path / "search", workers=1)
     finally:
         supervisor.kill()

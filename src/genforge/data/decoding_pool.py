@@ -19,6 +19,7 @@ from itertools import chain
 
 from genforge.data.decoding import CRASHED, TOO_SLOW
 from genforge.data.decoding_worker import FACTS, Columns, Job, receive, send
+from genforge.ownership import environment
 
 CHUNK = 256  # files a task: large enough that handing it over costs nothing, small enough to share out evenly
 
@@ -95,7 +96,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **environment(), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
         assert self._process.stdin and self._process.stdout
         self._to, self._from = self._process.stdin, self._process.stdout

@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple
 from PIL import Image
 
 from genforge.data.decoding import Broken, Declared, Rules, content_digest, decode_onto, draw_lot, read
+from genforge.ownership import end_with_owner
 
 WAITING = 10  # times max_seconds: the longest that a file may take by the clock, on a busy machine or a slow disk
 OWN_MEMORY = 2 << 30  # bytes of address space for the interpreter and its libraries
@@ -109,6 +110,7 @@ def _canvas(mode: str, side: int, count: int) -> Image.Image:
 
 def main() -> None:
     """Serve chunks until the parent closes the pipe."""
+    end_with_owner()
     incoming, outgoing = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints does not end up between messages
     folder, rules, seed, scratch_path = receive(incoming)

@@ -11,11 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from genforge import ownership
+from genforge.locks import alone
 from genforge.progress import Bar
 from genforge.search.lease import Watch
 from genforge.search.plan import Found, Plan, Row
@@ -25,7 +24,7 @@ from genforge.settings import UserError
 
 SECONDS_BETWEEN_LOOKS = 0.2  # at the workers
 SECONDS_BETWEEN_READS = 1.0  # of the study
-SECONDS_TO_LEAVE = 5.0
+SECONDS_TO_LEAVE = 2.0
 MOST_FAILURES = 3  # workers that ended with an error that is no trial's: they cannot start, or the disk is full
 TERMINATED = 128 + signal.SIGTERM  # what a worker gives that was asked to end
 MOST_DEATHS_IN_A_ROW = 50  # workers that were killed before any trial got further meanwhile
@@ -48,7 +47,7 @@ def run_search(plan: Plan, folder: Path, *, workers: int, threads: int = 1) -> F
     """
     plan.check()
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(supervisor_lock(folder), f"search {plan.name}"):  # given back when its holder dies
         tickets = Tickets(plan, folder)
         watch = Watch(plan.lease)
         tickets.reap(watch)
@@ -107,7 +106,8 @@ def _leave(folder: Path, tickets: Tickets) -> None:
 
 
 def _start(plan: Plan, folder: Path, index: int, threads: int) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GENFORGE_THREADS": str(threads)}
+    threading = {"OMP_NUM_THREADS": str(threads), "GENFORGE_THREADS": str(threads)}
+    environment = {**os.environ, **ownership.environment(), **threading}
     # -P: a file in the user's folder must not stand in for a package.
     command = [sys.executable, "-P", "-m", "genforge.search.worker"]
     with _log(folder, index).open("ab") as log:
@@ -116,16 +116,14 @@ def _start(plan: Plan, folder: Path, index: int, threads: int) -> subprocess.Pop
     job = {"plan": plan.model_dump(mode="json"), "folder": str(folder.resolve())}
     with contextlib.suppress(BrokenPipeError):  # it died already: the next look sees that
         worker.stdin.write(json.dumps(job).encode() + b"\n")
-        worker.stdin.flush()
+        worker.stdin.close()
     return worker
 
 
 def _dismiss(crew: dict[int, subprocess.Popen[bytes]]) -> None:
-    """Close the pipes, at which workers end, and make sure that they have."""
+    """Ask the workers to end, and make sure that they have."""
     for worker in crew.values():
-        assert worker.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            worker.stdin.close()
+        worker.terminate()
     deadline = time.monotonic() + SECONDS_TO_LEAVE
     for worker in crew.values():
         try:
@@ -135,24 +133,9 @@ def _dismiss(crew: dict[int, subprocess.Popen[bytes]]) -> None:
             worker.wait()
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One supervisor a folder, or with a database one a folder and machine. The kernel gives the lock back when its
-    holder dies."""
-    path = supervisor_lock(folder)
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"another process runs this search: it holds {path}; wait for it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def supervisor_lock(folder: Path) -> Path:
-    """Held by the supervisor that works in the folder of a search, on this machine."""
+    """Held by the supervisor that works in the folder of a search: one a folder, or with a database one a folder and
+    machine."""
     machine = f"-{socket.gethostname()}" if os.environ.get(STORAGE_VARIABLE) else ""
     return folder / f"supervisor{machine}.lock"
 

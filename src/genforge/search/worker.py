@@ -1,8 +1,8 @@
 """One worker process of a search: claims trials and runs them until none waits.
 
 The supervisor starts it with `python -m genforge.search.worker` and writes one line of JSON to its standard input: the
-plan and the folder. It keeps that pipe open for as long as it lives; when it closes, by whatever end the supervisor
-came to, the worker ends at once, so that no search leaves a trainer behind.
+plan and the folder. The worker ends with the supervisor, by whatever end that came to (`genforge.ownership`), so that no
+search leaves a trainer behind.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 import errno
 import importlib
 import json
-import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from genforge.ownership import end_with_owner, stop_on_signals
 from genforge.processes import Identity
 from genforge.progress import say
 from genforge.search.lease import SIGNS_A_LEASE, Signs
@@ -80,19 +79,15 @@ def _is_surroundings(error: BaseException | None) -> bool:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it closes the pipe
+    end_with_owner()
+    stop_on_signals()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it sends SIGTERM
     job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_supervisor, daemon=True).start()
     plan = Plan.model_validate(job["plan"])
     tickets = Tickets(plan, Path(job["folder"]), wait=True)
     module, _, function = plan.objective.partition(":")
     open_objective: OpenObjective = getattr(importlib.import_module(module), function)
     work(tickets, open_objective(plan.arguments))
-
-
-def _end_with_supervisor() -> None:
-    sys.stdin.read()
-    os._exit(0)  # without clean-up: what a trial has kept is on disk, and the next worker takes it up from there
 
 
 if __name__ == "__main__":

@@ -100,7 +100,6 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
             "steps": steps,
             "reports": settings.reports,
             "images": settings.images,
-            "device": project.device,
             "seed": derive(project.config.seed, "search", name),
             "parent": parent,
         },
@@ -126,7 +125,7 @@ def _digest(project: Project, recipe: Recipe) -> str:
             "data": Prepared.open(project.prepared).digest,
             "horizontal_flip": project.config.data.horizontal_flip,
             "seed": project.config.seed,
-            "device": project.device,
+            "device": project.device_of_workers,
             "trial": settings.model_dump(include={"steps_share", "reports", "images"}),
         }
     )

@@ -30,16 +30,17 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
     """The objective of a recipe's search.
 
     Args:
-        arguments: root, recipe, metric, steps (of a trial), reports, images (for each report), device, seed (of the
-            training, the same for every trial, so that settings are compared and not luck), parent (id of the search's
-            run in the tracker).
+        arguments: root, recipe, metric, steps (of a trial), reports, images (for each report), seed (of the training, the
+            same for every trial, so that settings are compared and not luck), parent (id of the search's run in the
+            tracker).
     """
-    root, name, device = Path(arguments["root"]), str(arguments["recipe"]), str(arguments["device"])
+    root, name = Path(arguments["root"]), str(arguments["recipe"])
     steps, reports, images_each = int(arguments["steps"]), int(arguments["reports"]), int(arguments["images"])
     seed, metric = int(arguments["seed"]), str(arguments["metric"])
 
     project = Project.load(root)
     project.use_threads()
+    device = project.device  # each worker holds a GPU of its own
     recipe = project.recipe(name)
     prepared = Prepared.open(project.prepared)
     # One data set for all trials: a batch is a function of its number, so trials do not disturb each other.
