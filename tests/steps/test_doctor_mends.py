@@ -114,3 +114,44 @@ def test_a_killed_trainer(project: Path) -> None:
     mend(project)
     assert newest.is_dir()  # the doctor took nothing that is of use
     goes_on(project, "genforge", "step", "train", "vae")
+
+
+def test_a_killed_dvc_whose_stage_was_stopped(project: Path) -> None:
+    """A stage ends with its DVC, but for one that was stopped (Ctrl-Z, a debugger): it cannot."""
+    dvc = start(project, "dvc", "repro", "--single-item", "search@vae")
+    strike(dvc, lambda: stop(project, "step", "search", "vae") and found(project) == set())
+    wait_for(lambda: found(project) >= {"process", "lock"})
+    mend(project)
+    assert "search" not in " ".join(" ".join(process.cmdline()) for process in started_in(project))
+    goes_on(project, "dvc", "repro", "--single-item", "search@vae")
+    mend(project)
+
+
+def test_an_output_that_was_half_written(project: Path) -> None:
+    """The writer is stopped in the middle, so that the kill does not come too late on a fast machine."""
+    goes_on(project, "genforge", "step", "search", "vae")
+    goes_on(project, "genforge", "step", "train", "vae")
+    mend(project)
+    sampling = start(project, "genforge", "step", "sample", "vae")
+    strike(sampling, lambda: list((project / "results" / "samples").glob(".*.tmp")))
+    wait_for(lambda: "temporary folder" in found(project))
+    mend(project)
+    goes_on(project, "genforge", "step", "sample", "vae")
+    assert [path.name for path in (project / "results" / "samples").iterdir()] == ["vae"]
+
+
+def stop(folder: Path, *words: str) -> bool:
+    """SIGSTOP to the command of the project that ends in these words, once it has begun its work; False until then."""
+    for process in started_in(folder):
+        command = process.cmdline()
+        if command[0].endswith("python") and command[-len(words) :] == list(words) and process.children():
+            process.suspend()
+            return True
+    return False
+
+
+def wait_for(ready: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
