@@ -22,9 +22,9 @@ def _toys_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
 
 
-@pytest.fixture(params=["journal", "postgresql", "sqlite"])
+@pytest.fixture(params=["journal", "postgresql"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty storage, named as a user names it. Its kind: `journal`, `postgresql` or `sqlite`."""
+    """An empty storage, named as a user names it. Its kind: `journal` or `postgresql`; `sqlite` where a test asks."""
     kind: str = request.param
     if kind == "postgresql":
         server: PostgreSQL = request.getfixturevalue("postgresql")
