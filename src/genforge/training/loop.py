@@ -127,25 +127,12 @@ def train(
                 while run.step < steps:
                     termination.check()
                     try:
-                        # Now and then someone looks at the pictures.
+                        # Now and then someone looks at the pictures, with the weights as they are.
                         if run.observed < len(looks) - 1 and run.step >= looks[run.observed]:
                             look()
 
-                        # Each player whose turn it is follows the gradient of its loss on a batch of its own.
-                        rate = learning_rate_factor(run.step, steps, settings.warmup_steps, settings.schedule)
-                        moved = False
-                        for turn in turns:
-                            if (run.step + 1) % turn.player.every == 0:
-                                batch = data.batch(run.turn, settings.batch_size)
-                                loss, logs = turn.take(batch, rate * run.step_size)
-                                run.window.add(run.step + 1, turn.player.name, loss, logs)
-                                run.turn += 1
-                                moved |= turn.moves_exported
-                        run.step += 1
-
-                        # The average follows.
-                        if moved and run.average is not None:
-                            run.average.update()
+                        # The players take their turns.
+                        _step(run, data, settings, steps)
                         bar.advance()
 
                         # Now and then the numbers are read, and the run is kept.
@@ -179,6 +166,21 @@ def train(
     seen = steps * settings.batch_size
     speed = seen / run.seconds if run.seconds else 0.0
     return Trained(objective.exported, steps, seen, run.seconds, speed, run.history, run.rollbacks, run.environments)
+
+
+def _step(run: RunState, data: TrainingData, settings: TrainingSettings, steps: int) -> None:
+    """Each player whose turn it is follows the gradient of its loss on a batch of its own, and the average follows."""
+    rate = run.step_size * learning_rate_factor(run.step, steps, settings.warmup_steps, settings.schedule)
+    moved = False
+    for turn in run.turns:
+        if (run.step + 1) % turn.player.every == 0:
+            loss, logs = turn.take(data.batch(run.turn, settings.batch_size), rate)
+            run.window.add(run.step + 1, turn.player.name, loss, logs)
+            run.turn += 1
+            moved |= turn.moves_exported
+    run.step += 1
+    if moved and run.average is not None:
+        run.average.update()
 
 
 class _Reporter:
