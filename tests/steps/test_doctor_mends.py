@@ -19,6 +19,7 @@ import pytest
 from genforge.steps import doctor
 from genforge.steps.project import Project
 from tests.chaos.tiny_project import environment, make
+from tests.disasters import strike as disaster
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with everything up to its judge, and an MLflow store."""
-    folder = make(tmp_path_factory.mktemp("doctor") / "project", ["vae"])
+    folder = make(tmp_path_factory.mktemp("doctor") / "project", ["vae", "box"])
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(
+        text.replace("trials: 3", "trials: 1").replace("steps_share: 0.2", "steps_share: 0.05")
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         project = Project.load()
@@ -128,16 +133,16 @@ def test_a_killed_dvc_whose_stage_was_stopped(project: Path) -> None:
 
 
 def test_an_output_that_was_half_written(project: Path) -> None:
-    """The writer is stopped in the middle, so that the kill does not come too late on a fast machine."""
-    goes_on(project, "genforge", "step", "search", "vae")
-    goes_on(project, "genforge", "step", "train", "vae")
+    there = Project.load(project)
+    importlib.import_module("genforge.steps.train").run(there, "box")
     mend(project)
-    sampling = start(project, "genforge", "step", "sample", "vae")
-    strike(sampling, lambda: list((project / "results" / "samples").glob(".*.tmp")))
+    sample = importlib.import_module("genforge.steps.sample")
+    assert disaster("kill", 4, project / "results", lambda: sample.run(there, "box")) == -signal.SIGKILL
+    assert list((project / "results" / "samples").glob(".*.tmp"))
     wait_for(lambda: "temporary folder" in found(project))
     mend(project)
-    goes_on(project, "genforge", "step", "sample", "vae")
-    assert [path.name for path in (project / "results" / "samples").iterdir()] == ["vae"]
+    sample.run(there, "box")
+    assert [path.name for path in (project / "results" / "samples").iterdir()] == ["box"]
 
 
 def stop(folder: Path, *words: str) -> bool:
