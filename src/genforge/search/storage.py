@@ -236,7 +236,8 @@ def _is_away(error: BaseException) -> bool:
     """Whether this is the database's or the network's failure of a moment, and nothing that we did."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     exceptions = sqlalchemy.exc
-    if isinstance(cause, exceptions.OperationalError | exceptions.InterfaceError):
+    # The last of them: Optuna asks again over a connection that has just broken.
+    if isinstance(cause, exceptions.OperationalError | exceptions.InterfaceError | exceptions.PendingRollbackError):
         return True
     return isinstance(cause, exceptions.DBAPIError) and cause.connection_invalidated
 

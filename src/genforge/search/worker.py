@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from optuna.exceptions import StorageInternalError
+
 from genforge.ownership import end_with_owner, stop_on_signals
 from genforge.processes import Identity
 from genforge.progress import say
@@ -70,9 +72,11 @@ def _run(tickets: Tickets, trial: Trial, objective: Callable[[Trial], float]) ->
 
 
 def _is_surroundings(error: BaseException | None) -> bool:
-    """Whether a full or broken disk, or a database out of reach, is behind this: other settings would fail as well."""
+    """Whether a full or broken disk, or the database, is behind this: other settings would fail as well."""
     while error is not None:
-        if isinstance(error, StorageAway) or (isinstance(error, OSError) and error.errno in _DISK):
+        if isinstance(error, StorageAway | StorageInternalError):
+            return True
+        if isinstance(error, OSError) and error.errno in _DISK:
             return True
         error = error.__cause__ or error.__context__
     return False
