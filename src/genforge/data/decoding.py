@@ -43,7 +43,9 @@ READERS = {
 }
 BACKGROUND = 255  # white, under transparent pixels
 BORDER = 0  # black, beside an image that `pad` made square
-MOST_SCANS = 200  # of a progressive JPEG: encoders make about ten, and eleven bytes ask for one more pass over all pixels
+MOST_SCANS = (
+    200  # of a progressive JPEG: encoders make about ten, and eleven bytes ask for one more pass over all pixels
+)
 
 # Reasons for quarantine. The card counts by them, so they are few and fixed; the detail beside each is free text.
 MISSING = "missing"

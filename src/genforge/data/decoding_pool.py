@@ -53,7 +53,14 @@ def decode_all(job: Job, paths: Sequence[str], processes: int) -> Iterator[tuple
                     worker = worker if worker and worker.alive else _Worker(job)
                     singles.append(worker.work(start + place, [path]))
                 except _DiedError as death:
-                    nothing = {"bytes": 0, "width": 0, "height": 0, "mode": "", "reason": death.reason, "detail": str(death)}
+                    nothing = {
+                        "bytes": 0,
+                        "width": 0,
+                        "height": 0,
+                        "mode": "",
+                        "reason": death.reason,
+                        "detail": str(death),
+                    }
                     singles.append([(nothing.get(fact, b""),) for fact in FACTS])
             return [tuple(chain.from_iterable(column)) for column in zip(*singles, strict=True)]
         finally:
