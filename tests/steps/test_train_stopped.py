@@ -135,6 +135,8 @@ def test_terminated_it_is_marked_killed_and_goes_on(
         assert in_child(lambda: train.run(project, "vae")) == TERMINATED
     killed = run_of(project, "KILLED")
     assert killed.start().values["kind"] == "train"
+    *_, end = killed.read()
+    assert "asked to end, by SIGTERM" in end.values["reason"]
     assert not project.model("vae").exists()
     train.run(project, "vae")
     assert results(project) == straight

@@ -227,3 +227,9 @@ def test_a_memory_that_overflowed_is_never_checkpointed(tmp_path: Path) -> None:
     with pytest.raises(TrainingFailed, match="a value in the optimizer's memory of player `denoiser` is inf"):
         train(Huge(), ToyData(), SHORT, checkpoints=Checkpoints(tmp_path, warn=lambda text: None))
     assert weights(Huge()) and Checkpoints(tmp_path).steps() == [0]
+
+
+def test_every_optimizer_s_memory_is_looked_at(tmp_path: Path) -> None:
+    for name in ("adam", "adamw", "sgd", "rmsprop"):
+        optimizer = OptimizerSettings(name=name)  # type: ignore[arg-type]
+        run(tmp_path / name, STEEP.model_copy(update={"optimizer": optimizer}), curvature=1.0)

@@ -189,7 +189,8 @@ class Checkpoints:
 
     def _sign(self) -> None:
         try:
-            write_json(self.folder / WRITER, Identity.own().to_json())
+            with telling_of_no_room("checkpoints", self.folder):
+                write_json(self.folder / WRITER, Identity.own().to_json())
         except OSError as error:
             raise UserError(
                 f"checkpoints cannot be written to {self.folder} ({error.strerror or error}); mend that and run again"

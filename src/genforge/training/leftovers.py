@@ -29,15 +29,18 @@ def find(root: Path) -> Iterator[Leftover]:
     """
     kept = checkpoints_folder(root)
     for run in sorted(path for path in kept.glob("*/*") if path.is_dir()):
-        if _is_idle(run):
-            yield from _of_run(run)
+        yield from of_run(run)
     for path in sorted(path for path in kept.glob("*") if path.is_dir()):
         if _is_orphan(root, path):
             what = f"checkpoints of the recipe `{path.name}`, which params.yaml does not name"
             yield _leftover("checkpoints", path, what, partial(_is_orphan, root))
 
 
-def _of_run(run: Path) -> Iterator[Leftover]:
+def of_run(run: Path) -> Iterator[Leftover]:
+    """What is left in one folder of checkpoints, wherever it lies (trials have theirs elsewhere). Of a run that goes on
+    nothing is."""
+    if not _is_idle(run):
+        return
     for path in unfinished(run):
         what = "a checkpoint that a killed trainer was writing or removing"
         yield _leftover("temporary file", path, what, lambda path: _is_idle(run))

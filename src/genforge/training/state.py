@@ -124,12 +124,14 @@ class RunState:
         self._check(title, "exported", "an averaged weight", [] if self.average is None else self.average.averages)
 
     def _check(self, title: str, owner: str, what: str, tensors: Sequence[Tensor]) -> None:
-        detached = [tensor.detach() for tensor in tensors if tensor.numel()]
-        if not detached:
-            return
-        largest = torch.stack(torch._foreach_norm(detached, float("inf"))).max().item()  # NaN wins a maximum
-        if not math.isfinite(largest):
-            raise TrainingFailed(title, self.step, owner, what, largest)
+        on_device: dict[torch.device, list[Tensor]] = {}  # some optimizers count their steps on the CPU
+        for tensor in tensors:
+            if tensor.numel():
+                on_device.setdefault(tensor.device, []).append(tensor.detach())
+        for detached in on_device.values():
+            largest = torch.stack(torch._foreach_norm(detached, float("inf"))).max().item()  # NaN wins a maximum
+            if not math.isfinite(largest):
+                raise TrainingFailed(title, self.step, owner, what, largest)
 
     def _enter(self, environments: Sequence[Environment], warn: Callable[[str], None]) -> None:
         """Be in this process's environment, after those that the checkpoint tells of."""

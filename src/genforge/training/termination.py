@@ -21,6 +21,9 @@ class Terminated(SystemExit):
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
+    def __str__(self) -> str:
+        return "asked to end, by SIGTERM"
+
 
 class Termination:
     """Within this block SIGTERM is noted instead of ending the process; `check` raises Terminated where that is safe,
