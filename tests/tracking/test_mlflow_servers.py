@@ -171,7 +171,7 @@ def test_a_stage_that_is_killed_with_its_group(tracked: Path, monkeypatch: pytes
     os.killpg(stage.pid, signal.SIGKILL)
     stage.stdout.read()  # to its end: nobody else holds the pipe
     stage.wait()
-    assert uploader.is_running()
+    assert uploaders(tracked) == [uploader]
     until(lambda: not uploaders(tracked), 60)
     (log,) = all_runs(tracked)
     assert log.status() == "KILLED"
@@ -220,6 +220,7 @@ def one(root):
         params.write_text("recipes: {gan: {from: hinge-sngan}}")
     while not Path("go").exists():
         time.sleep(0.01)
+    mlflow_store.connect(root)  # at the first try
     with tracking.run(root, "train", experiment="together") as run:
         for step in range(3):
             run.metrics(step, {"loss": step})

@@ -217,11 +217,11 @@ def test_what_cannot_be_sent_is_said_and_passed_over(tracked: Path) -> None:
 
 def test_a_run_that_mlflow_chokes_on_keeps_no_other_from_it(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An internal error looks like a store that is away; the other runs are tried first the next time."""
-    poison, good = tell(tracked, name="poison"), tell(tracked)
+    poison, good = tell(tracked, name="a-poison"), tell(tracked)
     send = replay.Replay._send_start
 
     def choke(self: replay.Replay, run: str, event: Any) -> None:
-        if event.values["name"] == "poison":
+        if event.values["name"] == "a-poison":
             raise RuntimeError("500")
         send(self, run, event)
 
@@ -318,6 +318,7 @@ def test_the_uploader_comes_by_itself_and_goes_by_itself(tracked: Path, monkeypa
     monkeypatch.setenv("GENFORGE_UPLOADER", "on")
     before = {child.pid for child in psutil.Process().children()}
     log = tell(tracked)
+    tracking.start_uploader(tracked)  # one is on its way already
     (child,) = [child for child in psutil.Process().children() if child.pid not in before]
     while not (tracked / "mlruns").exists():
         time.sleep(0.05)
