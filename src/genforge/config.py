@@ -117,6 +117,12 @@ class SearchSettings(Settings):
     )
     reports: int = Field(3, ge=1, description="intermediate values a trial, at which it may be pruned")
     images: int = Field(200, ge=50, description="generated images for each value")
+    lease: float = Field(
+        300.0,
+        ge=10.0,
+        description="seconds without a sign of life after which a worker of another machine is taken to be dead, and "
+        "its trial is taken up by the next; workers give one every tenth of it",
+    )
 
 
 class RegistrySettings(Settings):

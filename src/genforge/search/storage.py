@@ -214,6 +214,23 @@ class Store:
         return storage
 
 
+def open_existing_database() -> BaseStorage | None:
+    """The named database as it is; None when Optuna has made no tables in it.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    url = sqlalchemy.make_url(os.environ[STORAGE_VARIABLE])
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        return None
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    try:
+        empty = not sqlalchemy.inspect(engine).has_table("trials")
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise UserError(f"{STORAGE_VARIABLE}: cannot open this storage ({_kind(error)}); is its server up?") from error
+    return None if empty else Store(Path()).storage
+
+
 def open_journal(journal: Path) -> JournalStorage:
     lock = cast(Any, KernelLock(journal))  # Optuna does not export the class of locks
     return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))

@@ -26,6 +26,7 @@ from typing import Any, Literal, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from genforge.catalog import Dimension
@@ -215,16 +216,9 @@ class Tickets:
     # Between this file and Optuna.
 
     def _latest(self) -> dict[int, FrozenTrial]:
-        """The last attempt of each ticket that the plan asks for (a study made for more trials may hold more).
-
-        Of twins, the first: storages number trials in the order in which all see them, so all agree on it.
-        """
-        latest: dict[int, FrozenTrial] = {}
-        for trial in sorted(self._study.get_trials(deepcopy=False), key=lambda trial: trial.number):
-            number = _ticket(trial)
-            if number < self.plan.trials and (number not in latest or _attempt(trial) > _attempt(latest[number])):
-                latest[number] = trial
-        return latest
+        """The last attempt of each ticket that the plan asks for (a study made for more trials may hold more)."""
+        latest = _latest_attempts(self._study.get_trials(deepcopy=False))
+        return {number: trial for number, trial in latest.items() if number < self.plan.trials}
 
     def _id(self, attempt: FrozenTrial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, attempt.number)
@@ -323,6 +317,29 @@ def trial_folders(folder: Path, number: int | str = "*") -> list[Path]:
     return sorted(folder.glob(f"trial-{number}-*"), key=lambda path: [int(part) for part in path.name.split("-")[1:]])
 
 
+def finished_tickets(storage: BaseStorage, study: str) -> set[int] | None:
+    """Numbers of the tickets of a study that are done; None when there is no such study."""
+    try:
+        trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
+    except KeyError:
+        return None
+    latest = _latest_attempts(trials)
+    return {number for number, trial in latest.items() if trial.state.is_finished() and not _is_lost(trial)}
+
+
+def _latest_attempts(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """The last attempt of each ticket.
+
+    Of twins, the first: storages number trials in the order in which all see them, so all agree on it.
+    """
+    latest: dict[int, FrozenTrial] = {}
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        number = _ticket(trial)
+        if number not in latest or _attempt(trial) > _attempt(latest[number]):
+            latest[number] = trial
+    return latest
+
+
 @contextlib.contextmanager
 def _fenced() -> Iterator[None]:
     """A trial that is finished in the storage, and not by us, was given to another worker."""
@@ -372,5 +389,6 @@ def _row(number: int, trial: FrozenTrial) -> Row:
 
 
 def _silence_optuna() -> None:
-    """It tells every trial on standard error; the supervisor's bar does that."""
-    optuna.logging.set_verbosity(logging.WARNING)
+    """It tells every trial on standard error, as the supervisor's bar does, and warns with pages of SQL of a database
+    that is away, as `storage.py` does."""
+    optuna.logging.set_verbosity(logging.ERROR)

@@ -15,7 +15,7 @@ from genforge.evaluation.fidelity import Judge
 from genforge.models import Model
 from genforge.pictures import grid
 from genforge.randomness import seed_everything
-from genforge.search.plan import Pruned
+from genforge.search.plan import Lost, Pruned
 from genforge.search.tickets import Trial
 from genforge.steps.labels import labels_of
 from genforge.steps.project import Project
@@ -92,6 +92,9 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
                 )
             except Pruned:
                 record.finish("pruned")
+                raise
+            except Lost as loss:
+                record.finish("lost", "KILLED", str(loss))
                 raise
         return last
 
