@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,13 +171,15 @@ class StoppingData(ToyData):
         return super().batch(turn, size)
 
 
-def stopped_and_resumed(build: Build, stop: int, folder: Path) -> dict[str, Tensor]:
-    settings = SETTINGS.model_copy(update={"checkpoint_every": 1})
+def stopped_and_resumed(
+    build: Build, stop: int, folder: Path, settings: TrainingSettings = SETTINGS
+) -> dict[str, Tensor]:
+    settings = settings.model_copy(update={"checkpoint_every": 1})
     seed_everything(5)
     with pytest.raises(Stopped):
         kept = Checkpoints(folder)
         train(build(), StoppingData(stop), settings, seed=5, checkpoints=kept, observe=look, observations=4)
-    assert Checkpoints(folder).steps()[0] > stop // 2
+    assert Checkpoints(folder).steps()[0] >= stop // 2
     return run(build, settings, folder)
 
 
@@ -185,6 +188,24 @@ def stopped_and_resumed(build: Build, stop: int, folder: Path) -> dict[str, Tens
 def test_every_checkpoint_leads_to_the_same_end(tmp_path: Path, name: str, stop: int) -> None:
     """The checkpoint of each step holds all that the rest of the run depends on."""
     assert_same_bits(run(TOYS[name], SETTINGS, None), stopped_and_resumed(TOYS[name], stop, tmp_path))
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "rmsprop": {"optimizer": {"name": "rmsprop", "learning_rate": 1e-3}},
+    "sgd": {"optimizer": {"name": "sgd", "learning_rate": 1e-2}, "clip_norm": 0.5},
+    "adamw": {"optimizer": {"name": "adamw", "weight_decay": 0.1}, "schedule": "cosine", "accumulation": 4},
+    "own rates": {"players": {"critic": {"learning_rate": 1e-3}}, "ema": 0.0},
+    "bfloat16": {"precision": "bfloat16", "channels_last": True},
+}
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_every_way_of_training_is_resumed_to_the_same_end(tmp_path: Path, name: str) -> None:
+    settings = TrainingSettings.read({**SETTINGS.model_dump(), **VARIANTS[name]}, "training")
+    recipe = resolve("hinge-sngan", {"from": "hinge-sngan"})
+    build: Build = lambda: build_objective(recipe, SHAPE, classes=3)  # noqa: E731
+    resumed = stopped_and_resumed(build, 13, tmp_path, settings)
+    assert_same_bits(run(build, settings, None), resumed)
 
 
 def test_what_an_objective_gives_and_does_not_take_back_is_told(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from genforge.training.loop import Trained, train
 from genforge.training.optimization import OptimizerSettings
 from genforge.training.settings import TrainingSettings
 from genforge.training.termination import Terminated
+from tests.disasters import REACHED, strike
 
 SHORT = TrainingSettings(steps=23, batch_size=8, checkpoint_every=5, log_every=4, ema=0.9)
 
@@ -167,7 +168,7 @@ def test_whenever_it_was_stopped_a_run_that_falls_back_ends_with_the_same_bits(
     straight = run(tmp_path / "straight", settings, curvature)
     straight.history.write_csv(tmp_path / "straight.csv")
     steps = 20 + 20 if settings is STEEP else 22 + 2 + 15
-    for stop in range(2, steps + 1, 4):
+    for stop in range(2, steps + 1, 5):
         folder = tmp_path / str(stop)
         with pytest.raises((Stopped, Terminated)):
             run(folder, settings, curvature, data=Stopping(stop, politely))
@@ -176,6 +177,20 @@ def test_whenever_it_was_stopped_a_run_that_falls_back_ends_with_the_same_bits(
         assert_same_bits(dict(straight.network.state_dict()), dict(resumed.network.state_dict()))
         resumed.history.write_csv(tmp_path / "resumed.csv")
         assert (tmp_path / "straight.csv").read_bytes() == (tmp_path / "resumed.csv").read_bytes(), stop
+
+
+def test_killed_at_any_write_a_run_that_falls_back_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Among them are those of the checkpoints that rollbacks begin with."""
+    straight = run(tmp_path / "straight", CREEPING, 30.0)
+    for number in range(4, 400, 11):
+        folder = tmp_path / str(number)
+        status = strike("kill", number, folder, lambda folder=folder: run(folder, CREEPING, 30.0))  # type: ignore[misc]
+        resumed = run(folder, CREEPING, 30.0)
+        assert (resumed.rollbacks, resumed.history.rows) == (straight.rollbacks, straight.history.rows), number
+        assert_same_bits(dict(straight.network.state_dict()), dict(resumed.network.state_dict()))
+        if status == REACHED:
+            break
+    assert status == REACHED and number > 40
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
