@@ -6,6 +6,8 @@ One small project, prepared once; in each test something else of it is killed.
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import shutil
 import signal
 import subprocess
@@ -130,6 +132,19 @@ def test_a_killed_dvc_whose_stage_was_stopped(project: Path) -> None:
     wait_for(lambda: not started_in(project))
     goes_on(project, "dvc", "repro", "--single-item", "search@vae")
     mend(project)
+
+
+def test_a_killed_search(project: Path) -> None:
+    """Supervisor and workers at once, as an OOM killer or a power cut takes them."""
+    search = start(project, "genforge", "step", "search", "vae")
+    wait_for(lambda: list((project / ".genforge" / "search" / "vae").glob("*/trial-*/step-*")))
+    os.killpg(search.pid, signal.SIGKILL)
+    search.wait()
+    assert found(project) >= {"trial", "run"}
+    mend(project)
+    goes_on(project, "genforge", "step", "search", "vae")
+    best = json.loads((project / "results" / "search" / "vae" / "best.json").read_text())
+    assert best["trials"] == 1
 
 
 def test_an_output_that_was_half_written(project: Path) -> None:
