@@ -17,13 +17,10 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +28,7 @@ from pathlib import Path
 
 import psutil
 from blows import SIGNALS, VICTIMS, Blow, blows
+from kept_server import KeptServer
 from losses import CHECKS, RESULTS, Field, let_a_day_pass
 from tiny_project import begin_again, environment, make
 from victims import LAUNCH, MARK, by_kind, described, left_after, marked
@@ -38,8 +36,10 @@ from victims import LAUNCH, MARK, by_kind, described, left_after, marked
 SECONDS_TO_VANISH = 5.0  # for what a command has started, once the command has ended
 SECONDS_FOR_UPLOADER = 60.0  # at the end: it sends what is left, lingers, and goes
 SECONDS_FOR_SERVER = 40.0  # to come back after a blow
+SECONDS_TO_END = 900.0  # for a whole run that nobody strikes, on a slow machine
 MOST_IDLE_FAILURES = 3  # launches in a row that failed and were never struck
 DEAREST, PATIENCE = 3, 2.0  # for so many seconds a blow waits for one of so many kinds that it likes best
+SHORT = "train@vae"  # the stage of a short campaign, with its search
 CORES = 4  # at most: so many stages side by side, one thread each
 
 
@@ -60,12 +60,13 @@ class Campaign:
 
     Args:
         folder: for everything; made anew.
-        recipes: of the library; none: all.
         commands: one of which is typed at each launch.
         seed: of blows and commands.
         pace: mean seconds between blows.
-        server: whether runs are told to an MLflow server, or to the embedded store.
-        goals: what the reference has to make.
+        goal: the stage up to which the uninterrupted run goes.
+        recipes: of the library; none: all.
+        head_start: the stage up to which the project is brought before, undisturbed: what is not to be tested. The runs
+            of such a part of the pipeline are told to MLflow's embedded store, those of a whole one to a server.
     """
 
     def __init__(
@@ -74,34 +75,26 @@ class Campaign:
         commands: list[list[str]],
         seed: int,
         pace: float,
+        goal: str,
         recipes: list[str] | None = None,
-        server: bool = True,
-        goals: tuple[str, ...] = ("rank",),
         head_start: str = "",
     ) -> None:
-        self.folder, self.commands, self.goals = folder, commands, goals
-        self.mark = f"{folder.name}-{seed}-{os.getpid()}"
-        self.plan = blows(seed, pace)
-        self.chance = random.Random(f"commands {seed}")
+        self.commands, self.goal, self.is_whole = commands, goal, not head_start
+        self.plan, self.chance = blows(seed, pace), random.Random(f"commands {seed}")
+        self.mark = f"{folder.parent.name}-{seed}"
         self.launches = folder / "launches"
         self.launches.mkdir(parents=True)
-        reference = make(folder / "reference", recipes)
-        if head_start:  # stages that are not what is tested here
+        project, reference, self.lock = folder / "project", make(folder / "reference", recipes), ""
+        if head_start:
             self._run_quietly(reference, "dvc", "repro", head_start)
-            shutil.copytree(reference, folder / "project", symlinks=True)
+            shutil.copytree(reference, project, symlinks=True)
             self.lock = (reference / "dvc.lock").read_text()
         else:
-            make(folder / "project", recipes)
-            self.lock = ""
-        more = {MARK: self.mark}
-        if server:
-            self.port = _free_port()
-            more["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{self.port}"
-        self.field = Field(folder / "project", reference, more)
-        self.head_start = head_start
-        self.server: subprocess.Popen[bytes] | None = None
-        self.with_server = server
+            make(project, recipes)
+        self.server = self._server(folder) if self.is_whole else None
         self.server_struck = -math.inf
+        store = {"MLFLOW_TRACKING_URI": self.server.url} if self.server else {}
+        self.field = Field(project, reference, {MARK: self.mark, **store})
         self.reference: subprocess.Popen[bytes] | None = None
         self.launch: Launch | None = None
         self.count = self.laps = self.idle_failures = 0
@@ -135,7 +128,8 @@ class Campaign:
         due = time.monotonic() + blow.wait
         while time.monotonic() < deadline and self.idle_failures < MOST_IDLE_FAILURES:
             self._continue_stopped()
-            self._start_server()
+            if self.server is not None:
+                self.server.keep()
             self._keep_launched(again=True)
             late = time.monotonic() - due
             if late >= 0 and self._strike(blow, blow.victims if late > PATIENCE else blow.victims[:DEAREST]):
@@ -259,7 +253,8 @@ class Campaign:
         self._wait_for_server()
         deadline = time.monotonic() + seconds
         while self.idle_failures < MOST_IDLE_FAILURES:
-            self._start_server()
+            if self.server is not None:
+                self.server.keep()
             if self._keep_launched(again=False):
                 break
             if time.monotonic() > deadline:
@@ -280,7 +275,7 @@ class Campaign:
         own = environment(self.field.reference, {"GENFORGE_UPLOADER": "off"})
         with (self.launches / "reference.log").open("wb") as output:
             reference = subprocess.Popen(
-                ["dvc", "repro", *self.goals], cwd=self.field.reference, env=own, stdin=subprocess.DEVNULL,
+                ["dvc", "repro", self.goal], cwd=self.field.reference, env=own, stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         try:
@@ -293,39 +288,16 @@ class Campaign:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(reference.pid, signal.SIGKILL)
-            if self.server is not None and self.server.poll() is None:
-                os.killpg(self.server.pid, signal.SIGTERM)
-                self.server.wait(30)
+            if self.server is not None:
+                self.server.end()
 
-    def _start_server(self) -> None:
-        """The MLflow server, started again whenever it has died, as its machine would."""
-        if not self.with_server or (self.server is not None and self.server.poll() is None):
-            return
-        if self.server is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.server.pid, signal.SIGKILL)  # what the dead one's workers still hold
-        store = self.folder / "mlflow"
-        store.mkdir(exist_ok=True)
-        own = environment(self.field.project, {MARK: self.mark, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"]
-        command += ["--artifacts-destination", str(store / "artifacts")]
-        with (self.launches / "mlflow.log").open("ab") as output:
-            self.server = subprocess.Popen(
-                command, cwd=store, env=own, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True,
-            )  # fmt: skip
+    def _server(self, folder: Path) -> KeptServer:
+        own = environment(folder / "project", {MARK: self.mark})
+        return KeptServer(folder / "mlflow", self.launches / "mlflow.log", own)
 
     def _wait_for_server(self) -> None:
-        deadline = time.monotonic() + 120
-        while self.with_server:
-            self._start_server()
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2).close()
-                return
-            if time.monotonic() > deadline:
-                raise RuntimeError("the MLflow server does not start")
-            time.sleep(0.2)
+        if self.server is not None:
+            self.server.wait()
 
     def _mend(self) -> None:
         """What a user does on the morning after."""
@@ -340,7 +312,7 @@ class Campaign:
     def _check(self) -> None:
         os.environ.update(self.field.more)  # the checks ask the same store as the project's commands
         for name, check in CHECKS.items():
-            if self.head_start and not _applies(name):
+            if not (self.is_whole or _applies(name)):
                 continue
             found = check(self.field)
             self._say(f"{'LOST ' if found else 'whole'}  {name}")
@@ -395,18 +367,12 @@ def _tail(path: Path) -> str:
     return " | ".join(path.read_text(errors="replace").strip().splitlines()[-4:])[-600:]
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Random signals over everything that runs; then what was lost.")
     parser.add_argument("--minutes", type=float, default=10.0, help="of blows; the end comes some minutes later")
     parser.add_argument("--seed", type=int, default=0, help="of the plan: who, with what, when")
     parser.add_argument("--pace", type=float, default=5.0, help="mean seconds between blows (default: 5)")
-    parser.add_argument("--short", action="store_true", help="one recipe, search and training alone, 20 seconds")
+    parser.add_argument("--short", action="store_true", help="one recipe, its search and its training alone")
     parser.add_argument("--keep", action="store_true", help="keep the folder also when nothing was lost")
     arguments = parser.parse_args()
 
@@ -419,18 +385,13 @@ def main() -> int:
     print(f"seed {arguments.seed}, in {folder}; the first blows of its plan:", flush=True)
     for blow, _ in zip(blows(arguments.seed, arguments.pace), range(8), strict=False):
         print(f"  {blow}")
-    seconds = 60 * arguments.minutes
+    field, seed, pace = folder / "field", arguments.seed, arguments.pace
     if arguments.short:
-        goal = "train@vae"
-        campaign = Campaign(
-            folder / "field", [["dvc", "repro", goal]], arguments.seed, arguments.pace, ["vae"], False, (goal,),
-            "extractor",
-        )  # fmt: skip
-        whole = campaign.run(seconds, 120.0)
+        campaign = Campaign(field, [["dvc", "repro", SHORT]], seed, pace, SHORT, ["vae"], head_start="extractor")
     else:
         commands = [["dvc", "repro"], ["genforge", "run", "--jobs", str(len(cores))]]
-        campaign = Campaign(folder / "field", commands, arguments.seed, arguments.pace)
-        whole = campaign.run(seconds, 900.0)
+        campaign = Campaign(field, commands, seed, pace, goal="rank")
+    whole = campaign.run(60 * arguments.minutes, SECONDS_TO_END)
     if whole and not arguments.keep:
         shutil.rmtree(folder)
     else:
