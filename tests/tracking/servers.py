@@ -71,11 +71,12 @@ class BadNetwork:
     """A proxy before a server. What it does to a request is drawn from `moods`:
 
     pass; slow: after a while; refuse: answers 500 or 503 itself; lose: closes without asking the server; forget: the
-    server does it, nobody hears; twice: the server does it twice; hang: never answers.
+    server does it, nobody hears; twice: the server does it twice; hang: never answers. Requests of more than `too_long`
+    bytes are all `late`: answered when nobody waits any more.
     """
 
-    def __init__(self, server: Server, moods: list[str], seed: int = 0) -> None:
-        self.moods, self.server = moods, server
+    def __init__(self, server: Server, moods: list[str], seed: int = 0, too_long: int = 2**30) -> None:
+        self.moods, self.server, self._too_long = moods, server, too_long
         self.seen: list[str] = []
         self._random = random.Random(seed)
         self._closing = threading.Event()
@@ -109,7 +110,7 @@ class BadNetwork:
 
     def _handle(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
-        mood = self._random.choice(self.moods)
+        mood = "late" if len(body) > self._too_long else self._random.choice(self.moods)
         self.seen.append(mood)
         match mood:
             case "lose":
@@ -127,6 +128,8 @@ class BadNetwork:
             case "twice":
                 self._ask(request, body)
         status, headers, answer = self._ask(request, body)
+        if mood == "late":
+            time.sleep(1.5)
         if mood == "forget":
             request.close_connection = True
         else:

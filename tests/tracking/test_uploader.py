@@ -290,7 +290,7 @@ def start_uploader(root: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 def test_exactly_once_when_really_killed(tracked: Path) -> None:
-    log = tell(tracked, points=12_000)
+    log = tell(tracked, points=6000)
     offset = 0
     for _ in range(3):
         process = start_uploader(tracked)

@@ -100,6 +100,7 @@ class Replay:
         self._client: MlflowClient | None = None
         self._complete: dict[str, int] = {}  # size of logs that are known to be sent wholly
         self._failures: dict[str, int] = {}  # tries that came to nothing since the log's place last moved
+        self._timeouts: dict[str, int] = {}  # calls that took too long, since a log was last sent wholly
         self._refused: list[str] = []
 
     @property
@@ -145,11 +146,16 @@ class Replay:
         began = place.offset
         try:
             self._send_from(log, place)
-        except Exception:
-            moved = place.offset > began
-            self._failures[log.id] = 0 if moved else self._failures.get(log.id, 0) + 1
+        except Exception as error:
+            if place.offset > began:
+                self._failures.pop(log.id, None)
+            else:
+                self._failures[log.id] = self._failures.get(log.id, 0) + 1
+            if "timed out" in str(error):  # MLflow's client leaves no more of the cause than its words
+                self._timeouts[log.id] = self._timeouts.get(log.id, 0) + 1
             raise
         self._failures.pop(log.id, None)
+        self._timeouts.pop(log.id, None)
         return self._refused
 
     def _send_from(self, log: RunLog, place: Place) -> None:
@@ -157,7 +163,7 @@ class Replay:
             self._begin(log, place)
         if place.ended and not place.mlflow_run:
             return  # somebody put the run into the bin
-        points = max(FEWEST_POINTS, POINTS >> self._failures.get(log.id, 0))
+        points = max(FEWEST_POINTS, POINTS >> self._timeouts.get(log.id, 0))
         for batch in _batches(log, place.offset, points):
             try:
                 self._send_batch(log, place, batch)

@@ -127,10 +127,13 @@ def _next_pause(pause: float, result: Passed) -> float:
 
 def _tidy(replay: Replay, has_sent: bool) -> None:
     """Before leaving: what a slow network brought to MLflow behind our back, and logs that have grown old."""
-    if has_sent:
-        for stray in replay.strays():
-            replay.settle(stray)
-    forget_old(replay.root, replay.store)
+    try:
+        if has_sent:
+            for stray in replay.strays():
+                replay.settle(stray)
+        forget_old(replay.root, replay.store)
+    except Exception as error:  # the store went away meanwhile: the next uploader tidies up, or `genforge doctor`
+        print(f"{time.strftime('%F %T')} tidying up: {_told(replay, error)}", flush=True)
 
 
 @dataclass
@@ -150,13 +153,17 @@ def _pass(replay: Replay) -> Passed:
             if refused := replay.send(log):
                 result.reasons[log.id] = f"refused and passed over: {'; '.join(refused)}"
         except Exception as error:  # one run that the store refuses must not keep the others from it
-            text = "".join(traceback.format_exception_only(error)).strip()
-            result.reasons[log.id] = mlflow_store.without_password(replay.root, text)
+            result.reasons[log.id] = _told(replay, error)
             if not is_refusal(error):
                 break  # the store is away: every other run would wait for it as long
         finally:
             result.has_moved |= Place.read(log, replay.store).offset > before
     return result
+
+
+def _told(replay: Replay, error: Exception) -> str:
+    text = "".join(traceback.format_exception_only(error)).strip()
+    return mlflow_store.without_password(replay.root, text)
 
 
 def _pause(root: Path, seconds: float) -> None:
