@@ -11,9 +11,7 @@ import contextlib
 import functools
 import os
 import queue
-import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -25,25 +23,31 @@ from genforge.cli import EXIT_FAILED, EXIT_USER, positive, set_environment
 
 set_environment()
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # what goes wrong is told by `main`, in our words
+os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # seconds; see killed_runs.py
 
-from prefect import flow, task  # noqa: E402  its settings are read at import
+from prefect import flow, tags, task  # noqa: E402  its settings are read at import
 from prefect.artifacts import create_image_artifact, create_markdown_artifact  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.client.schemas.schedules import CronSchedule  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
+from genforge import slots  # noqa: E402
+from genforge.locks import Busy, Lock, alone, busy  # noqa: E402
+from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
 from genforge.steps.resolve import check  # noqa: E402
 from genforge.steps.summary import pictures, summarise  # noqa: E402
 from genforge.tracking import runs as tracking  # noqa: E402
+from pipelines.killed_runs import crash_forgotten, project_tag, watch_heartbeats  # noqa: E402
 from pipelines.screen import Screen  # noqa: E402
 from pipelines.server import api  # noqa: E402
 from pipelines.stages import Graph, Processes, StageFailed, run_stage  # noqa: E402
 
 ON_DEVICE = ("extractor", "search", "train", "sample", "evaluate", "floor")  # steps that use a GPU where there is one
+RETRAIN = "retrain this project"
 RETRY_SECONDS = [1.0, 4.0, 10.0]
 
 
@@ -90,8 +94,16 @@ def retrain(root: str = ".", jobs: int | None = None) -> list[str]:
 
     Raises:
         PipelineFailed: some stage failed. Stages that did not need it have run all the same.
+        Busy: another flow retrains this project.
     """
+    end_with_owner()  # on a schedule the flow runs in a process of its own
     folder = Path(root)
+    with alone(_flow_lock(folder), RETRAIN):
+        crash_forgotten(folder)
+        return _retrain(folder, jobs)
+
+
+def _retrain(folder: Path, jobs: int | None) -> list[str]:
     graph = Graph.read(folder)
     if not graph.stale:
         say("everything is up to date: nothing to do")
@@ -129,8 +141,7 @@ def _run_all(
     running: dict[str, tuple[Any, float]] = {}
     futures: dict[str, Any] = {}
     ended: queue.Queue[str] = queue.Queue()
-    devices = _devices()
-    held: dict[str, str] = {}
+    places = slots.places() if Project.load(root).config.device != "cpu" else 0  # each stage takes its own slot
     done: list[str] = []
     failures: list[StageFailed] = []
 
@@ -138,32 +149,28 @@ def _run_all(
         pending = {*waiting, *running, *(failure.stage for failure in failures)}
         return not graph.needs[stage] & pending
 
-    def start(stage: str) -> bool:
-        own = dict(environment)
-        if devices is not None and stage.partition("@")[0] in ON_DEVICE:
-            try:
-                held[stage] = devices.get_nowait()
-            except queue.Empty:
-                return False
-            own["CUDA_VISIBLE_DEVICES"] = held[stage]
+    def has_room(stage: str) -> bool:
+        """A stage that could only wait for a GPU would keep another from a core."""
+        on_device = sum(map(_uses_device, running))
+        return len(running) < jobs and not (places and _uses_device(stage) and on_device >= places)
+
+    def start(stage: str) -> None:
         upstream = [futures[need] for need in graph.needs[stage] if need in futures]
         screen.started(stage)
-        future = repro.submit(stage, str(root), own, screen, processes, wait_for=upstream, return_state=False)
+        future = repro.submit(stage, str(root), environment, screen, processes, wait_for=upstream, return_state=False)
         futures[stage] = future
         running[stage] = (future, time.monotonic())
         future.add_done_callback(functools.partial(_put, ended, stage))
-        return True
 
     while waiting or running:
         for stage in [stage for stage in waiting if ready(stage)]:
-            if len(running) < jobs and start(stage):
+            if has_room(stage):
+                start(stage)
                 waiting.remove(stage)
         if not running:
             break  # what is left waits for a stage that failed
         stage = ended.get()
         future, began = running.pop(stage)
-        if devices is not None and stage in held:
-            devices.put(held.pop(stage))
         error = future.result(raise_on_failure=False)
         if isinstance(error, BaseException):
             failures.append(error if isinstance(error, StageFailed) else
@@ -180,23 +187,12 @@ def _put(ended: queue.Queue[str], stage: str, future: object) -> None:
     ended.put(stage)
 
 
-def _devices() -> queue.Queue[str] | None:
-    """The CUDA devices that stages may hold, one each; None where there is none."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None:
-        listing = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
-        )
-        wanted = ",".join(listing.stdout.split()) if listing.returncode == 0 else ""
-    indices = [index for index in wanted.split(",") if index.strip()]
-    if not indices:
-        return None
-    devices: queue.Queue[str] = queue.Queue()
-    for index in indices:
-        devices.put(index)
-    return devices
+def _uses_device(stage: str) -> bool:
+    return stage.partition("@")[0] in ON_DEVICE
+
+
+def _flow_lock(root: Path) -> Path:
+    return Project.load(root).lock("flow")
 
 
 def _publish(root: Path) -> None:
@@ -211,7 +207,7 @@ def _publish(root: Path) -> None:
 
 @contextlib.contextmanager
 def _stop_on_signal() -> Iterator[None]:
-    """SIGTERM stops this process as Ctrl-C does: through every `finally`."""
+    """SIGTERM and a closed terminal stop this process as Ctrl-C does: through every `finally`. `nohup` is heard."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers; whoever runs the flow in another one has set its own
         return
@@ -219,11 +215,15 @@ def _stop_on_signal() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_cron(cron: str) -> None:
@@ -237,7 +237,8 @@ def _serve(root: Path, cron: str, jobs: int | None) -> None:
     """Run on a schedule, one run at a time, until this process is ended."""
     say(f"retraining on the schedule {cron!r}; Ctrl-C ends it")
     parameters = {"root": str(root.absolute()), "jobs": jobs}
-    retrain.serve(name="scheduled", cron=cron, parameters=parameters, global_limit=1, print_starting_message=False)
+    retrain.serve(name="scheduled", cron=cron, parameters=parameters, tags=[project_tag(root)], global_limit=1,
+                  print_starting_message=False)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -249,21 +250,26 @@ def main(argv: list[str] | None = None) -> int:
     root = Path()
     began = time.monotonic()
     servers = Processes()
+    end_with_owner()
     try:
         project = Project.load(root)
         check(project.config)
         if arguments.cron:
             _check_cron(arguments.cron)
+        elif (lock := Lock(_flow_lock(root))).is_held():
+            raise Busy(busy(lock, RETRAIN))
         graph = Graph.read(root)
         if not graph.stale and not arguments.cron:
             summarise(project, "Everything is up to date: nothing to do.")
             return 0
         with _stop_on_signal(), api(root, servers) as url, temporary_settings({PREFECT_API_URL: url}):
+            watch_heartbeats(retrain.name)
             if arguments.cron:
                 _serve(root, arguments.cron, arguments.jobs)
                 return 0
             say(f"{len(graph.stale)} of {len(graph.order)} stages to look at")
-            retrain(str(root.absolute()), arguments.jobs)
+            with tags(project_tag(root)):
+                retrain(str(root.absolute()), arguments.jobs)
         summarise(project, f"Done in {time.monotonic() - began:.0f} s.")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

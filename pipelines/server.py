@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from genforge import ownership
 from genforge.settings import UserError
 from pipelines.stages import Processes
 
@@ -42,12 +43,24 @@ def api(root: Path, processes: Processes) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/api"
     environment = {
         **os.environ,
+        **ownership.environment(),
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_ENABLED": "false",
     }
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "genforge.ownership",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with (
         log.open("ab") as output,
         processes.started(

@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from genforge import ownership
 from genforge.cli import FAILURE
 from genforge.config import Config
 from genforge.files import read_yaml
+from genforge.processes import Identity, command_line, describe, words_of
 from genforge.progress import CHANNEL
 from genforge.settings import Settings, UserError
 
@@ -61,6 +64,8 @@ class Graph:
                 commands = {names[stage.addressing]: str(stage.cmd) for stage in graph if stage.cmd}
                 changed = {names[address] for address in repo.status()}
         except DvcException as error:
+            if any(phrase in str(error) for phrase in BUSY):
+                raise UserError(who_is_busy(str(error), root)) from error
             raise UserError(f"DVC cannot read the pipeline: {error}") from error
         except (OSError, UnicodeError) as error:  # a link to nothing among the user's images, or a name like b"\xff"
             raise UserError(
@@ -152,13 +157,27 @@ class Processes:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group, and SIGKILL after some seconds to what is left of it."""
-    if process.poll() is None:
+    """SIGTERM to the group, and SIGKILL after some seconds to what is left of it.
+
+    DVC ends at once while its stage still writes a checkpoint: so it is the group that is waited for.
+    """
+    deadline = time.monotonic() + SECONDS_TO_STOP
+    if _lives(process):
         _signal_group(process, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(SECONDS_TO_STOP)
+        while _lives(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
     _signal_group(process, signal.SIGKILL)
     process.wait()
+
+
+def _lives(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process of the group is at work. Ended ones that nobody has asked for their status are not."""
+    process.poll()
+    for member in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(member.pid) == process.pid and member.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def run_stage(
@@ -173,25 +192,27 @@ def run_stage(
     Raises:
         StageFailed: with the step's own reason where it gave one, else the end of what it printed.
     """
-    logs = root / ".genforge" / "logs"
+    logs = root.resolve() / ".genforge" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{stage}.log"
-    with tempfile.TemporaryDirectory(prefix="genforge-") as scratch:
-        channel, failure = Path(scratch, "progress"), Path(scratch, "failure.json")
-        channel.touch()
-        command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
-        paths = {CHANNEL: str(channel), FAILURE: str(failure)}
-        with log.open("wb") as output:
-            options = {"cwd": root, "env": {**os.environ, **environment, **paths}, "stdin": subprocess.DEVNULL}
-            with processes.started(command, stdout=output, stderr=subprocess.STDOUT, **options) as process:
-                with channel.open() as messages:
-                    unfinished = ""
-                    while process.poll() is None:
-                        unfinished = _forward(unfinished + messages.read(), stage, tell)
-                        time.sleep(0.1)
-                    _forward(unfinished + messages.read(), stage, tell)
-        if process.returncode != 0:
-            raise _failure(stage, process.returncode, failure, log)
+    # Names that the next run of the stage takes again: a flow that is killed leaves nothing that would pile up.
+    log, channel, failure = logs / f"{stage}.log", logs / f"{stage}.progress", logs / f"{stage}.failure.json"
+    for path in (channel, failure):
+        path.unlink(missing_ok=True)
+    channel.touch()
+    command = [sys.executable, "-m", "genforge.ownership", "dvc", "repro", "--single-item", stage]
+    paths = {CHANNEL: str(channel), FAILURE: str(failure), **ownership.environment()}
+    with log.open("wb") as output:
+        options = {"cwd": root, "env": {**os.environ, **environment, **paths}, "stdin": subprocess.DEVNULL}
+        with processes.started(command, stdout=output, stderr=subprocess.STDOUT, **options) as process:
+            with channel.open() as messages:
+                unfinished = ""
+                while process.poll() is None:
+                    unfinished = _forward(unfinished + messages.read(), stage, tell)
+                    time.sleep(0.1)
+                _forward(unfinished + messages.read(), stage, tell)
+    channel.unlink(missing_ok=True)
+    if process.returncode != 0:
+        raise _failure(stage, process.returncode, failure, log)
 
 
 def _forward(text: str, stage: str, tell: Callable[[str, dict[str, Any]], None]) -> str:
@@ -208,9 +229,21 @@ def _failure(stage: str, status: int, failure: Path, log: Path) -> StageFailed:
         told = json.loads(failure.read_text())
         return StageFailed(stage, told["text"], passing=told["kind"] == "passing", mistake=told["kind"] == "user")
     if any(phrase in text for phrase in BUSY):
-        return StageFailed(stage, "DVC is busy with another process here", passing=True, mistake=False)
+        return StageFailed(stage, who_is_busy(text, log.parents[2]), passing=True, mistake=False)
     tail = "\n".join(text.strip().splitlines()[-15:])
     return StageFailed(stage, f"exit status {status}; the end of {log}:\n{tail}", passing=False, mistake=False)
+
+
+def who_is_busy(text: str, root: Path) -> str:
+    """What DVC's message about a lock means, with the processes that hold it: DVC names an id at best."""
+    pids = re.findall(r"\(PID (\d+)\):", text)
+    lock = root / ".dvc" / "tmp" / "lock"
+    if not pids and lock.is_file():
+        pids = re.findall(r"^\s*(\d+)", lock.read_text(errors="replace"))
+    known = {pid: Identity.of(int(pid)) for pid in pids}
+    names = [describe(found, command_line(words_of(found.pid))) for found in known.values() if found is not None]
+    holders = ", ".join(names) or "another DVC process"
+    return f"DVC can change this project in one process at a time, and {holders} is at it; wait for it, or end it"
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

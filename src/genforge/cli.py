@@ -36,6 +36,7 @@ STEPS = {
 }
 FAILURE = "GENFORGE_FAILURE"  # a file in which a flow wants to read why a step failed
 EXIT_USER, EXIT_FAILED = 2, 1
+SECONDS_FOR_A_DYING_ONE = 8.0  # a stage whose owner was killed ends within 5: the next one waits for that
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,21 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _step(arguments: argparse.Namespace) -> None:
+    from genforge.locks import alone
+    from genforge.ownership import end_with_owner, stop_on_signals
+
+    end_with_owner()
+    stop_on_signals()
+
     from genforge.steps.project import Project
     from genforge.steps.resolve import check
 
     project = Project.load()
     check(project.config)  # before any work, also in steps that know no recipe
     project.use_threads()
-    importlib.import_module(f"genforge.steps.{arguments.step}").run(project, arguments.name)
+    words = [arguments.step, *([arguments.name] if arguments.name else [])]
+    with alone(project.lock("@".join(words)), f"do the step {' '.join(words)} here", SECONDS_FOR_A_DYING_ONE):
+        importlib.import_module(f"genforge.steps.{arguments.step}").run(project, arguments.name)
 
 
 def _recipes_arguments(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +153,31 @@ def _ui(arguments: argparse.Namespace) -> None:
     os.execve(command[0], command, environment)  # noqa: S606  a list of arguments: no shell sees it
 
 
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fix", action="store_true", help="mend what is found; without it nothing is changed")
+    _json_argument(parser)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    """Exit status 0: nothing is wrong, or all is mended; else 1."""
+    from genforge.steps import doctor
+
+    examination = doctor.examine(Path.cwd())
+    if arguments.fix and examination.findings:
+        if not arguments.json:
+            _show(doctor.findings_table(examination))
+        doctor.mend(examination)
+    if arguments.json:
+        print(json.dumps(examination.to_json(), indent=2))
+    else:
+        if examination.findings or examination.blind:
+            _show(doctor.findings_table(examination))
+        _show(doctor.checks_table(examination))
+        print(doctor.headline(examination))
+    if not examination.is_healthy:
+        sys.exit(EXIT_FAILED)
+
+
 def positive(text: str) -> int:
     """A whole number from 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
@@ -169,6 +203,7 @@ COMMANDS = {
     "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
+    "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
     "ui": Command("open the MLflow UI on this machine", _ui_arguments, _ui),
 }
 
@@ -187,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     set_environment()
     try:
+        _look_after_runs(Path.cwd())
         COMMANDS[arguments.command].run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -207,6 +243,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _look_after_runs(project: Path) -> None:
+    """Before any command: a run whose process was killed does not stay RUNNING."""
+    if (project / ".genforge" / "runs").is_dir():
+        from genforge.tracking.runs import look_after
+
+        look_after(project)
+
+
 def set_environment() -> None:
     """Defaults for this process and its children, where the user says nothing else: no telemetry of other packages, no
     chatter of theirs between our lines, and threads that wait asleep.
@@ -221,6 +265,7 @@ def set_environment() -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PYTHONWARNINGS": "ignore",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # to ask whether there is a GPU is not to touch one
     }.items():
         os.environ.setdefault(key, value)
     if not sys.warnoptions:

@@ -7,10 +7,14 @@ Nothing here can run code from a file: tensors are safetensors, arrays are NumPy
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +26,8 @@ import yaml
 
 from genforge.settings import UserError
 
+SECONDS_TO_MARK = 1.0  # between the making of a temporary file and its lock: far more than it takes
+
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
@@ -30,6 +36,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with aside.open(mode) as file:
+            _mark_as_ours(file.fileno(), fcntl.LOCK_EX)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -48,18 +55,87 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     aside.mkdir()
     try:
-        yield aside
-        if path.exists():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-            path.rename(old)
-            aside.rename(path)
-            shutil.rmtree(old)
-        else:
-            aside.rename(path)
-        sync_folder(path.parent)
+        with _folder_of_ours(aside):
+            yield aside
+            if path.exists():
+                old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+                with _folder_of_ours(path):
+                    path.rename(old)
+                    aside.rename(path)
+                    shutil.rmtree(old)
+            else:
+                aside.rename(path)
+            sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+NO_ROOM = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # the disk is full, or what this user or this process may fill of it
+
+
+@contextlib.contextmanager
+def telling_of_no_room(what: str, path: Path, needed: int | None = None, remedy: str = "") -> Iterator[None]:
+    """Turn a disk that is full, within the block, into a UserError: what was to be written where, how much room it
+    takes and how much there is.
+
+    Args:
+        needed: bytes, where they are known. remedy: what to do after room was made; else "run again".
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        there = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+        takes = "" if needed is None else f"it takes {needed / 1e6:.1f} MB, and "
+        free = f"{shutil.disk_usage(there).free / 1e6:.1f} MB are free there"
+        raise UserError(
+            f"{what} could not be written to {path}: {error.strerror} ({takes}{free}); make room and "
+            f"{remedy or 'run again'}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _folder_of_ours(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _mark_as_ours(handle, fcntl.LOCK_SH)  # a shared lock: NFS gives no other for what is open for reading
+        yield
+    finally:
+        os.close(handle)
+
+
+def _mark_as_ours(handle: int, kind: int) -> None:
+    """Hold a lock for as long as `handle` is open, so that `is_abandoned` can tell who was killed from who is slow."""
+    with contextlib.suppress(OSError):  # a disk without locks: then nobody can tell, and nothing is called abandoned
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+
+
+def is_aside(path: Path) -> bool:
+    """Whether a name is one that `replacing` and `replacing_folder` give to what is not yet, or no more, in place."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.(tmp|old)", path.name) is not None
+
+
+def is_abandoned(aside: Path) -> bool:
+    """Whether the process that wrote there has ended without tidying up. False where that cannot be known."""
+    try:
+        if time.time() - aside.stat().st_ctime < SECONDS_TO_MARK:
+            return False
+        handle = os.open(aside, os.O_RDONLY if aside.is_dir() else os.O_RDWR)
+    except OSError:  # gone meanwhile, or not ours to touch
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -69,24 +70,64 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
+def describe(process: Identity, command: str) -> str:
+    """A process for a person who looks for it: command, id, machine, start."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(process.started))
+    return f"`{command}` (pid {process.pid} on {process.host}, since {since})"
+
+
+def command_line(words: list[str]) -> str:
+    """A command line as it was typed, more or less: `python -m x` and folders of programs are left out."""
+    if not words:
+        return "another process"
+    rest = _after_python(words)
+    if rest is None:
+        return " ".join([PurePath(words[0]).name, *words[1:]])
+    name = rest[1] if rest[0] == "-m" and len(rest) > 1 else PurePath(rest[0]).name
+    return " ".join([name, *rest[2 if rest[0] == "-m" else 1 :]])
+
+
+def program(words: list[str]) -> str:
+    """Which program a command line runs: `dvc` for `dvc ...`, `python .../bin/dvc ...` and `python -m dvc.some.part`.
+
+    A shell that runs a line with `dvc` in it is a shell. Empty where that cannot be known.
+    """
+    rest = _after_python(words)
+    if rest is None:
+        return PurePath(words[0]).name if words else ""
+    return rest[1].partition(".")[0] if rest[0] == "-m" and len(rest) > 1 else PurePath(rest[0]).name
+
+
+def _after_python(words: list[str]) -> list[str] | None:
+    """A Python command line from its script or `-m` on; None where no Python runs a file or module."""
+    if not words or not PurePath(words[0]).name.startswith("python"):
+        return None
+    rest = iter(words[1:])
+    for word in rest:
+        if word in ("-X", "-W"):
+            next(rest, None)
+        elif word == "-c":
+            return None
+        elif word == "-m" or not word.startswith("-"):
+            return [word, *rest]
+    return None
+
+
 def nearest_dvc() -> Identity | None:
     """The closest ancestor of this process that is DVC (`dvc repro` and its like), or None."""
     import psutil
 
     for ancestor in psutil.Process().parents():
-        try:
-            words = ancestor.cmdline()
-        except (psutil.AccessDenied, psutil.NoSuchProcess):
-            continue  # another user's process, or one that ended meanwhile: not what started this one with `dvc`
-        if _is_dvc(words):
+        if program(words_of(ancestor.pid)) == "dvc":
             return Identity.of(ancestor.pid)
     return None
 
 
-def _is_dvc(words: list[str]) -> bool:
-    """`dvc ...`, `python .../bin/dvc ...` or `python -m dvc ...`. A shell that runs a line with `dvc` in it is none."""
-    if any(PurePath(word).name == "dvc" for word in words[:1]):
-        return True
-    python = bool(words) and PurePath(words[0]).name.startswith("python")
-    rest = [word for word in words[1:4] if word == "-m" or not word.startswith("-")]
-    return python and bool(rest) and (PurePath(rest[0]).name == "dvc" or rest[:2] == ["-m", "dvc"])
+def words_of(pid: int) -> list[str]:
+    """The command line of a process; empty for one that has ended or belongs to somebody else."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).cmdline()
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        return []

@@ -6,7 +6,9 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote
 
+from genforge import slots
 from genforge.catalog import Recipe
 from genforge.config import Config, load
 from genforge.files import read_json
@@ -93,7 +95,17 @@ class Project:
 
     @cached_property
     def device(self) -> str:
-        """`cpu` or `cuda`. Raises UserError when `device: cuda` is asked for and there is none."""
+        """`cpu` or `cuda`, for this process to use: it waits here for a GPU of its own and holds it to its end.
+
+        Raises UserError when `device: cuda` is asked for and there is none.
+        """
+        if self.config.device != "cpu":
+            slots.take()
+        return self.device_of_workers
+
+    @property
+    def device_of_workers(self) -> str:
+        """The same for processes that this one starts, each of which takes its own: nothing is waited for or held."""
         import torch
 
         wanted = self.config.device
@@ -102,6 +114,10 @@ class Project:
                 "device: 'cuda' was asked for, but torch finds no CUDA device here; set device: auto or cpu"
             )
         return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+    def lock(self, name: str) -> Path:
+        """The file of a lock within this project: one writer of a step's outputs, one flow."""
+        return self.state / "locks" / f"{quote(name, safe='@')}.lock"
 
     def use_threads(self) -> None:
         """Take as many CPU threads as `GENFORGE_THREADS` says (a flow that runs steps side by side sets it)."""

@@ -100,13 +100,13 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
             "steps": steps,
             "reports": settings.reports,
             "images": settings.images,
-            "device": project.device,
             "seed": derive(project.config.seed, "search", name),
             "parent": parent,
         },
         better=METRICS[METRIC].better,
         trials=settings.trials,
         seed=project.config.seed,
+        lease=settings.lease,
         warmup=steps // settings.reports + 1,  # the first look at a young network says little: it prunes nothing
     )
 
@@ -126,7 +126,7 @@ def _digest(project: Project, recipe: Recipe) -> str:
             "data": Prepared.open(project.prepared).digest,
             "horizontal_flip": project.config.data.horizontal_flip,
             "seed": project.config.seed,
-            "device": project.device,
+            "device": project.device_of_workers,
             "trial": settings.model_dump(include={"steps_share", "reports", "images"}),
         }
     )
