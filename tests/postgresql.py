@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,7 @@ class PostgreSQL:
     def _launch(self) -> None:
         options = [word for key, value in _OPTIONS.items() for word in ("-c", f"{key}={value}")]
         command = [self._binaries / "postgres", "-D", self._folder / "data", "-p", str(self.port), *options]
+        in_main_thread = threading.current_thread() is threading.main_thread()  # others end before the tests do
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -108,7 +110,7 @@ class PostgreSQL:
                 user=_server_user(),
                 extra_groups=[] if os.geteuid() == 0 else None,
                 process_group=0,  # Ctrl-C at the tests is not for the server
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - it takes no lock
+                preexec_fn=_die_with_parent if in_main_thread else None,  # noqa: PLW1509 - it takes no lock
             )
 
     def _answers(self) -> bool:
