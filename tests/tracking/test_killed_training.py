@@ -18,11 +18,11 @@ from genforge.tracking import runs as tracking
 from genforge.tracking.run_log import RunLog, all_runs, runs_folder
 from tests.tracking.stories import curves, stored, stored_curves
 
-STEPS, EVERY = 500, 5
+STEPS, EVERY = 350, 5
 PARAMS = f"""
 data: {{name: digits, source: digits}}
 recipes:
-  vae: {{from: vae, training: {{steps: {STEPS}, batch_size: 4, checkpoint_every: 50, log_every: {EVERY}}}}}
+  vae: {{from: vae, training: {{steps: {STEPS}, batch_size: 4, checkpoint_every: 70, log_every: {EVERY}}}}}
 """
 
 

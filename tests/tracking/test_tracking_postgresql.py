@@ -21,9 +21,9 @@ def test_on_an_empty_database_and_wherever_the_uploader_is_killed(
     tracked: Path, postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", postgresql.database())
-    start_together(tracked, [str(number) for number in range(16)])
+    start_together(tracked, [str(number) for number in range(10)])
     client = mlflow_store.connect(tracked)
-    all_complete(client, 16)
+    all_complete(client, 10)
     monkeypatch.setattr(replay, "POINTS", 6)
     exactly_once(tracked, client, after=True, place_is_lost=True, every=3)
 
