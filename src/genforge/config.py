@@ -122,6 +122,12 @@ class RegistrySettings(Settings):
     metric: Literal["fid", "kid"] = Field("fid", description="what `best` means; smaller is better for both")
 
 
+# What a model has to pass unless params.yaml says otherwise: every gate that needs no limit of the user's own.
+GATES: dict[str, dict[str, Any]] = {
+    name: {} for name in ("finite", "better", "coverage", "no-copies", "class-balance", "speed", "size", "draws-alone")
+}
+
+
 class Config(Settings):
     """The whole of `params.yaml`."""
 
@@ -132,11 +138,27 @@ class Config(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     search: SearchSettings = SearchSettings()
     registry: RegistrySettings = RegistrySettings()
+    gates: dict[str, dict[str, Any]] = Field(
+        default_factory=lambda: dict(GATES),
+        description="what a model has to pass before an alias moves to it: each entry has a name, the settings of a "
+        "gate (its limit, its reason), and `check:`, which one, where that is not its name; this list is the whole one",
+    )
     recipes: dict[str, dict[str, Any]] = Field(
         min_length=1,
         description="what is trained: each entry starts from a recipe of the library (`from:`) and "
         "overrides what it likes; `genforge recipes` lists the library",
     )
+
+    @field_validator("gates", mode="before")
+    @classmethod
+    def _gate_entries(cls, gates: Any) -> Any:
+        if not isinstance(gates, dict):
+            raise ValueError("a mapping of names to gates such as `speed: {limit: 10}`")
+        for name, entry in gates.items():
+            check_name(str(name))
+            if not isinstance(entry, dict | None):
+                raise ValueError(f"for `{name}` its settings, such as `{{limit: 10}}`, or nothing")
+        return {name: entry or {} for name, entry in gates.items()}
 
     @field_validator("recipes", mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """What must not be drawn: a classifier that flags images, any of one's own or one that the judge has.
 
-What is bounded is P(flagged). It is P(harmful) only as far as the classifier is right: images that it misses are counted
-as harmless, so its misses on real images are told beside the bound.
+What is bounded is P(flagged). It is P(harmful) only as far as the classifier is right: images that it misses are
+counted as harmless, so its misses on real images are told beside the bound.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
 Each sample's nearest training image in feature space is set against the same for held-out real images, which nobody can
 have copied. Two questions, for two ways to copy:
 
-- Do samples lie closer to the training images than held-out ones do? The statistic C_T of Meehan, Chaudhuri and Dasgupta
-  2020, "A non-parametric test to detect data-copying in generative models".
-- Is a sample a copy of one image, as opposed to one of many that look alike? Its distance to the nearest training image,
-  as a share of its mean distance to the 50 that follow (after Carlini et al. 2023, "Extracting training data from
-  diffusion models", section 4.2, where copies of the pixels are looked for in this way).
+- Do samples lie closer to the training images than held-out ones do? The statistic C_T of Meehan, Chaudhuri and
+  Dasgupta 2020, "A non-parametric test to detect data-copying in generative models".
+- Is a sample a copy of one image, as opposed to one of many that look alike? Its distance to the nearest training
+  image, as a share of its mean distance to the 50 that follow (after Carlini et al. 2023, "Extracting training data
+  from diffusion models", section 4.2, where copies of the pixels are looked for in this way).
 
 Assumed: held-out images are independent draws of what the training images were drawn from (duplicates were removed
 before the split). The features decide what a copy is: a change that the extractor does not see is none.

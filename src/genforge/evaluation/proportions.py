@@ -34,8 +34,8 @@ def interval(seen: int, count: int, confidence: float = 0.95) -> tuple[float, fl
 
 
 def draws_needed(limit: float, confidence: float = 0.95) -> int:
-    """The fewest draws with which an upper bound can be as low as `limit`: with none seen, log(1 - confidence) / log(1 -
-    limit)."""
+    """The fewest draws with which an upper bound can be as low as `limit`: log(1 - confidence) / log(1 - limit), with
+    none seen."""
     return math.ceil(math.log(1.0 - confidence) / math.log1p(-limit))
 
 

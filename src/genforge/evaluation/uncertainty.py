@@ -1,24 +1,28 @@
 """How sure a number is, and how sure it is that one model is better than another.
 
 What is estimated: a metric at the protocol's number of images n, its expectation over sampling noise, for one trained
-model against one fixed set of real images. Luck in training (another seed of the weights) is not in it; whoever wants to
-compare recipes and not models trains several. Assumed: images of a model are independent draws. Those of a conditional
-model, whose labels are dealt evenly, vary less than that, so their error bars are too wide rather than too narrow.
+model against one fixed set of real images. Luck in training (another seed of the weights) is not in it; whoever wants
+to compare recipes and not models trains several. Assumed: images of a model are independent draws. Those of a
+conditional model, whose labels are dealt evenly, vary less than that, so their error bars are too wide rather than too
+narrow.
 
-How: by regrouping images, not with replacement. A bootstrap sample holds each image 1 / (1 - 1/e) times over, and FID,
-KID and every metric of nearest neighbours take a duplicate for a lack of variety: their bootstrap values lie on the wrong
-side of the estimate (FID's bias of order 1/n doubles). Instead the images of all S sampling seeds are shuffled and dealt
-into S groups of n again, many times. The groups of one deal are S independent sets of n images each, all different, so
+How: by regrouping images, and not by a bootstrap with replacement. A bootstrap sample holds 63% of the images, some of
+them several times, and FID, KID and every metric of nearest neighbours take that for a lack of variety: their bootstrap
+values lie to one side of the estimate (FID's bias of order 1/n doubles). Instead the images of all S sampling seeds are
+shuffled and dealt into S groups of n again, many times. The groups of one deal are S independent sets of n images each,
+all different, so
 
     s^2 = sum over groups (metric(group) - mean over groups)^2 / (S - 1)
 
 is an unbiased estimate of the metric's variance at n images, for any metric, smooth or not, with its bias the same in
 every group; the mean over many deals is as unbiased and varies less. The standard error of the mean over seeds is
-s / sqrt(S). (Subsampling: Politis and Romano 1994; for S = 2 random half-samples: McCarthy 1969.) A single set of images
-is dealt into two halves; the error at n is then that of a mean of two halves, which holds to first order in 1/n.
+s / sqrt(S). (Subsampling: Politis and Romano 1994; for S = 2 random half-samples: McCarthy 1969.) A single set of
+images is dealt into two halves; the error at n is then that of a mean of two halves, which holds to first order in 1/n.
 
 The estimate is the mean over seeds, never the best of them. Intervals and probabilities take it as normal. Two models
-are compared on the same noise seeds with the same deals, so that whatever they share cancels.
+are compared on the same noise seeds with the same deals, so that whatever they share cancels. The probability that the
+first is better is that of a normal with the measured difference and its standard error: 1 minus the p-value of a
+one-sided test.
 """
 
 from __future__ import annotations
@@ -61,7 +65,7 @@ class Comparison:
     """Two models by one metric.
 
     difference: the first's mean minus the second's; low, high: its interval of `confidence`.
-    margin: by how much the first has to be better. probability: that it is, by more than that.
+    margin: by how much the first has to be better (negative: may be worse). probability: that it is.
     """
 
     metric: str
@@ -125,7 +129,7 @@ def compare(
 
     Args:
         first, second: one set of features for each sampling seed, of the same seeds and with as many images.
-        margin: in the metric's units, 0 or more.
+        margin: by how much the first has to be better, in the metric's units; negative: by how much it may be worse.
 
     Raises:
         ValueError: the two do not have the same seeds or numbers of images, so that bias does not cancel.
@@ -154,9 +158,9 @@ def compare(
 def frechet_infinity(
     statistic: FrechetDistance, features: np.ndarray, smallest: float = 0.25, seed: int = 0
 ) -> Extrapolation:
-    """FID without its bias from finite images (Chong and Forsyth 2020, "Effectively unbiased FID and Inception Score and
-    where to find them", equation 7): E[FID_N] = FID_infinity + b / N + O(1 / N^2), so the line of FID against 1 / N is
-    followed to 1 / N = 0.
+    """FID without its bias from finite images (Chong and Forsyth 2020, "Effectively unbiased FID and Inception Score
+    and where to find them", section 3): E[FID_N] = FID_infinity + b / N + O(1 / N^2), so the line of FID against
+    1 / N is followed to 1 / N = 0.
 
     As there, 15 sizes from `smallest` of the images to all; unlike there, sizes lie evenly in 1 / N, and the value at
     each is the mean over as many disjoint random subsets as there are, weighted by that number in the fit.

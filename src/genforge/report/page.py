@@ -197,6 +197,10 @@ def _model(model: Model, series: int | None, pictures: _Pictures) -> dict[str, A
         "series": series,
         "curves": curves,
         "samples": pictures.copy(model.samples, f"{model.name}-samples", f"a grid of images drawn by {model.name}"),
+        "gates": model.gates,
+        "copies": pictures.copy(
+            model.copies, f"{model.name}-copies", f"samples of {model.name}, each beside its nearest training image"
+        ),
         "filmstrip": pictures.copy(
             model.filmstrip if model.card["steps"] else None,  # what has a closed form has one moment only
             f"{model.name}-filmstrip",
