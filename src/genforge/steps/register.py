@@ -131,6 +131,8 @@ class _Aliases:
             verdict = registry.Verdict(verdict.moves, f"{verdict.reason}; its holder can draw no more: {error}")
         if verdict.moves and not told["passed"]:
             return told, registry.Verdict(False, f"{name} {in_short(told)}")
+        if verdict.moves:
+            return told, registry.Verdict(True, f"{verdict.reason}; {in_short(told)}")
         return told, verdict
 
     def _model(self, number: int) -> Any:
