@@ -31,6 +31,8 @@ def settings(images: int = 50) -> dict[str, Any]:
     small = {"steps": 10, "width": 8}
     return {
         "evaluation": {"images": images},
+        # Models that learned nothing pass no other gate, and here the better of two has to win, however closely.
+        "gates": {"finite": {}, "better": {"probability": 0.5}, "coverage": {"limit": 1.0}, "draws-alone": {}},
         "extractor": small,
         "recipes": {"gan": {"from": "hinge-sngan"}, "rough-gan": {"from": "hinge-sngan"}, "denoiser": {"from": "ddpm"}},
     }
@@ -60,6 +62,7 @@ def judge(project: Project) -> None:
         step(project, "sample", name)
         step(project, "evaluate", name)
     step(project, "evaluate", "floor")
+    step(project, "gates")
     step(project, "rank")
 
 
