@@ -58,7 +58,9 @@ def test_they_are_the_judges_numbers(
     extractor = linear(np.random.RandomState(3).normal(size=(64, 12)) / 100)
     judge = judge_of(extractor, real)
     seen, found = extractor.features(generated), judge.score(generated)
-    assert FrechetDistance(judge.moments["mu"], judge.moments["sigma"]).of(seen) == pytest.approx(found["fid"], rel=1e-6)
+    assert FrechetDistance(judge.moments["mu"], judge.moments["sigma"]).of(seen) == pytest.approx(
+        found["fid"], rel=1e-6
+    )
     assert FrechetDistance.to(judge.reference).of(seen) == pytest.approx(found["fid"], rel=1e-6)
     assert Precision(judge.reference).of(seen) == pytest.approx(found["precision"])
     assert Recall(judge.reference).of(seen) == pytest.approx(found["recall"])
