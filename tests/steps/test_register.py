@@ -32,7 +32,7 @@ def settings(images: int = 50) -> dict[str, Any]:
     return {
         "evaluation": {"images": images},
         # Models that learned nothing pass no other gate, and here the better of two has to win, however closely.
-        "gates": {"finite": {}, "better": {"probability": 0.5}, "coverage": {"limit": 1.0}, "draws-alone": {}},
+        "gates": {"finite": {}, "better": {"probability": 0.5}, "coverage": {"limit": 1.0}},
         "extractor": small,
         "recipes": {"gan": {"from": "hinge-sngan"}, "rough-gan": {"from": "hinge-sngan"}, "denoiser": {"from": "ddpm"}},
     }
