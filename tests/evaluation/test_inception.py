@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 
 from genforge.contracts import ImageShape
 from genforge.evaluation.extractor import write_weights
-from genforge.evaluation.fidelity import fixed
 from genforge.evaluation.inception import InceptionExtractor, inception_weights
 from genforge.settings import UserError
 from genforge.torchvision_cure import import_torchvision
@@ -82,12 +81,14 @@ def test_numbers_equal_torch_fidelity_with_its_own_extractor_and_gray_goes_to_th
         cache=False,
         save_cpu_ram=True,
         verbose=False,
-        **fixed(judge.protocol(len(generated))),
+        kid_subset_size=50,
+        rng_seed=2020,
     )
     assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
     assert ours["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-4)
     assert ours["is"] == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
-    assert (ours["precision"], ours["recall"]) == (theirs["precision"], theirs["recall"])
+    assert ours["precision"] == pytest.approx(theirs["precision"], rel=1e-6)
+    assert ours["recall"] == pytest.approx(theirs["recall"], rel=1e-6)
     protocol = judge.protocol(50)
     assert (protocol.extractor, protocol.feature_layer, protocol.logits_layer) == (
         "inception",

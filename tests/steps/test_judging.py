@@ -16,14 +16,14 @@ from rich.console import Console
 from genforge.catalog import resolve
 from genforge.data.loading import Prepared
 from genforge.evaluation.extractor import load_extractor
-from genforge.evaluation.fidelity import Images, Judge, fixed, registered
+from genforge.evaluation.fidelity import Judge
 from genforge.evaluation.protocol import Protocol
 from genforge.files import read_json, write_array, write_json, write_text
 from genforge.settings import UserError
 from genforge.steps import evaluate, extractor, ingest, prepare, rank
 from genforge.steps.judge import judge, verdict_table
 from genforge.steps.project import Project
-from genforge.torchvision_cure import import_torchvision
+from tests.torch_fidelity_call import calculate
 
 PARAMS = """
 extractor: {steps: 200, batch_size: 64, width: 16}
@@ -78,34 +78,26 @@ def test_training_the_extractor_again_gives_the_same_bits(project: Project, tmp_
     write_text(tmp_path / "params.yaml", PARAMS)
     extractor.run(again)
     files = sorted(path.name for path in project.extractor.iterdir())
-    assert files == ["card.json", "reference-features.npy", "reference-moments.safetensors", "weights.safetensors"]
+    assert files == ["card.json", "reference-features.npy", "reference.safetensors", "weights.safetensors"]
     assert all((again.extractor / name).read_bytes() == (project.extractor / name).read_bytes() for name in files)
 
 
 def test_numbers_of_judge_equal_a_direct_call_of_torch_fidelity(
     project: Project, real: np.ndarray, held_out: np.ndarray, tmp_path: Path
 ) -> None:
-    import_torchvision()
-    import torch_fidelity
-
     write_array(tmp_path / "images.npy", held_out[:300])
     verdict = judge(project, tmp_path / "images.npy")
-    direct = torch_fidelity.calculate_metrics(
-        input1=Images(held_out[:300]),
-        input2=Images(real),
-        feature_extractor=registered(load_extractor(project.extractor)),
-        isc=True,
-        fid=True,
-        kid=True,
-        prc=True,
-        cuda=False,
+    direct = calculate(
+        load_extractor(project.extractor),
+        held_out[:300],
+        real,
+        Protocol.from_json(verdict["protocol"]),
+        **{"isc": True, "fid": True, "kid": True, "prc": True},
         batch_size=250,
         save_cpu_ram=True,
-        cache=False,
-        verbose=False,
-        **fixed(Protocol.from_json(verdict["protocol"])),
     )
-    assert verdict["metrics"] == {
+    shared = {name: verdict["metrics"][name] for name in ("fid", "kid", "is", "precision", "recall")}
+    assert shared == {
         "fid": pytest.approx(direct["frechet_inception_distance"], rel=1e-6),
         "kid": pytest.approx(direct["kernel_inception_distance_mean"], rel=1e-6),
         "is": pytest.approx(direct["inception_score_mean"], rel=1e-6),

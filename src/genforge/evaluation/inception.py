@@ -22,6 +22,9 @@ from genforge.settings import UserError
 from genforge.torchvision_cure import import_torchvision
 
 
+SIDE = 299  # pixels
+
+
 class InceptionExtractor(Extractor):
     """torch-fidelity's InceptionV3, converted from the TensorFlow network of Heusel et al. 2017."""
 
@@ -31,12 +34,27 @@ class InceptionExtractor(Extractor):
     resizing = "to 299 x 299 as TensorFlow 1 resizes, by torch-fidelity; gray repeated to three channels"
 
     def __init__(self, weights: Mapping[str, Tensor], digest: str, device: str = "cpu") -> None:
-        self.network = inception_network(weights).to(device)
+        # Channels last: a fifth faster on CPUs, and what tensor cores want.
+        self.network = inception_network(weights).to(device, memory_format=torch.channels_last)
         self.digest, self.device = digest, device
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         features, logits = self.network(images.permute(0, 3, 1, 2).expand(-1, 3, -1, -1))  # gray: the same thrice
         return features, logits
+
+    def look_between(self, images: Tensor) -> Tensor:
+        # torch-fidelity's own way in takes whole levels only; its layers follow each other in the order of their names.
+        layers = [layer for name, layer in self.network.named_children() if name != "fc"]
+        levels = images.float().add(1.0).mul(127.5).expand(-1, 3, -1, -1)
+        return nn.Sequential(*layers)((resized(levels, SIDE) - 128.0) / 128.0).flatten(1)
+
+
+def resized(levels: Tensor, side: int) -> Tensor:
+    """Images (n, channels, height, width) to squares of `side` pixels, bilinearly as TensorFlow 1 did it."""
+    import_torchvision()
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+    return interpolate_bilinear_2d_like_tensorflow1x(levels, size=(side, side), align_corners=False)
 
 
 def inception_network(weights: Mapping[str, Tensor]) -> nn.Module:

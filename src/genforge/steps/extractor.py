@@ -25,7 +25,7 @@ def run(project: Project, name: str | None = None) -> None:
     """Write results/extractor: weights, card, and the reference's features and moments."""
     from genforge.data.loading import Prepared
     from genforge.evaluation.extractor import load_extractor
-    from genforge.evaluation.fidelity import write_reference
+    from genforge.evaluation.reference import write_reference
 
     prepared = Prepared.open(project.prepared)
     with replacing_folder(project.extractor) as folder:
