@@ -1,4 +1,4 @@
-"""torch-fidelity as its users call it: on images, with nothing of ours but the extractor, which is registered with it."""
+"""torch-fidelity as its users call it: on images, with nothing of ours but the registered extractor."""
 
 from __future__ import annotations
 

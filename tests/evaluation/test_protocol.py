@@ -8,7 +8,6 @@ import pytest
 from genforge.evaluation.protocol import Protocol, ProtocolMismatch, require_same
 from genforge.settings import UserError
 
-
 OTHER = {
     "kid": {"subsets": 100, "subset_size": 1000},
     "precision": {"neighbours": 3},

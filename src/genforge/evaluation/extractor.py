@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,10 +170,8 @@ def load_extractor(folder: Path, device: str = "cpu") -> Extractor:
     """
     card = read_json(folder / CARD)
     weights, digest = _read_weights(folder, card["digest"])
-    if card["name"] == "inception":
-        from genforge.evaluation.inception import InceptionExtractor  # brings torch-fidelity, which takes seconds
-
-        return InceptionExtractor(weights, digest, device)
+    if card["name"] != "classifier":
+        return published(card["name"])[0](weights, digest, device)
     port = card["network"]["port"]
     network = Classifier(
         Classifier.settings_type.read({"width": card["network"]["width"]}, f"{folder / CARD}: network"),
@@ -181,6 +179,26 @@ def load_extractor(folder: Path, device: str = "cpu") -> Extractor:
     )
     network.load_state_dict(weights)
     return ClassifierExtractor(network, digest, names_classes=card["has_logits"], device=device)
+
+
+def published(
+    name: str,
+) -> tuple[Callable[[Mapping[str, Tensor], str, str], Extractor], Callable[[Path | None], dict[str, Tensor]]]:
+    """Of an extractor that others have trained: what makes it from weights, digest and device, and what reads weights."""
+    # These bring torch-fidelity, which takes seconds.
+    if name == "inception":
+        from genforge.evaluation.inception import InceptionExtractor, inception_weights
+
+        return InceptionExtractor, inception_weights
+    if name == "clip":
+        from genforge.evaluation.clip import ClipExtractor, clip_weights
+
+        return ClipExtractor, clip_weights
+    if name == "dinov2":
+        from genforge.evaluation.dinov2 import Dinov2Extractor, dinov2_weights
+
+        return Dinov2Extractor, dinov2_weights
+    raise UserError(f"extractor: none is called {name!r}; there are classifier, inception, dinov2 and clip")
 
 
 def _read_weights(folder: Path, expected: str) -> tuple[dict[str, Tensor], str]:

@@ -139,7 +139,9 @@ class Judge:
         """
         wanted = self.metrics if metrics is None else self.choose(metrics)
         if of_latents := [METRICS[name].title for name in wanted if METRICS[name].needs == "latent"]:
-            raise UserError(f"{', '.join(of_latents)} cannot be computed from images: it needs the model that drew them")
+            raise UserError(
+                f"{', '.join(of_latents)} cannot be computed from images: it needs the model that drew them"
+            )
         evidence = Evidence(seen.features, seen.logits, self.reference.features, self.reference.prepared, SEED)
         return self._computed(wanted, evidence, len(seen.features))
 

@@ -9,18 +9,15 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genforge.evaluation.extractor import Extractor
+from genforge.evaluation.weights import first_line, read_weights
 from genforge.settings import UserError
 from genforge.torchvision_cure import import_torchvision
-
 
 SIDE = 299  # pixels
 
@@ -34,8 +31,9 @@ class InceptionExtractor(Extractor):
     resizing = "to 299 x 299 as TensorFlow 1 resizes, by torch-fidelity; gray repeated to three channels"
 
     def __init__(self, weights: Mapping[str, Tensor], digest: str, device: str = "cpu") -> None:
-        # Channels last: a fifth faster on CPUs, and what tensor cores want.
-        self.network = inception_network(weights).to(device, memory_format=torch.channels_last)
+        network = inception_network(weights).to(device)
+        # A fifth faster on CPUs, and what tensor cores want.
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.digest, self.device = digest, device
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -85,27 +83,16 @@ def inception_weights(path: Path | None) -> dict[str, Tensor]:
 
     if path is None:
         weights = _download(URL_INCEPTION_V3)
-    elif not path.is_file():
-        raise UserError(f"extractor.weights: {path} is not a file; give torch-fidelity's weights ({URL_INCEPTION_V3})")
     else:
-        weights = _read(path)
+        weights = read_weights(path, f"torch-fidelity's weights ({URL_INCEPTION_V3})")
     try:
         inception_network(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(
             f"extractor.weights: {path or 'the download'} does not fit torch-fidelity's InceptionV3 "
-            f"({_first_line(error)}); its weights are at {URL_INCEPTION_V3}"
+            f"({first_line(error)}); its weights are at {URL_INCEPTION_V3}"
         ) from None
     return weights
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        # Of PyTorch's long advice only the first sentence: the rest tells how to run code from the file.
-        reason = _first_line(error).partition(". ")[0]
-        raise UserError(f"extractor.weights: {path} does not hold plain weights ({reason})") from None
 
 
 def _download(url: str) -> dict[str, Tensor]:
@@ -113,10 +100,6 @@ def _download(url: str) -> dict[str, Tensor]:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
     except (URLError, OSError) as error:
         raise UserError(
-            f"extractor.name: inception: its weights cannot be downloaded here ({_first_line(error)}). Fetch {url} "
+            f"extractor.name: inception: its weights cannot be downloaded here ({first_line(error)}). Fetch {url} "
             f"where there is a network and set extractor.weights to the file, or set extractor.name: classifier"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

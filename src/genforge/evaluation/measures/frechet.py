@@ -24,7 +24,7 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def root_of(covariance: np.ndarray) -> np.ndarray:
     """Lower triangular L (d, d), float64, with L L^T = covariance, which may be singular: features can be dead."""
     values, vectors = np.linalg.eigh(covariance)
-    upper = np.linalg.qr((vectors * np.sqrt(values.clip(min=0.0))).T, mode="r")
+    _, upper = np.linalg.qr((vectors * np.sqrt(values.clip(min=0.0))).T)
     return np.ascontiguousarray(upper.T)
 
 

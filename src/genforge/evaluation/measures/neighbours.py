@@ -75,8 +75,7 @@ def blocks(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[slice, np.nd
 
 
 def nearest_others(features: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distances (n, count), float32 and ascending, to the nearest other rows, and which row is the very nearest, (n,).
-    """
+    """Distances (n, count), float32 and ascending, to the nearest other rows, and which row is the nearest, (n,)."""
     import torch
 
     near, twin = [], []
