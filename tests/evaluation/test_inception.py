@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from genforge.contracts import ImageShape
+from genforge.contracts import ImageShape, to_network
 from genforge.evaluation.extractor import write_weights
 from genforge.evaluation.inception import InceptionExtractor, inception_weights
 from genforge.settings import UserError
@@ -120,8 +119,7 @@ def test_code_in_a_weights_file_is_not_run(tmp_path: Path, monkeypatch: pytest.M
     torch.save({"fc.weight": Hostile()}, tmp_path / "hostile.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Hostile()))
     for name in ("hostile.pth", "plain.pth"):
-        with warnings.catch_warnings(), pytest.raises(UserError, match=f"{name} does not hold plain weights"):
-            warnings.simplefilter("ignore")  # torch wonders about the protocol of the pickle that it refuses
+        with pytest.raises(UserError, match=f"{name} does not hold plain weights"):
             inception_weights(tmp_path / name)
     assert not (tmp_path / "hostile-was-here").exists()
 
@@ -138,3 +136,12 @@ def test_without_a_network_the_remedy_is_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", away)
     with pytest.raises(UserError, match=r"cannot be downloaded here.*extractor\.weights.*classifier"):
         inception_weights(None)
+
+
+def test_between_whole_levels_the_door_is_the_same(weights: dict[str, torch.Tensor]) -> None:
+    extractor = InceptionExtractor(weights, "made")
+    images = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (2, 12, 12, 1)).astype(np.uint8))
+    with torch.no_grad():
+        seen, between = extractor.look(images)[0], extractor.look_between(to_network(images))
+        assert torch.allclose(seen, between, rtol=1e-3, atol=1e-4 * float(seen.abs().max()))
+        assert not torch.allclose(seen, extractor.look_between(to_network(images).clamp(max=0.5)), rtol=1e-3)

@@ -171,7 +171,7 @@ def load_extractor(folder: Path, device: str = "cpu") -> Extractor:
     card = read_json(folder / CARD)
     weights, digest = _read_weights(folder, card["digest"])
     if card["name"] != "classifier":
-        return published(card["name"])[0](weights, digest, device)
+        return published(card["name"]).make(weights, digest, device)
     port = card["network"]["port"]
     network = Classifier(
         Classifier.settings_type.read({"width": card["network"]["width"]}, f"{folder / CARD}: network"),
@@ -181,23 +181,32 @@ def load_extractor(folder: Path, device: str = "cpu") -> Extractor:
     return ClassifierExtractor(network, digest, names_classes=card["has_logits"], device=device)
 
 
-def published(
-    name: str,
-) -> tuple[Callable[[Mapping[str, Tensor], str, str], Extractor], Callable[[Path | None], dict[str, Tensor]]]:
-    """Of an extractor that others have trained: what makes it from weights, digest and device, and what reads weights."""
+@dataclass(frozen=True)
+class Published:
+    """An extractor that others have trained.
+
+    make: it, from weights, their digest and a device. read: its weights, from a file or from nothing but the network.
+    """
+
+    make: Callable[[Mapping[str, Tensor], str, str], Extractor]
+    read: Callable[[Path | None], dict[str, Tensor]]
+
+
+def published(name: str) -> Published:
+    """Raises UserError when there is none of this name."""
     # These bring torch-fidelity, which takes seconds.
     if name == "inception":
         from genforge.evaluation.inception import InceptionExtractor, inception_weights
 
-        return InceptionExtractor, inception_weights
+        return Published(InceptionExtractor, inception_weights)
     if name == "clip":
         from genforge.evaluation.clip import ClipExtractor, clip_weights
 
-        return ClipExtractor, clip_weights
+        return Published(ClipExtractor, clip_weights)
     if name == "dinov2":
         from genforge.evaluation.dinov2 import Dinov2Extractor, dinov2_weights
 
-        return Dinov2Extractor, dinov2_weights
+        return Published(Dinov2Extractor, dinov2_weights)
     raise UserError(f"extractor: none is called {name!r}; there are classifier, inception, dinov2 and clip")
 
 

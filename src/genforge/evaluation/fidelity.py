@@ -138,10 +138,9 @@ class Judge:
             ValueError: a number is not finite.
         """
         wanted = self.metrics if metrics is None else self.choose(metrics)
-        if of_latents := [METRICS[name].title for name in wanted if METRICS[name].needs == "latent"]:
-            raise UserError(
-                f"{', '.join(of_latents)} cannot be computed from images: it needs the model that drew them"
-            )
+        for name in wanted:
+            if METRICS[name].needs == "latent":
+                raise UserError(f"{METRICS[name].title} needs the model that drew the images; `score_latent` takes it")
         evidence = Evidence(seen.features, seen.logits, self.reference.features, self.reference.prepared, SEED)
         return self._computed(wanted, evidence, len(seen.features))
 

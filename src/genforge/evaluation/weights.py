@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -28,7 +29,7 @@ def read_weights(path: Path | None, wanted: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"extractor.weights: {path} is not a file; give {wanted}")
     try:
-        weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        weights = load_file(path) if path.suffix == ".safetensors" else _read_plain(path)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
         # Of PyTorch's long advice only the first sentence: the rest tells how to run code from the file.
         reason = first_line(error).partition(". ")[0]
@@ -36,6 +37,12 @@ def read_weights(path: Path | None, wanted: str) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"extractor.weights: {path} does not hold plain weights by name; give {wanted}")
     return weights
+
+
+def _read_plain(path: Path) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch wonders about what it then refuses
+        return torch.load(path, "cpu", weights_only=True)
 
 
 def first_line(error: Exception) -> str:

@@ -102,9 +102,9 @@ def _keep_published(project: Project, prepared: Prepared, folder: Path) -> None:
     from genforge.evaluation.extractor import published, write_card, write_weights
 
     settings = project.config.extractor
-    make, read = published(settings.name)
-    weights = read(None if settings.weights is None else project.root / settings.weights)
-    extractor = make(weights, write_weights(folder, weights), "cpu")
+    kind = published(settings.name)
+    weights = kind.read(None if settings.weights is None else project.root / settings.weights)
+    extractor = kind.make(weights, write_weights(folder, weights), "cpu")
     about: dict[str, Any] = {"settings": settings.model_dump(), **_about(prepared)}
     write_card(folder, extractor, {"kind": "published", "validation_accuracy": None, **about})
 
