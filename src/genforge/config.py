@@ -65,13 +65,16 @@ class DataSettings(Settings):
 class ExtractorSettings(Settings):
     """The eyes of the judge: what turns images into features."""
 
-    name: Literal["classifier", "inception"] = Field(
+    name: Literal["classifier", "inception", "dinov2", "clip"] = Field(
         "classifier",
         description="classifier: a small network trained on the training split (on labels, or on rotations "
-        "where there are none). inception: torch-fidelity's own, for numbers to set beside papers",
+        "where there are none). inception: torch-fidelity's own, for numbers to set beside papers. dinov2, clip: the "
+        "networks of newer papers, from a weights file",
     )
     weights: str | None = Field(
-        None, description="inception: path of its weights; null: torch-fidelity's usual download"
+        None,
+        description="path of the weights of inception, dinov2 or clip, plain tensors as .pth or .safetensors; "
+        "null: inception's usual download",
     )
     steps: int = Field(600, ge=10, description="classifier: training steps")
     batch_size: int = Field(128, ge=2, description="classifier: images a step")
@@ -94,7 +97,17 @@ class EvaluationSettings(Settings):
         "because the floor is as many held-out real images",
     )
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=3, description="sampling seeds: the spread of every number")
-    batch_size: int = Field(250, ge=1, description="images that are drawn or looked at together")
+    batch_size: int = Field(
+        250,
+        ge=1,
+        description="images that are drawn or looked at together; a CPU looks at fewer, which it does faster",
+    )
+    metrics: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="names of the metrics (`fid`, `kid`, `is`, `precision`, `recall`, `density`, `coverage`, `mind`, "
+        "`classes`, `duplicates`, `feature_diversity`, `path_length`); null: all that cost little with the extractor",
+    )
 
     @field_validator("seeds")
     @classmethod

@@ -22,11 +22,7 @@ PROTOCOL: dict[str, Any] = {
     "reference_split": "train",
     "reference_images": 1132,
     "images": 500,
-    "inception_splits": 10,
-    "kid_subsets": 100,
-    "kid_subset_size": 500,
-    "neighbours": 3,
-    "neighbourhood_images": 1132,
+    "settings": {"kid": {"subsets": 100, "subset_size": 500}},
     "seed": 2020,
     "versions": {"torch": "2.13.0"},
 }

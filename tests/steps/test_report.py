@@ -40,11 +40,7 @@ PROTOCOL = Protocol(
     reference_split="train",
     reference_images=1132,
     images=500,
-    inception_splits=10,
-    kid_subsets=100,
-    kid_subset_size=500,
-    neighbours=3,
-    neighbourhood_images=1132,
+    settings={"kid": {"subsets": 100, "subset_size": 500}, "precision": {"neighbours": 3, "real_images": 1132}},
     seed=2020,
     versions={"torch-fidelity": "0.4.0"},
 )

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genforge.evaluation.leaderboard import FLOOR
+from genforge.evaluation.metrics import metric
 from genforge.files import read_array, write_json
 from genforge.progress import say
 from genforge.settings import UserError
 from genforge.steps.project import Project
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from genforge.contracts import Network
     from genforge.data.loading import Prepared
+    from genforge.evaluation.fidelity import Judge
 
 
 def run(project: Project, name: str | None = None) -> None:
@@ -22,8 +28,9 @@ def run(project: Project, name: str | None = None) -> None:
     and results/metrics/<name>.json, the same in short.
 
     Raises:
-        UserError: there are no samples, they are of another shape or number than the protocol says, or the test split
-            holds too few images for the floor.
+        UserError: there are no samples, they are of another shape or number than the protocol says, the test split
+            holds too few images for the floor, or `evaluation.metrics` names what cannot be computed, or leaves out
+            what models are ranked by.
     """
     if name is None:
         raise UserError(f"step evaluate: name a recipe, or `{FLOOR}`, such as `genforge step evaluate gan`")
@@ -32,12 +39,18 @@ def run(project: Project, name: str | None = None) -> None:
 
     settings = project.config.evaluation
     judge = Judge.open(project.extractor, project.prepared, project.device, settings.batch_size)
+    chosen = wanted(project, judge)
+    of_images = [key for key in chosen if key in judge.metrics]
+    of_latent = [key for key in chosen if key in judge.latent_metrics]
     protocol = judge.protocol(settings.images)
     family, origin = ("real", "held-out test split") if name == FLOOR else _recipe(project, name)
     with tracking.run(project.root, kind="evaluate", name=name, tags={"protocol": protocol.name}) as record:
         values: list[dict[str, float]] = []
-        for number, images in enumerate(_images(project, name)):
-            values.append(judge.score(images))
+        for number, (seed, images) in enumerate(_images(project, name)):
+            found = judge.score(images, of_images)
+            if of_latent and (model := _latent(project, name)):
+                found |= judge.score_latent(model.network, model.labels, settings.images, seed, of_latent)
+            values.append(found)
             record.metrics(number, values[-1])
         metrics = {key: summary([found[key] for found in values]) for key in values[0]}
         record.metrics(len(values), {f"{key}_mean": found["mean"] for key, found in metrics.items()})
@@ -53,7 +66,49 @@ def run(project: Project, name: str | None = None) -> None:
     }
     write_json(project.evaluation(name), result)
     write_json(project.metrics(name), in_short(result))
-    say(f"{name}: FID {metrics['fid']['mean']:.2f} ± {metrics['fid']['std']:.2f} (protocol {protocol.name})")
+    ranking = metric(project.config.registry.metric)
+    mean, spread = (ranking.show(metrics[ranking.name][part]) for part in ("mean", "std"))
+    say(f"{name}: {ranking.title} {mean} ± {spread} (protocol {protocol.name})")
+
+
+def wanted(project: Project, judge: Judge) -> list[str]:
+    """The metrics that `evaluation.metrics` asks for, or all that cost little.
+
+    Raises:
+        UserError: one is unknown or cannot be computed, or the one that models are ranked by is not among them.
+    """
+    chosen = judge.choose(project.config.evaluation.metrics, "evaluation.metrics")
+    ranking = project.config.registry.metric
+    if ranking not in chosen:
+        raise UserError(
+            f"evaluation.metrics: {', '.join(chosen)} leaves out {ranking}, by which models are ranked; add it, or "
+            f"choose another registry.metric"
+        )
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Latent:
+    """A network that draws from a latent, and labels (images,) for it, or None."""
+
+    network: Network
+    labels: Tensor | None
+
+
+def _latent(project: Project, name: str) -> _Latent | None:
+    """The recipe's model where it draws each image from one latent in one pass; None for others and for real images."""
+    if name == FLOOR:
+        return None
+    from genforge.catalog import target
+    from genforge.data.loading import Prepared
+    from genforge.models import load
+    from genforge.steps.labels import labels_of
+
+    model = load(project.model(name), target, project.device)
+    if model.network.kind != "latent_to_image":
+        return None
+    labels = labels_of(model.classes, Prepared.open(project.prepared), project.config.evaluation.images)
+    return _Latent(model.network, labels)
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
@@ -74,13 +129,13 @@ def _recipe(project: Project, name: str) -> tuple[str, str]:
     return recipe.family, recipe.origin
 
 
-def _images(project: Project, name: str) -> Iterator[np.ndarray]:
-    """What is judged, one set a sampling seed, each uint8 (n, height, width, channels)."""
+def _images(project: Project, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """What is judged: each sampling seed and its images, uint8 (n, height, width, channels)."""
     settings = project.config.evaluation
     if name == FLOOR:
         from genforge.data.loading import Prepared
 
-        yield from (held_out(Prepared.open(project.prepared), settings.images, seed) for seed in settings.seeds)
+        yield from ((seed, held_out(Prepared.open(project.prepared), settings.images, seed)) for seed in settings.seeds)
         return
     for seed in settings.seeds:
         path = project.samples(name) / f"seed-{seed}.npy"
@@ -90,7 +145,7 @@ def _images(project: Project, name: str) -> Iterator[np.ndarray]:
                 f"{path} holds {len(images)} images, but evaluation.images is {settings.images}; draw them again with "
                 f"`genforge step sample {name}`"
             )
-        yield images
+        yield seed, images
 
 
 def held_out(prepared: Prepared, count: int, seed: int) -> np.ndarray:

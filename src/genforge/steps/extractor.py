@@ -17,7 +17,6 @@ from genforge.steps.project import Project
 
 if TYPE_CHECKING:
     from genforge.data.loading import Prepared
-    from genforge.evaluation.extractor import Extractor
     from genforge.objectives.classification import Classification, Task
 
 
@@ -25,14 +24,14 @@ def run(project: Project, name: str | None = None) -> None:
     """Write results/extractor: weights, card, and the reference's features and moments."""
     from genforge.data.loading import Prepared
     from genforge.evaluation.extractor import load_extractor
-    from genforge.evaluation.fidelity import write_reference
+    from genforge.evaluation.reference import write_reference
 
     prepared = Prepared.open(project.prepared)
     with replacing_folder(project.extractor) as folder:
-        if project.config.extractor.name == "inception":
-            _keep_inception(project, prepared, folder)
-        else:
+        if project.config.extractor.name == "classifier":
             _train_classifier(project, prepared, folder)
+        else:
+            _keep_published(project, prepared, folder)
         extractor = load_extractor(folder, project.device)
         write_reference(folder, extractor, prepared.images("train"), project.config.evaluation.batch_size)
 
@@ -99,15 +98,15 @@ def validation_accuracy(objective: Classification, prepared: Prepared, device: s
     return right / len(images)
 
 
-def _keep_inception(project: Project, prepared: Prepared, folder: Path) -> None:
-    from genforge.evaluation.extractor import write_card, write_weights
-    from genforge.evaluation.inception import InceptionExtractor, inception_weights
+def _keep_published(project: Project, prepared: Prepared, folder: Path) -> None:
+    from genforge.evaluation.extractor import published, write_card, write_weights
 
-    path = project.config.extractor.weights
-    weights = inception_weights(None if path is None else project.root / path)
-    extractor: Extractor = InceptionExtractor(weights, write_weights(folder, weights))
-    about: dict[str, Any] = {"settings": project.config.extractor.model_dump(), **_about(prepared)}
-    write_card(folder, extractor, {"kind": "imagenet", "validation_accuracy": None, **about})
+    settings = project.config.extractor
+    kind = published(settings.name)
+    weights = kind.read(None if settings.weights is None else project.root / settings.weights)
+    extractor = kind.make(weights, write_weights(folder, weights), "cpu")
+    about: dict[str, Any] = {"settings": settings.model_dump(), **_about(prepared)}
+    write_card(folder, extractor, {"kind": "published", "validation_accuracy": None, **about})
 
 
 def _about(prepared: Prepared) -> dict[str, Any]:
