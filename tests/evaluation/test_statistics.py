@@ -11,6 +11,7 @@ import pytest
 from genforge.contracts import ImageShape
 from genforge.evaluation import statistics
 from genforge.evaluation.extractor import Features
+from genforge.evaluation.metrics import METRICS
 from genforge.evaluation.statistics import (
     Coverage,
     FrechetDistance,
@@ -19,6 +20,7 @@ from genforge.evaluation.statistics import (
     Precision,
     Recall,
     Statistic,
+    statistic_of,
 )
 
 RANDOM = np.random.RandomState(0)
@@ -58,14 +60,12 @@ def test_they_are_the_judges_numbers(
     extractor = linear(np.random.RandomState(3).normal(size=(64, 12)) / 100)
     judge = judge_of(extractor, real)
     seen, found = extractor.features(generated), judge.score(generated)
-    assert FrechetDistance(judge.moments["mu"], judge.moments["sigma"]).of(seen) == pytest.approx(
-        found["fid"], rel=1e-6
-    )
-    assert FrechetDistance.to(judge.reference).of(seen) == pytest.approx(found["fid"], rel=1e-6)
-    assert Precision(judge.reference).of(seen) == pytest.approx(found["precision"])
-    assert Recall(judge.reference).of(seen) == pytest.approx(found["recall"])
+    statistic = {name: statistic_of(METRICS[name], judge.reference) for name in judge.metrics}
+    for name in ("fid", "precision", "recall", "coverage", "density", "mind", "classes", "duplicates"):
+        assert statistic[name].of(seen) == pytest.approx(found[name], rel=1e-5), name
+        assert statistic[name].lower_is_better == (METRICS[name].better == "lower")
     # With one subset of everything, the reference cut to as many images, torch-fidelity's KID is the same estimate.
-    assert KernelDistance(judge.reference).of(seen) == pytest.approx(found["kid"], rel=0.2)
+    assert statistic["kid"].of(seen) == pytest.approx(found["kid"], rel=0.2)
 
 
 def test_the_kernel_distance_is_the_papers_sum() -> None:
@@ -97,7 +97,7 @@ def test_the_inception_score_counts_classes() -> None:
 
 def test_the_frechet_distance_of_two_gaussians_is_the_closed_form() -> None:
     mean, scale = np.array([1.0, -2.0, 0.5]), np.array([1.0, 4.0, 0.25])
-    statistic = FrechetDistance(mean, np.diag(scale))
+    statistic = FrechetDistance(mean, np.diag(np.sqrt(scale)))
     # Six points with mean 0 and covariance I exactly.
     points = np.concatenate([np.eye(3), -np.eye(3)]) * np.sqrt(5 / 2)
     expected = (mean**2).sum() + ((np.sqrt(scale) - 1) ** 2).sum()

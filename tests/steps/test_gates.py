@@ -20,15 +20,8 @@ from genforge.catalog import build_gates
 from genforge.contracts import to_pixels
 from genforge.data.loading import Prepared
 from genforge.evaluation.gates.gate import Alone, Candidate, Finding, Ground, Holder
-from genforge.evaluation.statistics import (
-    Coverage,
-    FrechetDistance,
-    InceptionScore,
-    KernelDistance,
-    Precision,
-    Recall,
-    Statistic,
-)
+from genforge.evaluation.metrics import METRICS
+from genforge.evaluation.statistics import statistic_of
 from genforge.evaluation.uncertainty import SURE, compare
 from genforge.files import read_json
 from genforge.settings import UserError
@@ -139,14 +132,13 @@ CAUGHT_BY = {  # what has to catch each, at least
     "swapped channels": {"fid", "kid"},
     "wrong resize": {"fid", "kid", "precision"},
 }
-COLUMNS = ("fid", "kid", "is", "precision", "recall", "coverage", "no-copies", "class-balance")
+COLUMNS = ("fid", "kid", "is", "precision", "recall", "density", "coverage", "no-copies", "class-balance")
 
 
 def catches(ground: Ground, honest: np.ndarray, faulty: np.ndarray) -> dict[str, bool]:
     """Which metric calls the faulty images worse than the honest ones, and which gate they do not pass."""
     good, bad = candidate_of(ground, honest), candidate_of(ground, faulty)
-    statistics: list[Statistic] = [FrechetDistance(ground.mean, ground.covariance), InceptionScore()]
-    statistics += [make(ground.reference) for make in (KernelDistance, Precision, Recall, Coverage)]
+    statistics = [statistic_of(METRICS[name], ground.reference) for name in COLUMNS if name in METRICS]
     worse = {one.name: compare(one, good.seen, bad.seen).probability >= SURE for one in statistics}
     gates = build_gates({"no-copies": {}, "class-balance": {}})
     return worse | {name: not gate.check(bad, ground).passed for name, gate in gates.items()}

@@ -1,8 +1,10 @@
 """Metrics as functions of any subset of a model's images, which is what error bars are made of.
 
-Whatever does not depend on the subset (distances, kernels, the root of the reference covariance) is computed once.
-Features are float32 (n, dimensions) and logits float32 (n, classes), as an extractor gives them; the real images stand
-fixed.
+Every metric of `measures/` is one (`Measured`), computed afresh for each subset. Those that gates and error bars ask
+for most stand here a second time, for many subsets at once: whatever does not depend on the subset (distances, kernels)
+is computed once. They give the numbers of `measures/`, which a test holds, but for KID and IS, which are taken of all
+images at once and not of random parts: of the same meaning, with less noise. Features are float32 (n, dimensions) and
+logits float32 (n, classes), as an extractor gives them; the real images stand fixed.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import numpy as np
 from scipy.special import log_softmax
 
 from genforge.evaluation.extractor import Features
+from genforge.evaluation.measures.frechet import MEAN, ROOT, moments, root_of
+from genforge.evaluation.measures.neighbours import COVERAGE_NEIGHBOURS, FIDELITY_NEIGHBOURS, part_of
+from genforge.evaluation.metric import Evidence, Metric
+from genforge.evaluation.reference import SEED, Reference
 
-NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019)
-COVERAGE_NEIGHBOURS = 5  # of density and coverage (Naeem et al. 2020, section 4)
 CHUNK = 2**22  # numbers that are worked on together
 
 
@@ -42,27 +46,43 @@ class Statistic(ABC):
         """
 
 
+class Measured(Statistic):
+    """Any metric of images, by its own function."""
+
+    def __init__(self, metric: Metric, reference: Reference) -> None:
+        self.name, self.lower_is_better = metric.name, metric.better == "lower"
+        self.metric, self.reference = metric, reference
+
+    def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
+        real = self.reference.features
+        settings = self.metric.settings(subsets.shape[1], len(real))
+        found = []
+        for subset in subsets:
+            logits = None if seen.logits is None else seen.logits[subset]
+            evidence = Evidence(seen.features[subset], logits, real, self.reference.prepared, SEED)
+            found.append(self.metric.compute(evidence, **settings))
+        return np.array(found)
+
+
 class FrechetDistance(Statistic):
-    """FID: |m - r|^2 + tr S + tr R - 2 tr (R^1/2 S R^1/2)^1/2, of the moments (m, S) of the images and (r, R) of the
-    reference (Heusel et al. 2017, equation 6; Dowson and Landau 1982). The matrix under the root is symmetric, so its
-    eigenvalues are real; the tiny negative ones that rounding leaves are taken as 0. S has n - 1 in the denominator.
+    """FID: |m - r|^2 + tr S + tr R - 2 tr (L^T S L)^1/2, of the moments (m, S) of the images and (r, R = L L^T) of the
+    reference, as in `measures/frechet.py`, of many subsets at once.
 
     Args:
-        mean, covariance: of the reference, (dimensions,) and (dimensions, dimensions).
+        mean: of the reference, (dimensions,). root: any L with L L^T its covariance, (dimensions, dimensions).
     """
 
     name, lower_is_better = "fid", True
 
-    def __init__(self, mean: np.ndarray, covariance: np.ndarray) -> None:
-        self.mean = np.asarray(mean, np.float64)
-        values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
-        self.root = (vectors * np.sqrt(values.clip(0.0))) @ vectors.T
-        self.trace = float(values.clip(0.0).sum())
+    def __init__(self, mean: np.ndarray, root: np.ndarray) -> None:
+        self.mean, self.root = np.asarray(mean, np.float64), np.asarray(root, np.float64)
+        self.trace = float((self.root**2).sum())
 
     @classmethod
     def to(cls, reference: np.ndarray) -> FrechetDistance:
         """To the moments of these features, (n, dimensions)."""
-        return cls(reference.mean(axis=0, dtype=np.float64), np.cov(reference, rowvar=False, dtype=np.float64))
+        mean, covariance = moments(reference)
+        return cls(mean, root_of(covariance))
 
     def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
         features = seen.features.astype(np.float64)
@@ -75,7 +95,7 @@ class FrechetDistance(Statistic):
         means = features.mean(axis=1)
         centred = features - means[:, None]
         covariances = centred.transpose(0, 2, 1) @ centred / (features.shape[1] - 1)
-        eigenvalues = np.linalg.eigvalsh(self.root @ covariances @ self.root)
+        eigenvalues = np.linalg.eigvalsh(self.root.T @ covariances @ self.root)
         roots = np.sqrt(eigenvalues.clip(0.0)).sum(axis=1)
         traces = np.trace(covariances, axis1=1, axis2=2)
         return ((means - self.mean) ** 2).sum(axis=1) + traces + self.trace - 2.0 * roots
@@ -135,7 +155,7 @@ class Precision(Statistic):
     name, lower_is_better = "precision", False
 
     def __init__(self, reference: np.ndarray) -> None:
-        self.reference, self.radii = reference, radii(reference, NEIGHBOURS)
+        self.reference, self.radii = reference, radii(reference, FIDELITY_NEIGHBOURS)
 
     def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
         inside = np.concatenate(
@@ -160,12 +180,12 @@ class Recall(Statistic):
         own, across = distances(features, features), distances(self.reference, features)
         found = []
         for subset in subsets:
-            reach = np.partition(own[np.ix_(subset, subset)], NEIGHBOURS, axis=1)[:, NEIGHBOURS]
+            reach = np.partition(own[np.ix_(subset, subset)], FIDELITY_NEIGHBOURS, axis=1)[:, FIDELITY_NEIGHBOURS]
             found.append((across[:, subset] <= reach).any(axis=1).mean())
         return np.array(found)
 
     def _of(self, features: np.ndarray) -> float:
-        reach = radii(features, NEIGHBOURS)
+        reach = radii(features, FIDELITY_NEIGHBOURS)
         inside = [(part <= reach).any(axis=1) for part in _distances_in_parts(self.reference, features)]
         return float(np.concatenate(inside).mean())
 
@@ -184,6 +204,25 @@ class Coverage(Statistic):
             [part <= self.radii for part in _distances_in_parts(seen.features, self.reference)]
         )
         return np.array([inside[subset].any(axis=0).mean() for subset in subsets])
+
+
+def statistic_of(metric: Metric, reference: Reference) -> Statistic:
+    """A metric of images as a statistic: in its fast form where it has one."""
+    real = reference.features
+    match metric.name:
+        case "fid":
+            return FrechetDistance(reference.prepared[MEAN], reference.prepared[ROOT])
+        case "kid":
+            return KernelDistance(real)
+        case "is":
+            return InceptionScore()
+        case "precision":
+            return Precision(real[part_of(len(real), SEED)])
+        case "recall":
+            return Recall(real[part_of(len(real), SEED)])
+        case "coverage":
+            return Coverage(real[part_of(len(real), SEED)])
+    return Measured(metric, reference)
 
 
 def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:

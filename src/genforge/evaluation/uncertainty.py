@@ -111,9 +111,14 @@ def estimate(
         deals: of the images into groups. seed: of the deals.
     """
     values = np.array([statistic.of(one) for one in seen])
-    mean, error = float(values.mean()), _standard_error(_deviations(statistic, seen, deals, seed))
+    mean, error = float(values.mean()), standard_error(statistic, seen, deals, seed)
     reach = float(norm.ppf(0.5 + confidence / 2)) * error
     return Estimate(mean, error, mean - reach, mean + reach, confidence, tuple(map(float, values)))
+
+
+def standard_error(statistic: Statistic, seen: Sequence[Features], deals: int = DEALS, seed: int = 0) -> float:
+    """Of the mean over sampling seeds."""
+    return _standard_error(_deviations(statistic, seen, deals, seed))
 
 
 def compare(

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
     from genforge.contracts import Network
     from genforge.data.loading import Prepared
+    from genforge.evaluation.extractor import Features
     from genforge.evaluation.fidelity import Judge
+    from genforge.evaluation.reference import Reference
+
+CONFIDENCE = 0.95  # of the intervals
+FEW_DEALS = 5  # of images into groups, for metrics that take long
 
 
 def run(project: Project, name: str | None = None) -> None:
@@ -34,7 +39,7 @@ def run(project: Project, name: str | None = None) -> None:
     """
     if name is None:
         raise UserError(f"step evaluate: name a recipe, or `{FLOOR}`, such as `genforge step evaluate gan`")
-    from genforge.evaluation.fidelity import Judge
+    from genforge.evaluation.fidelity import Judge, check_images
     from genforge.tracking import runs as tracking
 
     settings = project.config.evaluation
@@ -46,13 +51,19 @@ def run(project: Project, name: str | None = None) -> None:
     family, origin = ("real", "held-out test split") if name == FLOOR else _recipe(project, name)
     with tracking.run(project.root, kind="evaluate", name=name, tags={"protocol": protocol.name}) as record:
         values: list[dict[str, float]] = []
+        seen: list[Features] = []
         for number, (seed, images) in enumerate(_images(project, name)):
-            found = judge.score(images, of_images)
+            check_images(images, judge.shape)
+            seen.append(judge.extractor.features(images, settings.batch_size))
+            found = judge.measure(seen[-1], of_images)
             if of_latent and (model := _latent(project, name)):
                 found |= judge.score_latent(model.network, model.labels, settings.images, seed, of_latent)
             values.append(found)
             record.metrics(number, values[-1])
         metrics = {key: summary([found[key] for found in values]) for key in values[0]}
+        # Real images of different seeds are in part the same ones, so that the seeds of the floor count as one set.
+        errors = error_bars(judge.reference, seen[:1] if name == FLOOR else seen, of_images)
+        metrics = {key: {**found, **around(found, errors.get(key))} for key, found in metrics.items()}
         record.metrics(len(values), {f"{key}_mean": found["mean"] for key, found in metrics.items()})
     result: dict[str, Any] = {
         "name": name,
@@ -114,6 +125,29 @@ def _latent(project: Project, name: str) -> _Latent | None:
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """Mean, standard deviation (of a sample: n - 1 in the denominator) and the values themselves, one a seed."""
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "values": list(values)}
+
+
+def error_bars(reference: Reference, seen: Sequence[Features], metrics: Sequence[str]) -> dict[str, float]:
+    """Standard errors of means over sampling seeds, by regrouping images (`evaluation/uncertainty.py`)."""
+    from genforge.evaluation.statistics import Measured, statistic_of
+    from genforge.evaluation.uncertainty import DEALS, standard_error
+
+    errors = {}
+    for key in metrics:
+        statistic = statistic_of(metric(key), reference)
+        errors[key] = standard_error(statistic, seen, FEW_DEALS if isinstance(statistic, Measured) else DEALS)
+    return errors
+
+
+def around(found: dict[str, Any], error: float | None) -> dict[str, Any]:
+    """The interval that holds the expectation with 95%, by the standard error; or, of what is no function of the images
+    that were drawn, by Student's t over the seeds."""
+    from scipy.stats import norm, t
+
+    seeds, quantile = len(found["values"]), 0.5 + CONFIDENCE / 2
+    reach = norm.ppf(quantile) * error if error is not None else t.ppf(quantile, seeds - 1) * found["std"] / seeds**0.5
+    low, high = found["mean"] - reach, found["mean"] + reach
+    return {"standard_error": error, "low": float(low), "high": float(high), "confidence": CONFIDENCE}
 
 
 def in_short(result: dict[str, Any]) -> dict[str, Any]:

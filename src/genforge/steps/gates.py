@@ -152,8 +152,6 @@ def open_ground(project: Project) -> Ground:
         root=project.root,
         extractor=judge.extractor,
         reference=judge.reference,
-        mean=judge.moments["mu"],
-        covariance=judge.moments["sigma"],
         training=prepared.images("train"),
         held_out=np.asarray(prepared.images("test")),
         classes=prepared.classes,
@@ -192,7 +190,7 @@ def draw_pairs(candidate: Candidate, ground: Ground, path: Path) -> None:
     from genforge.evaluation.memorization import nearest, pairs
     from genforge.pictures import grid, save_png
 
-    found = nearest(candidate.all_seen.features, ground.reference)
+    found = nearest(candidate.all_seen.features, ground.reference.features)
     save_png(path, grid(pairs(candidate.all_images, ground.training, found, PAIRS), PAIR_COLUMNS))
 
 

@@ -26,7 +26,7 @@ class NoCopies(Gate):
 
     def check(self, candidate: Candidate, ground: Ground, holder: Holder | None = None) -> Finding:
         features = candidate.all_seen.features
-        found = nearest(features, ground.reference)
+        found = nearest(features, ground.reference.features)
         copies, count = int(found.copies.sum()), len(features)
         usual = float(ground.held_out_nearest.copies.mean())
         proven = lower_bound(copies, count)
@@ -39,7 +39,7 @@ class NoCopies(Gate):
         }
         words = f"near copies of training images: {copies / count:.1%}, of held-out images {usual:.1%}"
         try:
-            test = data_copying(features, ground.held_out_seen.features, ground.reference)
+            test = data_copying(features, ground.held_out_seen.features, ground.reference.features)
         except ValueError as error:
             return Finding(False, f"{words}; {error}", evidence)
         evidence |= {"c_t": test.statistic, "c_t_cells": list(test.cells), "p_value": test.p_value}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from genforge.evaluation.gates.gate import Candidate, Finding, Gate, GateSettings, Ground, Holder, Reason
-from genforge.evaluation.statistics import Coverage
+from genforge.evaluation.measures.neighbours import COVERAGE
+from genforge.evaluation.statistics import statistic_of
 from genforge.evaluation.uncertainty import compare
 
 
@@ -22,7 +23,9 @@ class CoverageNotWorse(Gate):
     def check(self, candidate: Candidate, ground: Ground, holder: Holder | None = None) -> Finding:
         if holder is None:
             return Finding(True, "nobody to compare with")
-        found = compare(Coverage(ground.reference), candidate.seen, holder.seen, margin=-self.settings.limit)
+        found = compare(
+            statistic_of(COVERAGE, ground.reference), candidate.seen, holder.seen, margin=-self.settings.limit
+        )
         words = (
             f"coverage {found.first:.3f} against {found.second:.3f} of {holder.name}: not lower by more than "
             f"{self.settings.limit:g} with probability {found.probability:.3f}, where {self.settings.probability:g} is "

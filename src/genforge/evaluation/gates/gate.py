@@ -18,7 +18,9 @@ from pydantic import Field
 
 from genforge.evaluation.extractor import Extractor, Features
 from genforge.evaluation.memorization import Nearest, nearest
-from genforge.evaluation.statistics import FrechetDistance, KernelDistance, Statistic
+from genforge.evaluation.metrics import METRICS
+from genforge.evaluation.reference import Reference
+from genforge.evaluation.statistics import Statistic, statistic_of
 from genforge.evaluation.uncertainty import pooled
 from genforge.settings import Settings
 
@@ -45,7 +47,7 @@ class Ground:
     """What models are set against: the data and the judge's eyes. The same for every model of a project.
 
     root: the project's folder, where paths of settings start.
-    reference: features of the training images, float32 (n, dimensions); mean, covariance: their moments.
+    reference: the training images as the judge sees them.
     training, held_out: images, uint8 (n, height, width, channels).
     classes: names; empty without labels. training_labels, held_out_labels: int64 (n,), numbers of `classes`, or None.
     metric: what `better` means, `fid` or `kid`.
@@ -53,9 +55,7 @@ class Ground:
 
     root: Path
     extractor: Extractor
-    reference: np.ndarray
-    mean: np.ndarray
-    covariance: np.ndarray
+    reference: Reference
     training: np.ndarray
     held_out: np.ndarray
     classes: Sequence[str]
@@ -70,14 +70,12 @@ class Ground:
 
     @cached_property
     def held_out_nearest(self) -> Nearest:
-        return nearest(self.held_out_seen.features, self.reference)
+        return nearest(self.held_out_seen.features, self.reference.features)
 
     @cached_property
     def statistic(self) -> Statistic:
         """The metric that says which model is better."""
-        if self.metric == "kid":
-            return KernelDistance(self.reference)
-        return FrechetDistance(self.mean, self.covariance)
+        return statistic_of(METRICS[self.metric], self.reference)
 
 
 @dataclass(frozen=True)
