@@ -108,6 +108,10 @@ class EvaluationSettings(Settings):
         description="names of the metrics (`fid`, `kid`, `is`, `precision`, `recall`, `density`, `coverage`, `mind`, "
         "`classes`, `duplicates`, `feature_diversity`, `path_length`); null: all that cost little with the extractor",
     )
+    fid_infinity: bool = Field(
+        False,
+        description="also FID without its bias from finite images, followed to 1 / N = 0 (Chong and Forsyth 2020)",
+    )
 
     @field_validator("seeds")
     @classmethod

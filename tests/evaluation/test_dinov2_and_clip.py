@@ -1,4 +1,4 @@
-"""DINOv2 and CLIP through the same door, with weights made for the test: nothing is downloaded, nothing means anything."""
+"""DINOv2 and CLIP through the same door, with weights made for the test: nothing means anything."""
 
 from __future__ import annotations
 
@@ -75,22 +75,20 @@ def test_a_block_is_pytorchs_own_transformer_layer() -> None:
     theirs = nn.TransformerEncoderLayer(
         WIDTH, 2, 3 * WIDTH, 0.0, "gelu", layer_norm_eps=1e-6, batch_first=True, norm_first=True
     ).eval()
+    for value in ours.parameters():
+        nn.init.normal_(value, std=0.1)
+    for scale in (ours.ls1, ours.ls2):
+        nn.init.ones_(scale.gamma)
     names = {
         "attn.qkv.": "self_attn.in_proj_",
         "attn.proj": "self_attn.out_proj",
         "mlp.fc1": "linear1",
         "mlp.fc2": "linear2",
     }
-    weights = {}
-    for name, value in ours.state_dict().items():
-        for old, new in names.items():
-            name = name.replace(old, new)
-        weights[name] = torch.randn_like(value) * 0.1
-    theirs.load_state_dict({name: value for name, value in weights.items() if not name.startswith("ls")})
-    back = {new: old for old, new in names.items()}
-    for new, old in back.items():
-        weights = {name.replace(new, old): value for name, value in weights.items()}
-    ours.load_state_dict(weights | {"ls1.gamma": torch.ones(WIDTH), "ls2.gamma": torch.ones(WIDTH)})
+    weights = {name: value for name, value in ours.state_dict().items() if not name.startswith("ls")}
+    for old, new in names.items():
+        weights = {name.replace(old, new): value for name, value in weights.items()}
+    theirs.load_state_dict(weights)
     tokens = torch.randn(3, 5, WIDTH)
     with torch.no_grad():
         assert torch.allclose(ours(tokens), theirs(tokens), atol=1e-5)
@@ -115,7 +113,7 @@ def test_places_are_resized_to_the_rows_that_there_are() -> None:
     found = network.places(16)[0, 1:].unflatten(0, (16, 16)).detach()
     # Centre of row i of 16, in rows of 37: (i + 0.5) * 37 / 16.1 - 0.5.
     centres = ((torch.arange(16) + 0.5) * rows / 16.1 - 0.5) / (rows - 1)
-    assert torch.allclose(found[1:-1, 3, 0], centres[1:-1], atol=1e-3)
+    assert torch.allclose(found[1:-1, 3, 0], centres[1:-1], atol=2e-3)
     assert torch.equal(network.places(16)[0, 0], network.pos_embed[0, 0])
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import scipy.linalg  # noqa: F401  metrics use it: its threads can be limited only once it is there
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor

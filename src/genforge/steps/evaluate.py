@@ -71,6 +71,7 @@ def run(project: Project, name: str | None = None) -> None:
         "origin": origin,
         "seeds": list(settings.seeds),
         "metrics": metrics,
+        **({"fid_infinity": at_infinity(judge.reference, seen)} if settings.fid_infinity and name != FLOOR else {}),
         "left_out": judge.left_out,
         "protocol_name": protocol.name,
         "protocol": protocol.to_json(),
@@ -137,6 +138,23 @@ def error_bars(reference: Reference, seen: Sequence[Features], metrics: Sequence
         statistic = statistic_of(metric(key), reference)
         errors[key] = standard_error(statistic, seen, FEW_DEALS if isinstance(statistic, Measured) else DEALS)
     return errors
+
+
+def at_infinity(reference: Reference, seen: Sequence[Features]) -> dict[str, Any]:
+    """FID-infinity of all images, see `uncertainty.frechet_infinity`.
+
+    Raises:
+        UserError: there are too few images for this extractor's features.
+    """
+    from genforge.evaluation.measures.frechet import MEAN, ROOT
+    from genforge.evaluation.statistics import FrechetDistance
+    from genforge.evaluation.uncertainty import frechet_infinity, pooled
+
+    statistic = FrechetDistance(reference.prepared[MEAN], reference.prepared[ROOT])
+    try:
+        return frechet_infinity(statistic, pooled(seen).features).to_json()
+    except ValueError as error:
+        raise UserError(f"evaluation.fid_infinity: {error}; raise evaluation.images or evaluation.seeds") from None
 
 
 def around(found: dict[str, Any], error: float | None) -> dict[str, Any]:

@@ -34,9 +34,10 @@ def frechet_distance(
     """Squared distance, from the moments (d,) and (d, d) of one side and the mean and root of the other's."""
     from scipy.linalg import eigvalsh, lapack
 
-    # C1 to L^T C1 L, in a quarter of the multiplications of the two products that it stands for.
-    reduced, _ = lapack.dsygst(covariance, reference_root, itype=2, lower=1)
-    eigenvalues = eigvalsh(reduced, lower=True, overwrite_a=True, check_finite=False)
+    # C1 to L^T C1 L, in a quarter of the multiplications of the two products that it stands for. LAPACK wants columns
+    # to be contiguous, which they are of transposes: then nothing is copied.
+    reduced, _ = lapack.dsygst(covariance.T, reference_root.T, itype=2, lower=0)
+    eigenvalues = eigvalsh(reduced, lower=False, overwrite_a=True, check_finite=False)
     return _distance(mean, float(np.trace(covariance)), reference_mean, reference_root, eigenvalues)
 
 
