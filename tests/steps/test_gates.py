@@ -263,6 +263,33 @@ def trained(digits: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
     return project
 
 
+def test_every_number_has_its_interval_and_the_distance_at_infinity_is_an_option(
+    trained: Project, tmp_path: Path
+) -> None:
+    judged = read_json(trained.evaluation("gan"))
+    assert "fid_infinity" not in judged
+    for name, found in judged["metrics"].items():
+        assert found["low"] <= found["mean"] <= found["high"] and found["confidence"] == 0.95, name
+        assert found["mean"] == pytest.approx(np.mean(found["values"]))
+    assert judged["metrics"]["fid"]["standard_error"] > 0.0
+    assert judged["metrics"]["path_length"]["standard_error"] is None  # no function of the images: by Student's t
+
+    shutil.copytree(trained.root, tmp_path / "project")
+    for images, width in ((50, 16), (50, 8)):  # 64 or 32 features; 3 seeds of 50 images, of which a quarter is 37
+        said = settings(10) | {"evaluation": {"images": images, "fid_infinity": True}}
+        said["extractor"]["width"] = width
+        (tmp_path / "project" / "params.yaml").write_text(yaml.safe_dump(said))
+        project = Project.load(tmp_path / "project")
+        step(project, "extractor")
+        if width == 16:
+            with pytest.raises(UserError, match=r"evaluation\.fid_infinity: .*more images than features \(64\)"):
+                step(project, "evaluate", "gan")
+        else:
+            step(project, "evaluate", "gan")
+            judged = read_json(project.evaluation("gan"))
+            assert judged["fid_infinity"]["value"] < judged["metrics"]["fid"]["mean"]
+
+
 def test_the_stage_keeps_verdict_and_picture(trained: Project) -> None:
     run(trained)
     assert sorted(path.name for path in trained.gates.iterdir()) == ["gan-copies.png", "gan.json"]  # and no baseline

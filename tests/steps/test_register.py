@@ -176,6 +176,61 @@ def test_a_holder_of_another_protocol_is_judged_by_todays(project: Project) -> N
     assert json.loads(project.evaluation("denoiser").read_text())["metrics"]["fid"]["mean"] == rejudged
 
 
+def test_no_alias_moves_to_what_does_not_pass(project: Project) -> None:
+    """The best by FID draws too slowly for this limit: `staging` goes to the best that does not."""
+    board = read_json(project.leaderboard)
+    of_families: dict[str, dict[str, Any]] = {}
+    for row in sorted((row for row in board["rows"] if row["role"] == "model"), key=lambda row: row["rank"]):
+        of_families.setdefault(row["family"], row)
+    best, second = of_families.values()
+    speeds = {name: read_json(project.samples(name) / "card.json")["images_per_second"] for name in FAMILIES}
+    for name in FAMILIES:
+        card = read_json(project.samples(name) / "card.json")
+        card["images_per_second"] = 1.0 if name == best["name"] else max(speeds.values())
+        (project.samples(name) / "card.json").write_text(json.dumps(card))
+    said = settings()
+    said["gates"]["speed"] = {"limit": 2.0, "reason": "a test has no time"}
+    (project.root / "params.yaml").write_text(yaml.safe_dump(said))
+    project = Project.load(project.root)
+    step(project, "gates")
+    run(project)
+    result, verdicts = read_json(project.registered), project.verdicts
+    assert result["staging"]["version"] == result["versions"][second["name"]]["version"]
+    assert set(result["aliases"]) == {"staging", f"best-{second['family'].lower()}"}
+    kept = read_json(verdicts / f"best-{best['family'].lower()}.json")
+    assert kept["outcome"].startswith("stays: ") and not kept["passed"]
+    assert "does not pass speed: 1.0 images a second, where 2 are asked for" in kept["outcome"]
+    version = Registry(project.root, "digits").version(result["versions"][best["name"]]["version"])
+    assert version.tags["genforge.gate.speed"].startswith("FAILED: 1.0 images a second")
+    assert version.tags["genforge.gate.finite"].startswith("passed: ")
+
+
+def test_a_holder_is_set_against_the_candidate_on_the_same_seeds(project: Project) -> None:
+    """The better of two takes the alias with a probability; the same weights again never do."""
+    run(project)
+    first = read_json(project.registered)["staging"]["version"]
+    said = settings()
+    said["gates"]["better"] = {"probability": 0.99}
+    (project.root / "params.yaml").write_text(yaml.safe_dump(said))
+    project = Project.load(project.root)
+    for name, family in FAMILIES.items():  # other weights, of the same poor kind
+        trained_folder(project.model(name), family, name, seed=20 + len(name))
+    judge(project)
+    run(project)
+    verdict = read_json(project.verdicts / "staging.json")
+    found = {entry["name"]: entry for entry in verdict["gates"]}
+    moved = read_json(project.registered)["staging"]["version"] != first
+    if "better" in found:  # the mean was better; whether it was enough is the gate's to say
+        evidence = found["better"]["evidence"]
+        assert verdict["holder"].startswith(f"version {first} ")
+        assert moved == (evidence["probability"] >= 0.99) == found["better"]["passed"]
+        assert evidence["second"] == pytest.approx(
+            Registry(project.root, "digits").version(first).mean("fid", verdict["protocol_name"]), rel=1e-4
+        )
+    else:
+        assert not moved and "does not beat" in verdict["outcome"]
+
+
 def test_without_models_nothing_is_registered(project: Project) -> None:
     board = read_json(project.leaderboard)
     board["rows"] = [row for row in board["rows"] if row["role"] == "floor"]
