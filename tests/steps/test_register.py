@@ -206,29 +206,35 @@ def test_no_alias_moves_to_what_does_not_pass(project: Project) -> None:
 
 
 def test_a_holder_is_set_against_the_candidate_on_the_same_seeds(project: Project) -> None:
-    """The better of two takes the alias with a probability; the same weights again never do."""
+    """The worst holds the alias; the best takes it with a probability, or does not when a margin is asked for."""
+    board = read_json(project.leaderboard)
+    models = sorted((row for row in board["rows"] if row["role"] == "model"), key=lambda row: row["rank"])
+    best, worst = models[0], models[-1]
+    others = [row for row in board["rows"] if row["role"] != "model"]
+    project.leaderboard.write_text(json.dumps({**board, "rows": [*others, worst]}))
     run(project)
-    first = read_json(project.registered)["staging"]["version"]
-    said = settings()
-    said["gates"]["better"] = {"probability": 0.99}
-    (project.root / "params.yaml").write_text(yaml.safe_dump(said))
-    project = Project.load(project.root)
-    for name, family in FAMILIES.items():  # other weights, of the same poor kind
-        trained_folder(project.model(name), family, name, seed=20 + len(name))
-    judge(project)
-    run(project)
-    verdict = read_json(project.verdicts / "staging.json")
-    found = {entry["name"]: entry for entry in verdict["gates"]}
-    moved = read_json(project.registered)["staging"]["version"] != first
-    if "better" in found:  # the mean was better; whether it was enough is the gate's to say
-        evidence = found["better"]["evidence"]
-        assert verdict["holder"].startswith(f"version {first} ")
-        assert moved == (evidence["probability"] >= 0.99) == found["better"]["passed"]
-        assert evidence["second"] == pytest.approx(
-            Registry(project.root, "digits").version(first).mean("fid", verdict["protocol_name"]), rel=1e-4
-        )
-    else:
-        assert not moved and "does not beat" in verdict["outcome"]
+    assert read_json(project.registered)["staging"]["holder"] == f"version 1 ({worst['name']})"
+
+    project.leaderboard.write_text(json.dumps(board))
+    better = best["metrics"]["fid"]["mean"] - worst["metrics"]["fid"]["mean"]
+    for margin, moves in ((2 * -better, False), (0.0, True)):
+        said = settings()
+        said["gates"]["better"] = {"probability": 0.99, "margin": margin}
+        (project.root / "params.yaml").write_text(yaml.safe_dump(said))
+        project = Project.load(project.root)
+        step(project, "gates")
+        run(project)
+        verdict = read_json(project.verdicts / "staging.json")
+        (found,) = (entry for entry in verdict["gates"] if entry["name"] == "better")
+        evidence = found["evidence"]
+        assert found["passed"] == moves == (evidence["probability"] >= 0.99)
+        # The holder was drawn anew from the registry, and scores what it scored when it was the candidate.
+        assert evidence["second"] == pytest.approx(worst["metrics"]["fid"]["mean"], rel=1e-4)
+        assert evidence["difference"] == pytest.approx(better, rel=1e-4)
+        assert verdict["holder"] == f"version 1 ({worst['name']})"
+        staged = read_json(project.registered)["staging"]
+        assert staged["holder"].endswith(f"({best['name'] if moves else worst['name']})")
+        assert ("passes all" if moves else "does not pass better: FID") in staged["reason"]
 
 
 def test_without_models_nothing_is_registered(project: Project) -> None:
