@@ -242,7 +242,7 @@ def test_the_page_tells_rank_spread_protocol_and_what_was_found(page: Page) -> N
     assert "0.0002 → 0.0004" in text
     assert "classifier-5ea7c4" in text  # what trials were judged by
     assert text.count("77.7 ± 0.1") == 1  # a number that one row has
-    assert "KID subsets 100, subset size 500" in text
+    assert "subsets 100, subset size 500" in text  # settings of KID
 
 
 def test_the_same_artifacts_give_the_same_bytes(project: Project) -> None:
