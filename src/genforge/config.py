@@ -76,6 +76,10 @@ class ExtractorSettings(Settings):
         description="path of the weights of inception, dinov2 or clip, plain tensors as .pth or .safetensors; "
         "null: inception's usual download",
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the products inside; bfloat16 is faster on GPUs, and its numbers are of another protocol",
+    )
     steps: int = Field(600, ge=10, description="classifier: training steps")
     batch_size: int = Field(128, ge=2, description="classifier: images a step")
     width: int = Field(

@@ -60,6 +60,19 @@ def test_the_batch_size_changes_nothing(judge_of: Make, classifier: Make, images
     assert judge.score(generated) == pytest.approx(whole, rel=1e-4)
 
 
+def test_half_precision_moves_fid_by_less_than_its_spread_and_is_another_protocol(
+    judge_of: Make, classifier: Make, images_of: Make
+) -> None:
+    judge = judge_of(classifier(GRAY), images_of(1000, GRAY))
+    sets = [images_of(200, GRAY, level=120, seed=seed) for seed in range(1, 6)]
+    full = np.array([judge.score(images, ["fid"])["fid"] for images in sets])
+    name = judge.protocol(200).name
+    judge.extractor.precision = "bfloat16"
+    half = np.array([judge.score(images, ["fid"])["fid"] for images in sets])
+    assert judge.protocol(200).name != name
+    assert 0 < np.abs(half - full).max() < full.std(ddof=1) / 3
+
+
 def test_frechet_distance_of_gaussians_has_its_closed_form(judge_of: Make, linear: Make) -> None:
     """Pixels are independent normals, features their projection: the distance of N(a, A) and N(b, B) for commuting
     covariances is |a - b|^2 + sum over axes of (sqrt(A_i) - sqrt(B_i))^2."""

@@ -86,7 +86,7 @@ def prdc(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
 @pytest.mark.parametrize("block", [neighbours.BLOCK, 1000])
 def test_neighbourhoods_are_as_published_whatever_the_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "BLOCK", block)
-    real, fake = normal(300, 8, 0), normal(200, 8, 1, scale=0.8, shift=0.4)
+    real, fake = normal(300, 8, 0), normal(200, 8, 1, scale=0.5, shift=0.6)
     for k, names in ((3, ("precision", "recall")), (5, ("density", "coverage"))):
         published = prdc(real, fake, k)
         for name in names:

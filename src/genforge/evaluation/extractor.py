@@ -51,6 +51,8 @@ class Extractor(ABC):
     name: as in params.yaml. digest: of the weights. dimensions: of the features.
     feature_layer, logits_layer: names of what is looked at; `logits_layer` is None where no classes are named, and then
     `why_no_logits` says why. resizing: what is done to images before the first layer.
+    precision: of the products inside. bfloat16 moves FID by a hundredth of its spread over sampling seeds (MNIST), is
+    faster on GPUs and for Inception, and slower for the classifier on CPUs.
     cheap: whether an image more or less costs nothing to speak of. at_once: images that a CPU looks at together; more
     than its caches hold take longer, not shorter.
     """
@@ -92,11 +94,12 @@ class Extractor(ABC):
         """
         seen: list[tuple[Tensor, Tensor | None]] = []
         batch_size = min(batch_size, self.at_once) if self.device == "cpu" else batch_size
-        with _progress(title, len(images)) as bar, plain_float32():
+        half = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with _progress(title, len(images)) as bar, plain_float32(), half:
             for start in range(0, len(images), batch_size):
                 batch = np.array(images[start : start + batch_size])  # a copy: tensors refuse memory that is read only
                 features, logits = self.look(torch.from_numpy(batch).to(self.device))
-                seen.append((features.cpu(), None if logits is None else logits.cpu()))
+                seen.append((features.float().cpu(), None if logits is None else logits.float().cpu()))
                 bar.advance(len(batch))
         features = torch.cat([found for found, _ in seen])
         logits = torch.cat([found for _, found in seen if found is not None]) if self.has_logits else None
@@ -158,6 +161,7 @@ def write_card(folder: Path, extractor: Extractor, about: Mapping[str, Any]) -> 
         "has_logits": extractor.has_logits,
         "why_no_logits": extractor.why_no_logits or None,
         "resizing": extractor.resizing,
+        "precision": extractor.precision,
     }
     write_json(folder / CARD, {**card, **about})
 
@@ -170,8 +174,17 @@ def load_extractor(folder: Path, device: str = "cpu") -> Extractor:
     """
     card = read_json(folder / CARD)
     weights, digest = _read_weights(folder, card["digest"])
-    if card["name"] != "classifier":
-        return published(card["name"]).make(weights, digest, device)
+    if card["name"] == "classifier":
+        extractor = _load_classifier(folder, card, weights, digest, device)
+    else:
+        extractor = published(card["name"]).make(weights, digest, device)
+    extractor.precision = card["precision"]
+    return extractor
+
+
+def _load_classifier(
+    folder: Path, card: Mapping[str, Any], weights: Mapping[str, Tensor], digest: str, device: str
+) -> Extractor:
     port = card["network"]["port"]
     network = Classifier(
         Classifier.settings_type.read({"width": card["network"]["width"]}, f"{folder / CARD}: network"),

@@ -72,7 +72,7 @@ def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> Non
         accuracy = validation_accuracy(objective, prepared, project.device, derive(seed, "validation"))
         record.metrics(settings.steps, {"validation_accuracy": accuracy})
     say(f"extractor: tells {task} apart in {accuracy:.1%} of the validation images")
-    about = {"validation_accuracy": accuracy, "settings": settings.model_dump(), **_about(prepared)}
+    about = {"validation_accuracy": accuracy, "settings": settings.model_dump(), **_about(project, prepared)}
     write_classifier(folder, network, names_classes=task == "labels", about=about)
 
 
@@ -105,14 +105,15 @@ def _keep_published(project: Project, prepared: Prepared, folder: Path) -> None:
     kind = published(settings.name)
     weights = kind.read(None if settings.weights is None else project.root / settings.weights)
     extractor = kind.make(weights, write_weights(folder, weights), "cpu")
-    about: dict[str, Any] = {"settings": settings.model_dump(), **_about(prepared)}
+    about: dict[str, Any] = {"settings": settings.model_dump(), **_about(project, prepared)}
     write_card(folder, extractor, {"kind": "published", "validation_accuracy": None, **about})
 
 
-def _about(prepared: Prepared) -> dict[str, Any]:
+def _about(project: Project, prepared: Prepared) -> dict[str, Any]:
     if prepared.count("validation") == 0:
         raise UserError("the validation split is empty, so nothing can be checked on it; raise data.validation")
     return {
+        "precision": project.config.extractor.precision,
         "data": prepared.digest,
         "image": vars(prepared.shape),
         "classes": list(prepared.classes),
