@@ -46,7 +46,7 @@ from pipelines.screen import Screen  # noqa: E402
 from pipelines.server import api  # noqa: E402
 from pipelines.stages import Graph, Processes, StageFailed, run_stage  # noqa: E402
 
-ON_DEVICE = ("extractor", "search", "train", "sample", "evaluate", "floor")  # steps that use a GPU where there is one
+ON_DEVICE = ("extractor", "search", "train", "sample", "evaluate", "floor", "gates")  # steps that use a GPU
 RETRAIN = "retrain this project"
 RETRY_SECONDS = [1.0, 4.0, 10.0]
 

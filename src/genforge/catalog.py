@@ -41,6 +41,17 @@ SAMPLERS: dict[str, str] = {
     "ddpm": "genforge.samplers.diffusion:DDPM",
     "ddim": "genforge.samplers.diffusion:DDIM",
 }
+GATES: dict[str, str] = {
+    "finite": "genforge.evaluation.gates.finite:Finite",
+    "better": "genforge.evaluation.gates.better:Better",
+    "coverage": "genforge.evaluation.gates.coverage:CoverageNotWorse",
+    "no-copies": "genforge.evaluation.gates.copies:NoCopies",
+    "harm": "genforge.evaluation.gates.harmless:Harmless",
+    "class-balance": "genforge.evaluation.gates.balance:ClassBalance",
+    "speed": "genforge.evaluation.gates.speed:Speed",
+    "size": "genforge.evaluation.gates.size:Size",
+    "draws-alone": "genforge.evaluation.gates.alone:DrawsAlone",
+}
 LIBRARY = Path(__file__).parent / "recipes"
 TURNABLE = ("networks", "objective", "sampler", "training")  # parts of a recipe that a search may turn settings of
 
@@ -149,9 +160,9 @@ class Exported:
 
 def target(table: str, name: str, where: str = "") -> Any:
     """The class behind a name. Raises UserError with the nearest name when there is none."""
-    entries = {"network": NETWORKS, "objective": OBJECTIVES, "sampler": SAMPLERS}[table]
+    entries = {"network": NETWORKS, "objective": OBJECTIVES, "sampler": SAMPLERS, "gate": GATES}[table]
     if name not in entries:
-        place = f"{where}.name: " if where else ""
+        place = f"{where}{'' if table == 'gate' else '.name'}: " if where else ""
         raise UserError(f"{place}no {table} is called {name!r}; {nearest(str(name), sorted(entries))}")
     module, _, attribute = entries[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
@@ -245,6 +256,28 @@ def resolve_all(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Recipe]:
     if mistakes:
         raise UserError("\n".join(mistakes))
     return recipes
+
+
+def build_gates(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The gates of `params.yaml` by their names there, each a `Gate` with its settings. An entry is of the kind that
+    its `check` says, or its own name where it says none.
+
+    Raises:
+        UserError: names every wrong key of every gate.
+    """
+    gates, mistakes = {}, []
+    for name, entry in entries.items():
+        where = f"gates.{name}"
+        check = str(entry.get("check", name))
+        try:
+            kind = target("gate", check, where if check == name else f"{where}.check")
+            settings = {key: value for key, value in entry.items() if key != "check"}
+            gates[name] = kind(kind.settings_type.read(settings, where), where)
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return gates
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any], where: str = "search") -> Recipe:

@@ -30,6 +30,7 @@ STEPS = {
     "train": "train one recipe",
     "sample": "draw the images of one recipe that the judge will see",
     "evaluate": "judge one recipe's images, or `floor`: held-out real ones",
+    "gates": "look at every model alone, as its gates say",
     "rank": "make the leaderboard",
     "report": "make the report and its pictures",
     "register": "register the best models and move the aliases",
@@ -104,6 +105,19 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
 
     leaderboard = read_json(Project.load().leaderboard)
     print(json.dumps(leaderboard, indent=2)) if arguments.json else _show(render(leaderboard))
+
+
+def _gates_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a recipe of params.yaml, or a registered NAME@ALIAS")
+    _json_argument(parser)
+
+
+def _gates(arguments: argparse.Namespace) -> None:
+    from genforge.steps.gates import explain, kept_verdict
+    from genforge.steps.project import Project
+
+    verdict = kept_verdict(Project.load(), arguments.model)
+    print(json.dumps(verdict, indent=2) if arguments.json else explain(verdict))
 
 
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
@@ -201,6 +215,7 @@ COMMANDS = {
     "step": Command("run one step by itself", _step_arguments, _step),
     "recipes": Command("list the library of ready recipes", _recipes_arguments, _recipes),
     "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
+    "gates": Command("say in words why a model may hold an alias, or may not", _gates_arguments, _gates),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),

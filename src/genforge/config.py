@@ -68,13 +68,20 @@ class DataSettings(Settings):
 class ExtractorSettings(Settings):
     """The eyes of the judge: what turns images into features."""
 
-    name: Literal["classifier", "inception"] = Field(
+    name: Literal["classifier", "inception", "dinov2", "clip"] = Field(
         "classifier",
         description="classifier: a small network trained on the training split (on labels, or on rotations "
-        "where there are none). inception: torch-fidelity's own, for numbers to set beside papers",
+        "where there are none). inception: torch-fidelity's own, for numbers to set beside papers. dinov2, clip: the "
+        "networks of newer papers, from a weights file",
     )
     weights: str | None = Field(
-        None, description="inception: path of its weights; null: torch-fidelity's usual download"
+        None,
+        description="path of the weights of inception, dinov2 or clip, plain tensors as .pth or .safetensors; "
+        "null: inception's usual download",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the products inside; bfloat16 is faster on GPUs, and its numbers are of another protocol",
     )
     steps: int = Field(600, ge=10, description="classifier: training steps")
     batch_size: int = Field(128, ge=2, description="classifier: images a step")
@@ -97,7 +104,21 @@ class EvaluationSettings(Settings):
         "because the floor is as many held-out real images",
     )
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=3, description="sampling seeds: the spread of every number")
-    batch_size: int = Field(250, ge=1, description="images that are drawn or looked at together")
+    batch_size: int = Field(
+        250,
+        ge=1,
+        description="images that are drawn or looked at together; a CPU looks at fewer, which it does faster",
+    )
+    metrics: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="names of the metrics (`fid`, `kid`, `is`, `precision`, `recall`, `density`, `coverage`, `mind`, "
+        "`classes`, `duplicates`, `feature_diversity`, `path_length`); null: all that cost little with the extractor",
+    )
+    fid_infinity: bool = Field(
+        False,
+        description="also FID without its bias from finite images, followed to 1 / N = 0 (Chong and Forsyth 2020)",
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -131,6 +152,12 @@ class RegistrySettings(Settings):
     metric: Literal["fid", "kid"] = Field("fid", description="what `best` means; smaller is better for both")
 
 
+# What a model has to pass unless params.yaml says otherwise: every gate that needs no limit of the user's own.
+GATES: dict[str, dict[str, Any]] = {
+    name: {} for name in ("finite", "better", "coverage", "no-copies", "class-balance", "speed", "size", "draws-alone")
+}
+
+
 class Config(Settings):
     """The whole of `params.yaml`."""
 
@@ -141,11 +168,27 @@ class Config(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     search: SearchSettings = SearchSettings()
     registry: RegistrySettings = RegistrySettings()
+    gates: dict[str, dict[str, Any]] = Field(
+        default_factory=lambda: dict(GATES),
+        description="what a model has to pass before an alias moves to it: each entry has a name, the settings of a "
+        "gate (its limit, its reason), and `check:`, which one, where that is not its name; this list is the whole one",
+    )
     recipes: dict[str, dict[str, Any]] = Field(
         min_length=1,
         description="what is trained: each entry starts from a recipe of the library (`from:`) and "
         "overrides what it likes; `genforge recipes` lists the library",
     )
+
+    @field_validator("gates", mode="before")
+    @classmethod
+    def _gate_entries(cls, gates: Any) -> Any:
+        if not isinstance(gates, dict):
+            raise ValueError("a mapping of names to gates such as `speed: {limit: 10}`")
+        for name, entry in gates.items():
+            check_name(str(name))
+            if not isinstance(entry, dict | None):
+                raise ValueError(f"for `{name}` its settings, such as `{{limit: 10}}`, or nothing")
+        return {name: entry or {} for name, entry in gates.items()}
 
     @field_validator("recipes", mode="before")
     @classmethod

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor
 
-from genforge.contracts import ImageShape, Port
+from genforge.contracts import ImageShape, Port, to_network
 from genforge.evaluation.extractor import ClassifierExtractor, Extractor
-from genforge.evaluation.fidelity import REFERENCE_FEATURES, REFERENCE_MOMENTS, Judge, write_reference
-from genforge.files import digest_array, read_array
+from genforge.evaluation.fidelity import Judge
+from genforge.evaluation.reference import read_reference, write_reference
+from genforge.files import digest_array
 from genforge.networks.classifier import Classifier
 
 
@@ -33,8 +33,11 @@ class Linear(Extractor):
     def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.looked is not None:
             self.looked.append(len(images))
-        features = images.flatten(1).float() @ self.matrix
+        features = self.look_between(to_network(images))
         return features, features[:, :10]
+
+    def look_between(self, images: Tensor) -> Tensor:
+        return images.permute(0, 2, 3, 1).add(1.0).mul(127.5).flatten(1).float() @ self.matrix
 
 
 def random_classifier(shape: ImageShape, names_classes: bool = True, seed: int = 0) -> ClassifierExtractor:
@@ -48,8 +51,7 @@ def judge_with(folder: Path, extractor: Extractor, real: np.ndarray) -> Judge:
     """A judge with this extractor and these real images; the reference is written into `folder` and read again."""
     write_reference(folder, extractor, real)
     shape = ImageShape(real.shape[3], real.shape[1], real.shape[2])
-    features, moments = read_array(folder / REFERENCE_FEATURES), load_file(folder / REFERENCE_MOMENTS)
-    return Judge(extractor, shape, features, moments, digest_array(real))
+    return Judge(extractor, shape, read_reference(folder), digest_array(real))
 
 
 def blobs(count: int, shape: ImageShape, level: int = 128, seed: int = 0) -> np.ndarray:

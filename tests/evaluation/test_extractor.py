@@ -10,6 +10,7 @@ import torch
 
 from genforge.contracts import ImageShape, Port, to_network
 from genforge.evaluation.extractor import CARD, WEIGHTS, load_extractor, write_classifier
+from genforge.files import write_json
 from genforge.networks.classifier import Classifier
 from genforge.settings import UserError
 
@@ -85,6 +86,18 @@ def test_the_same_weights_have_the_same_digest(tmp_path: Path) -> None:
     write(tmp_path / "a")
     write(tmp_path / "b")
     assert load_extractor(tmp_path / "a").digest == load_extractor(tmp_path / "b").digest
+
+
+def test_half_precision_stands_on_the_card_and_rounds_features_that_stay_float32(tmp_path: Path) -> None:
+    write(tmp_path)
+    full = load_extractor(tmp_path).features(pictures())
+    write_json(tmp_path / CARD, {**json.loads((tmp_path / CARD).read_text()), "precision": "bfloat16"})
+    half = load_extractor(tmp_path)
+    seen = half.features(pictures())
+    assert half.precision == "bfloat16"
+    assert seen.features.dtype == np.float32
+    assert seen.logits is not None and seen.logits.dtype == np.float32
+    assert 0 < np.abs(seen.features - full.features).max() < 0.05 * np.abs(full.features).max()
 
 
 def test_damaged_weights_are_noticed(tmp_path: Path) -> None:

@@ -13,36 +13,21 @@ import pytest
 import torch
 
 from genforge.contracts import ImageShape
-from genforge.evaluation import fidelity
-from genforge.evaluation.fidelity import NEIGHBOURHOOD_IMAGES, Images, Judge, fixed, neighbourhood, registered
+from genforge.evaluation.fidelity import Judge
+from genforge.evaluation.measures import neighbours
 from genforge.settings import UserError
 from genforge.torchvision_cure import import_torchvision
+from tests.torch_fidelity_call import calculate, registered
 
 GRAY, COLOUR = ImageShape(1, 8, 8), ImageShape(3, 16, 16)
+SHARED = ("fid", "kid", "is", "precision", "recall")  # with torch-fidelity
 Make = Callable[..., Any]
 
 
-def direct(judge: Judge, generated: np.ndarray, real: np.ndarray, **keywords: Any) -> dict[str, float]:
-    """What a user of torch-fidelity would write, on images, with nothing of ours but the registered extractor."""
-    import_torchvision()
-    import torch_fidelity
-
-    return torch_fidelity.calculate_metrics(
-        input1=Images(generated),
-        input2=Images(real),
-        cuda=False,
-        batch_size=250,
-        isc=judge.extractor.has_logits,
-        fid=True,
-        kid=True,
-        prc=True,
-        feature_extractor=registered(judge.extractor),
-        cache=False,
-        save_cpu_ram=True,
-        verbose=False,
-        **fixed(judge.protocol(len(generated))),
-        **keywords,
-    )
+def direct(judge: Judge, generated: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    every = {"isc": judge.extractor.has_logits, "fid": True, "kid": True, "prc": True}
+    protocol = judge.protocol(len(generated))
+    return calculate(judge.extractor, generated, real, protocol, batch_size=250, save_cpu_ram=True, **every)
 
 
 @pytest.mark.parametrize("shape", [GRAY, COLOUR], ids=["gray 8x8", "colour 16x16"])
@@ -51,13 +36,13 @@ def test_numbers_equal_a_direct_call_of_torch_fidelity(
 ) -> None:
     real, generated = images_of(1200, shape, seed=0), images_of(500, shape, level=110, seed=1)
     judge = judge_of(classifier(shape), real)
-    ours, theirs = judge.score(generated), direct(judge, generated, real)
+    ours, theirs = judge.score(generated, SHARED), direct(judge, generated, real)
     assert ours == {
         "fid": pytest.approx(theirs["frechet_inception_distance"], rel=1e-6),
         "kid": pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6),
         "is": pytest.approx(theirs["inception_score_mean"], rel=1e-6),
-        "precision": theirs["precision"],
-        "recall": theirs["recall"],
+        "precision": pytest.approx(theirs["precision"], rel=1e-6),  # a share that torch-fidelity rounds to float32
+        "recall": pytest.approx(theirs["recall"], rel=1e-6),
     }
 
 
@@ -73,6 +58,19 @@ def test_the_batch_size_changes_nothing(judge_of: Make, classifier: Make, images
     whole = judge.score(generated)
     judge.batch_size = 7
     assert judge.score(generated) == pytest.approx(whole, rel=1e-4)
+
+
+def test_half_precision_moves_fid_by_less_than_its_spread_and_is_another_protocol(
+    judge_of: Make, classifier: Make, images_of: Make
+) -> None:
+    judge = judge_of(classifier(GRAY), images_of(1000, GRAY))
+    sets = [images_of(200, GRAY, level=120, seed=seed) for seed in range(1, 6)]
+    full = np.array([judge.score(images, ["fid"])["fid"] for images in sets])
+    name = judge.protocol(200).name
+    judge.extractor.precision = "bfloat16"
+    half = np.array([judge.score(images, ["fid"])["fid"] for images in sets])
+    assert judge.protocol(200).name != name
+    assert 0 < np.abs(half - full).max() < full.std(ddof=1) / 3
 
 
 def test_frechet_distance_of_gaussians_has_its_closed_form(judge_of: Make, linear: Make) -> None:
@@ -179,7 +177,7 @@ def test_nothing_of_torch_fidelity_stays_on_disk(
     judge_of(classifier(GRAY), images_of(300, GRAY)).score(images_of(100, GRAY, seed=1))
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
         "reference-features.npy",
-        "reference-moments.safetensors",
+        "reference.safetensors",
     ]
 
 
@@ -198,8 +196,8 @@ def test_without_classes_there_is_no_inception_score_and_the_reason_is_told(
 ) -> None:
     judge = judge_of(classifier(GRAY, names_classes=False), images_of(300, GRAY))
     generated = images_of(100, GRAY, seed=1)
-    assert set(judge.score(generated)) == {"fid", "kid", "precision", "recall"}
-    assert "rotations" in judge.left_out["is"]
+    assert not {"is", "classes"} & set(judge.score(generated))
+    assert all("rotations" in judge.left_out[name] for name in ("is", "classes"))
     assert judge.protocol(100).logits_layer is None
     with pytest.raises(UserError, match="IS cannot be computed: the extractor learned rotations"):
         judge.score(generated, ["is"])
@@ -231,23 +229,24 @@ def test_features_that_are_not_finite_are_an_error_and_no_number(judge_of: Make,
 
 
 def test_precision_and_recall_look_at_a_fixed_part_of_many_real_images() -> None:
-    chosen = neighbourhood(20_000)
-    assert len(set(chosen.tolist())) == NEIGHBOURHOOD_IMAGES
-    assert np.array_equal(chosen, neighbourhood(20_000))
-    assert np.array_equal(neighbourhood(100), np.arange(100))
+    chosen = neighbours.part_of(20_000, 2020)
+    assert len(set(chosen.tolist())) == neighbours.IMAGES
+    assert np.array_equal(chosen, neighbours.part_of(20_000, 2020))
+    assert np.array_equal(neighbours.part_of(100, 2020), np.arange(100))
 
 
 def test_protocol_says_the_part_of_the_real_images_that_precision_and_recall_looked_at(
     judge_of: Make, linear: Make, images_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fidelity, "NEIGHBOURHOOD_IMAGES", 150)
+    monkeypatch.setattr(neighbours, "IMAGES", 150)
     real, generated = images_of(400, GRAY), images_of(100, GRAY, seed=1)
     judge = judge_of(linear(np.eye(64)[:, :12]), real)
-    assert judge.protocol(100).neighbourhood_images == 150
-    ours, theirs = judge.score(generated), direct(judge, generated, real[neighbourhood(400)])
-    assert (ours["precision"], ours["recall"]) == (theirs["precision"], theirs["recall"])
+    assert judge.protocol(100).settings["precision"] == {"neighbours": 3, "real_images": 150}
+    ours, theirs = judge.score(generated), direct(judge, generated, real[neighbours.part_of(400, 2020)])
+    assert ours["precision"] == pytest.approx(theirs["precision"], rel=1e-6)
+    assert ours["recall"] == pytest.approx(theirs["recall"], rel=1e-6)
 
 
 def test_the_subsets_of_kid_are_never_larger_than_what_there_is(judge_of: Make, linear: Make, images_of: Make) -> None:
     judge = judge_of(linear(np.eye(64)[:, :12]), images_of(300, GRAY))
-    assert [judge.protocol(count).kid_subset_size for count in (50, 250, 5000)] == [50, 250, 300]
+    assert [judge.protocol(count).settings["kid"]["subset_size"] for count in (50, 250, 5000)] == [50, 250, 300]

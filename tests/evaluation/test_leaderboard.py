@@ -22,11 +22,7 @@ PROTOCOL: dict[str, Any] = {
     "reference_split": "train",
     "reference_images": 1132,
     "images": 500,
-    "inception_splits": 10,
-    "kid_subsets": 100,
-    "kid_subset_size": 500,
-    "neighbours": 3,
-    "neighbourhood_images": 1132,
+    "settings": {"kid": {"subsets": 100, "subset_size": 500}},
     "seed": 2020,
     "versions": {"torch": "2.13.0"},
 }
@@ -119,6 +115,22 @@ def test_markdown_has_every_row_the_spread_the_protocol_and_the_best_in_bold() -
     assert board["protocol_name"] in text
     assert "- FID: " in text
     assert "lower is better" in text
+
+
+def test_what_only_some_rows_have_stands_in_a_second_table_and_not_in_the_terminals() -> None:
+    results = [dict(row, metrics=dict(row["metrics"])) for row in RESULTS]
+    for row, value in ((results[0], 3.0), (results[3], 2.0)):  # vae and gan have a latent
+        row["metrics"]["path_length"] = {"mean": value, "std": 0.5, "values": [value] * 3}
+    board = build(results, "fid")
+    text = markdown(board)
+    assert "| gan | **2.0 ± 0.5** |" in text
+    assert "| vae | 3.0 ± 0.5 |" in text
+    assert "| gaussian |  |" in text
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(render(board))
+    assert "Path length" not in console.export_text()
+    rows = list(csv.DictReader(comma_separated(board).splitlines()))
+    assert [row["path_length"] for row in rows] == ["", "2.0", "3.0", "", ""]
 
 
 def test_a_terminal_shows_protocol_roles_and_directions() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from inspect import signature
+
 import pytest
 
 from genforge.evaluation.metrics import METRICS, metric
@@ -14,6 +16,13 @@ from genforge.settings import UserError
         ("is", "higher", "maximize"),
         ("precision", "higher", "maximize"),
         ("recall", "higher", "maximize"),
+        ("density", "higher", "maximize"),
+        ("coverage", "higher", "maximize"),
+        ("mind", "lower", "minimize"),
+        ("classes", "higher", "maximize"),
+        ("duplicates", "lower", "minimize"),
+        ("feature_diversity", "higher", "maximize"),
+        ("path_length", "lower", "minimize"),
     ],
 )
 def test_direction_is_a_property_of_the_metric(name: str, better: str, direction: str) -> None:
@@ -28,8 +37,19 @@ def test_sorting_by_key_puts_the_better_value_first(name: str) -> None:
     assert not METRICS[name].is_better(first, than=first)
 
 
-def test_only_the_inception_score_needs_classes() -> None:
-    assert [name for name, item in METRICS.items() if item.needs_logits] == ["is"]
+def test_what_names_classes_is_needed_by_what_counts_them() -> None:
+    assert [name for name, item in METRICS.items() if item.needs == "classes"] == ["is", "classes"]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_settings_are_the_keywords_of_the_function(name: str) -> None:
+    """So what the protocol tells of a number is what the number was computed with."""
+    keywords = list(signature(METRICS[name].compute).parameters)[1:]
+    assert keywords == list(METRICS[name].settings(500, 1000))
+
+
+def test_tables_for_people_are_no_wider_than_a_page() -> None:
+    assert [name for name, item in METRICS.items() if item.main] == ["fid", "kid", "is", "precision", "recall"]
 
 
 def test_an_unknown_metric_is_told_with_its_neighbour() -> None:

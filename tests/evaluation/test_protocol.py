@@ -8,6 +8,12 @@ import pytest
 from genforge.evaluation.protocol import Protocol, ProtocolMismatch, require_same
 from genforge.settings import UserError
 
+OTHER = {
+    "kid": {"subsets": 100, "subset_size": 1000},
+    "precision": {"neighbours": 3},
+    "mind": {"projections": 1000},
+}
+
 
 def a_protocol(**changes: Any) -> Protocol:
     base = Protocol(
@@ -21,11 +27,7 @@ def a_protocol(**changes: Any) -> Protocol:
         reference_split="train",
         reference_images=1132,
         images=500,
-        inception_splits=10,
-        kid_subsets=100,
-        kid_subset_size=500,
-        neighbours=3,
-        neighbourhood_images=1132,
+        settings={"kid": {"subsets": 100, "subset_size": 500}, "precision": {"neighbours": 3}},
         seed=2020,
         versions={"genforge": "0.1.0", "torch": "2.13.0", "torch-fidelity": "0.4.0"},
     )
@@ -50,6 +52,7 @@ def test_name_is_short_and_says_the_extractor() -> None:
         {"reference_split": "test"},
         {"images": 501},
         {"seed": 0},
+        {"settings": OTHER},
         {"precision": "bfloat16"},
         {"versions": {"torch": "2.14.0"}},
     ],
@@ -77,12 +80,14 @@ def test_same_protocols_are_one() -> None:
 
 
 def test_a_mismatch_spells_out_what_differs_and_nothing_else() -> None:
-    ours, theirs = a_protocol(), a_protocol(images=1000, kid_subset_size=1000)
+    ours, theirs = a_protocol(), a_protocol(images=1000, settings=OTHER)
     with pytest.raises(ProtocolMismatch) as caught:
         require_same([("gan", ours), ("vae", theirs)])
     text = str(caught.value)
     assert f"gan ({ours.name}) and vae ({theirs.name})" in text
     assert "images: 500 against 1000" in text
-    assert "kid_subset_size: 500 against 1000" in text
+    assert "settings.kid.subset_size: 500 against 1000" in text
+    assert "settings.mind.projections: None against 1000" in text
+    assert "kid.subsets" not in text
     assert "extractor_digest" not in text
     assert "reference_images" not in text

@@ -23,6 +23,7 @@ data: {name: shapes, source: image_folder, folder: my-images, image_size: 12, ch
 extractor: {steps: 30, width: 8}
 evaluation: {images: 50}
 search: {trials: 2, workers: 1, reports: 2, images: 50}
+gates: {finite: {}, better: {}, coverage: {}, draws-alone: {}}
 recipes:
   gan: {from: hinge-sngan, training: {steps: 20}}
   vae: {from: vae, training: {steps: 20}}

@@ -16,14 +16,16 @@ from rich.console import Console
 from genforge.catalog import resolve
 from genforge.data.loading import Prepared
 from genforge.evaluation.extractor import load_extractor
-from genforge.evaluation.fidelity import Images, Judge, fixed, registered
+from genforge.evaluation.fidelity import Judge
+from genforge.evaluation.metrics import METRICS
 from genforge.evaluation.protocol import Protocol
 from genforge.files import read_json, write_array, write_json, write_text
 from genforge.settings import UserError
 from genforge.steps import evaluate, extractor, ingest, prepare, rank
 from genforge.steps.judge import judge, verdict_table
 from genforge.steps.project import Project
-from genforge.torchvision_cure import import_torchvision
+from tests.torch_fidelity_call import calculate
+from tests.trained_models import trained_folder
 
 PARAMS = """
 extractor: {steps: 200, batch_size: 64, width: 16}
@@ -78,34 +80,26 @@ def test_training_the_extractor_again_gives_the_same_bits(project: Project, tmp_
     write_text(tmp_path / "params.yaml", PARAMS)
     extractor.run(again)
     files = sorted(path.name for path in project.extractor.iterdir())
-    assert files == ["card.json", "reference-features.npy", "reference-moments.safetensors", "weights.safetensors"]
+    assert files == ["card.json", "reference-features.npy", "reference.safetensors", "weights.safetensors"]
     assert all((again.extractor / name).read_bytes() == (project.extractor / name).read_bytes() for name in files)
 
 
 def test_numbers_of_judge_equal_a_direct_call_of_torch_fidelity(
     project: Project, real: np.ndarray, held_out: np.ndarray, tmp_path: Path
 ) -> None:
-    import_torchvision()
-    import torch_fidelity
-
     write_array(tmp_path / "images.npy", held_out[:300])
     verdict = judge(project, tmp_path / "images.npy")
-    direct = torch_fidelity.calculate_metrics(
-        input1=Images(held_out[:300]),
-        input2=Images(real),
-        feature_extractor=registered(load_extractor(project.extractor)),
-        isc=True,
-        fid=True,
-        kid=True,
-        prc=True,
-        cuda=False,
+    direct = calculate(
+        load_extractor(project.extractor),
+        held_out[:300],
+        real,
+        Protocol.from_json(verdict["protocol"]),
+        **{"isc": True, "fid": True, "kid": True, "prc": True},
         batch_size=250,
         save_cpu_ram=True,
-        cache=False,
-        verbose=False,
-        **fixed(Protocol.from_json(verdict["protocol"])),
     )
-    assert verdict["metrics"] == {
+    shared = {name: verdict["metrics"][name] for name in ("fid", "kid", "is", "precision", "recall")}
+    assert shared == {
         "fid": pytest.approx(direct["frechet_inception_distance"], rel=1e-6),
         "kid": pytest.approx(direct["kernel_inception_distance_mean"], rel=1e-6),
         "is": pytest.approx(direct["inception_score_mean"], rel=1e-6),
@@ -251,7 +245,7 @@ def put_samples(project: Project, name: str, images: list[np.ndarray]) -> None:
     write_json(
         project.samples(name) / "card.json", {"images_per_second": 100.0, "seconds": 6.0, "images": 200, "seeds": []}
     )
-    write_json(project.model(name) / "model.json", {"steps": 10, "seconds": 1.0, "parameters": 1000})
+    trained_folder(project.model(name), "GAN", name)
 
 
 def test_from_samples_to_leaderboard(project: Project, held_out: np.ndarray) -> None:
@@ -268,6 +262,9 @@ def test_from_samples_to_leaderboard(project: Project, held_out: np.ndarray) -> 
     assert len(result["metrics"]["fid"]["values"]) == 3
     assert result["metrics"]["fid"]["mean"] == pytest.approx(np.mean(result["metrics"]["fid"]["values"]))
     assert Protocol.from_json(result["protocol"]).name == result["protocol_name"]
+    assert set(result["metrics"]) == set(METRICS)
+    assert set(METRICS) - set(read_json(project.evaluation("floor"))["metrics"]) == {"path_length"}
+    assert read_json(project.metrics("second"))["protocol"] == result["protocol_name"]
 
     rank.run(project)
     board = read_json(project.leaderboard)
@@ -288,6 +285,23 @@ def test_samples_of_another_number_are_refused(project: Project, held_out: np.nd
         UserError, match=r"holds 199 images, but evaluation\.images is 200.*genforge step sample second"
     ):
         evaluate.run(project, "second")
+
+
+def test_the_metrics_of_params_yaml_are_computed_and_no_others(project: Project, tmp_path: Path) -> None:
+    for text, expected in (("[mind, fid]", {"mind", "fid"}), ("[kid]", "leaves out fid, by which models are ranked")):
+        (root := tmp_path / text.strip("[]").partition(",")[0]).mkdir()
+        for name in ("data", "results"):
+            (root / name).mkdir()
+        (root / "data" / "prepared").symlink_to(project.prepared)
+        (root / "results" / "extractor").symlink_to(project.extractor)
+        write_text(root / "params.yaml", PARAMS.replace("images: 200", f"images: 200, metrics: {text}"))
+        chosen = Project.load(root)
+        if isinstance(expected, set):
+            evaluate.run(chosen, "floor")
+            assert set(read_json(chosen.evaluation("floor"))["metrics"]) == expected
+        else:
+            with pytest.raises(UserError, match=expected):
+                evaluate.run(chosen, "floor")
 
 
 def test_evaluate_needs_a_name(project: Project) -> None:

@@ -31,6 +31,8 @@ def settings(images: int = 50) -> dict[str, Any]:
     small = {"steps": 10, "width": 8}
     return {
         "evaluation": {"images": images},
+        # Models that learned nothing pass no other gate, and here the better of two has to win, however closely.
+        "gates": {"finite": {}, "better": {"probability": 0.5}, "coverage": {"limit": 1.0}},
         "extractor": small,
         "recipes": {"gan": {"from": "hinge-sngan"}, "rough-gan": {"from": "hinge-sngan"}, "denoiser": {"from": "ddpm"}},
     }
@@ -60,6 +62,7 @@ def judge(project: Project) -> None:
         step(project, "sample", name)
         step(project, "evaluate", name)
     step(project, "evaluate", "floor")
+    step(project, "gates")
     step(project, "rank")
 
 
@@ -171,6 +174,67 @@ def test_a_holder_of_another_protocol_is_judged_by_todays(project: Project) -> N
     step(project, "sample", "denoiser")
     step(project, "evaluate", "denoiser")
     assert json.loads(project.evaluation("denoiser").read_text())["metrics"]["fid"]["mean"] == rejudged
+
+
+def test_no_alias_moves_to_what_does_not_pass(project: Project) -> None:
+    """The best by FID draws too slowly for this limit: `staging` goes to the best that does not."""
+    board = read_json(project.leaderboard)
+    of_families: dict[str, dict[str, Any]] = {}
+    for row in sorted((row for row in board["rows"] if row["role"] == "model"), key=lambda row: row["rank"]):
+        of_families.setdefault(row["family"], row)
+    best, second = of_families.values()
+    speeds = {name: read_json(project.samples(name) / "card.json")["images_per_second"] for name in FAMILIES}
+    for name in FAMILIES:
+        card = read_json(project.samples(name) / "card.json")
+        card["images_per_second"] = 1.0 if name == best["name"] else max(speeds.values())
+        (project.samples(name) / "card.json").write_text(json.dumps(card))
+    said = settings()
+    said["gates"]["speed"] = {"limit": 2.0, "reason": "a test has no time"}
+    (project.root / "params.yaml").write_text(yaml.safe_dump(said))
+    project = Project.load(project.root)
+    step(project, "gates")
+    run(project)
+    result, verdicts = read_json(project.registered), project.verdicts
+    assert result["staging"]["version"] == result["versions"][second["name"]]["version"]
+    assert set(result["aliases"]) == {"staging", f"best-{second['family'].lower()}"}
+    kept = read_json(verdicts / f"best-{best['family'].lower()}.json")
+    assert kept["outcome"].startswith("stays: ") and not kept["passed"]
+    assert "does not pass speed: 1.0 images a second, where 2 are asked for" in kept["outcome"]
+    version = Registry(project.root, "digits").version(result["versions"][best["name"]]["version"])
+    assert version.tags["genforge.gate.speed"].startswith("FAILED: 1.0 images a second")
+    assert version.tags["genforge.gate.finite"].startswith("passed: ")
+
+
+def test_a_holder_is_set_against_the_candidate_on_the_same_seeds(project: Project) -> None:
+    """The worst holds the alias; the best takes it with a probability, or does not when a margin is asked for."""
+    board = read_json(project.leaderboard)
+    models = sorted((row for row in board["rows"] if row["role"] == "model"), key=lambda row: row["rank"])
+    best, worst = models[0], models[-1]
+    others = [row for row in board["rows"] if row["role"] != "model"]
+    project.leaderboard.write_text(json.dumps({**board, "rows": [*others, worst]}))
+    run(project)
+    assert read_json(project.registered)["staging"]["holder"] == f"version 1 ({worst['name']})"
+
+    project.leaderboard.write_text(json.dumps(board))
+    better = best["metrics"]["fid"]["mean"] - worst["metrics"]["fid"]["mean"]
+    for margin, moves in ((2 * -better, False), (0.0, True)):
+        said = settings()
+        said["gates"]["better"] = {"probability": 0.99, "margin": margin}
+        (project.root / "params.yaml").write_text(yaml.safe_dump(said))
+        project = Project.load(project.root)
+        step(project, "gates")
+        run(project)
+        verdict = read_json(project.verdicts / "staging.json")
+        (found,) = (entry for entry in verdict["gates"] if entry["name"] == "better")
+        evidence = found["evidence"]
+        assert found["passed"] == moves == (evidence["probability"] >= 0.99)
+        # The holder was drawn anew from the registry, and scores what it scored when it was the candidate.
+        assert evidence["second"] == pytest.approx(worst["metrics"]["fid"]["mean"], rel=1e-4)
+        assert evidence["difference"] == pytest.approx(better, rel=1e-4)
+        assert verdict["holder"] == f"version 1 ({worst['name']})"
+        staged = read_json(project.registered)["staging"]
+        assert staged["holder"].endswith(f"({best['name'] if moves else worst['name']})")
+        assert ("passes all" if moves else "does not pass better: FID") in staged["reason"]
 
 
 def test_without_models_nothing_is_registered(project: Project) -> None:

@@ -40,11 +40,7 @@ PROTOCOL = Protocol(
     reference_split="train",
     reference_images=1132,
     images=500,
-    inception_splits=10,
-    kid_subsets=100,
-    kid_subset_size=500,
-    neighbours=3,
-    neighbourhood_images=1132,
+    settings={"kid": {"subsets": 100, "subset_size": 500}, "precision": {"neighbours": 3, "real_images": 1132}},
     seed=2020,
     versions={"torch-fidelity": "0.4.0"},
 )
@@ -67,6 +63,8 @@ def result(name: str) -> dict[str, Any]:
             "is": score(9 * closeness, 9.1 * closeness, 8.9 * closeness),
             "precision": score(closeness, closeness - 0.01, closeness + 0.01),
             "recall": score(0.95 * closeness**2, 0.9 * closeness**2, closeness**2),
+            "coverage": score(0.5, 0.4, 0.6),
+            **({"path_length": score(77.7, 77.8, 77.6)} if name == "gan" else {}),
         },
         "protocol": PROTOCOL.to_json(),
         "protocol_name": PROTOCOL.name,
@@ -115,6 +113,7 @@ def make_search(project: Project, name: str, searched: bool) -> None:
             "settings": {key: 4e-4},
             "value": 21.0,
             "metric": "fid",
+            "protocol": "classifier-5ea7c4",
             "trials": 4,
             "trial": 2,
             "defaults": {key: 2e-4},
@@ -241,6 +240,9 @@ def test_the_page_tells_rank_spread_protocol_and_what_was_found(page: Page) -> N
     assert "12.14 ± 0.30" in text and PROTOCOL.name in text
     assert "held-out real images" in text and "ceiling" in text
     assert "0.0002 → 0.0004" in text
+    assert "classifier-5ea7c4" in text  # what trials were judged by
+    assert text.count("77.7 ± 0.1") == 1  # a number that one row has
+    assert "subsets 100, subset size 500" in text  # settings of KID
 
 
 def test_the_same_artifacts_give_the_same_bytes(project: Project) -> None:

@@ -100,6 +100,7 @@ def test_a_search_on_digits_from_defaults_to_best(tmp_path: Path) -> None:
 
     folder = project.search("vae")
     best = json.loads((folder / "best.json").read_text())
+    assert best["protocol"].startswith("classifier-")
     with (folder / "trials.csv").open(newline="") as file:
         trials = list(csv.DictReader(file))
     assert [row["number"] for row in trials] == ["0", "1", "2"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -80,9 +80,15 @@ def _row(result: Mapping[str, Any], role: str, rank: int | None = None) -> dict[
 
 
 def columns(board: Mapping[str, Any]) -> list[str]:
-    """Metrics that every row has, in the order of `METRICS`, the one that ranks first."""
+    """The main metrics that every row has, in the order of `METRICS`, the one that ranks first."""
     common = [name for name in METRICS if all(name in row["metrics"] for row in board["rows"])]
-    return [board["metric"], *(name for name in common if name != board["metric"])]
+    return [board["metric"], *(name for name in common if METRICS[name].main and name != board["metric"])]
+
+
+def further(board: Mapping[str, Any]) -> list[str]:
+    """All other metrics that some row has: too many for one table, and some only of models with a latent."""
+    shown = columns(board)
+    return [name for name in METRICS if name not in shown and any(name in row["metrics"] for row in board["rows"])]
 
 
 def left_out(board: Mapping[str, Any]) -> dict[str, str]:
@@ -95,7 +101,9 @@ def left_out(board: Mapping[str, Any]) -> dict[str, str]:
 
 def best(board: Mapping[str, Any], name: str) -> float | None:
     """The best mean of a metric that was drawn by something: the floor is real and takes no part."""
-    values = [row["metrics"][name]["mean"] for row in board["rows"] if row["role"] != "floor"]
+    values = [
+        row["metrics"][name]["mean"] for row in board["rows"] if row["role"] != "floor" and name in row["metrics"]
+    ]
     return min(values, key=METRICS[name].key) if values else None
 
 
@@ -130,36 +138,58 @@ def render(board: Mapping[str, Any]) -> Table:
 
 
 def markdown(board: Mapping[str, Any]) -> str:
-    """The leaderboard for a page, with a line about each metric below it."""
-    names = columns(board)
-    bests = {name: best(board, name) for name in names}
-    headings = [*HEADINGS, *(f"{METRICS[name].title} {METRICS[name].arrow}" for name in names), "images/s"]
-    lines = ["| " + " | ".join(headings) + " |", "| --- | --- | --- |" + " ---: |" * (len(names) + 1)]
-    for row in board["rows"]:
-        cells = [place(row), row["name"], row["family"]]
-        for name in names:
-            bold = row["role"] != "floor" and row["metrics"][name]["mean"] == bests[name]
-            cells.append(f"**{spread(row, name)}**" if bold else spread(row, name))
-        lines.append("| " + " | ".join([*cells, speed(row)]) + " |")
+    """The leaderboard for a page: the main metrics, then the others, then a line about each."""
+    names, others = columns(board), further(board)
+    lines = _rows_of(board, names, lambda row: [place(row), row["name"], row["family"]], HEADINGS, speeds=True)
+    if others:
+        lines += ["", *_rows_of(board, others, lambda row: [row["name"]], ("model",))]
     protocol = board["protocol"]
     about = (
         f"Protocol `{board['protocol_name']}`: {protocol['images']} images for each of the sampling seeds against "
         f"{protocol['reference_images']} of the split `{protocol['reference_split']}`; mean ± standard deviation over "
         f"the seeds. The floor is held-out real images, the ceilings are the baselines."
     )
-    meanings = [f"- {METRICS[name].title}: {METRICS[name].meaning}; {METRICS[name].better} is better" for name in names]
+    meanings = [
+        f"- {METRICS[name].title}: {METRICS[name].meaning}; {METRICS[name].better} is better"
+        for name in (*names, *others)
+    ]
     reasons = [f"- no {title}: {why}" for title, why in left_out(board).items()]
     return "\n".join([*lines, "", about, "", *meanings, *reasons, ""])
 
 
+def _rows_of(
+    board: Mapping[str, Any],
+    names: list[str],
+    begin: Callable[[Mapping[str, Any]], list[str]],
+    headings: Iterable[str],
+    speeds: bool = False,
+) -> list[str]:
+    """A table in Markdown: what `begin` says of a row, its metrics with the best in bold, and its speed."""
+    bests = {name: best(board, name) for name in names}
+    headings, metrics = list(headings), [f"{METRICS[name].title} {METRICS[name].arrow}" for name in names]
+    numbers = [*metrics, "images/s"] if speeds else metrics
+    lines = [
+        "| " + " | ".join([*headings, *numbers]) + " |",
+        "|" + " --- |" * len(headings) + " ---: |" * len(numbers),
+    ]
+    for row in board["rows"]:
+        cells = begin(row)
+        for name in names:
+            text = spread(row, name)
+            bold = text and row["role"] != "floor" and row["metrics"][name]["mean"] == bests[name]
+            cells.append(f"**{text}**" if bold else text)
+        lines.append("| " + " | ".join([*cells, speed(row)] if speeds else cells) + " |")
+    return lines
+
+
 def comma_separated(board: Mapping[str, Any]) -> str:
     """The leaderboard for plots: a row each, the mean of every metric and its standard deviation."""
-    names = columns(board)
+    names = [*columns(board), *further(board)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "role", "rank", "family", *(column for name in names for column in (name, f"{name}_std"))])
     for row in board["rows"]:
-        values = [row["metrics"][name][part] for name in names for part in ("mean", "std")]
+        values = [row["metrics"].get(name, {}).get(part, "") for name in names for part in ("mean", "std")]
         writer.writerow([row["name"], row["role"], row["rank"] or "", row["family"], *values])
     return text.getvalue()
 
@@ -169,7 +199,9 @@ def place(row: Mapping[str, Any]) -> str:
 
 
 def spread(row: Mapping[str, Any], name: str) -> str:
-    """Mean ± standard deviation of a metric, as a person reads it."""
+    """Mean ± standard deviation of a metric, as a person reads it; nothing where the row has none."""
+    if name not in row["metrics"]:
+        return ""
     found = row["metrics"][name]
     return f"{METRICS[name].show(found['mean'])} ± {METRICS[name].show(found['std'])}"
 

@@ -1,87 +1,36 @@
-"""What each number means, and which way is better. Directions are stated here and nowhere else."""
+"""Every metric by its name: what each number means, and which way is better, is said in its file and nowhere else."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable
 
+from genforge.evaluation.measures.classes import CLASSES
+from genforge.evaluation.measures.diversity import FEATURE_DIVERSITY
+from genforge.evaluation.measures.duplicates import DUPLICATES
+from genforge.evaluation.measures.frechet import FID
+from genforge.evaluation.measures.inception_score import INCEPTION_SCORE
+from genforge.evaluation.measures.kernel import KID
+from genforge.evaluation.measures.monge import MIND
+from genforge.evaluation.measures.neighbours import COVERAGE, DENSITY, PRECISION, RECALL
+from genforge.evaluation.measures.path_length import PATH_LENGTH
+from genforge.evaluation.metric import Metric
 from genforge.settings import UserError, nearest
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number about a set of generated images.
-
-    better: which of two values is the better one. needs_logits: whether it needs an extractor that names classes.
-    decimals: how many a person is shown.
-    """
-
-    name: str
-    title: str
-    better: Literal["lower", "higher"]
-    meaning: str
-    needs_logits: bool = False
-    decimals: int = 3
-
-    @property
-    def direction(self) -> Literal["minimize", "maximize"]:
-        """The direction in the words of an optimizer."""
-        return "minimize" if self.better == "lower" else "maximize"
-
-    @property
-    def arrow(self) -> str:
-        return "↓" if self.better == "lower" else "↑"
-
-    def key(self, value: float) -> float:
-        """What to sort values by so that the best comes first."""
-        return value if self.better == "lower" else -value
-
-    def is_better(self, value: float, than: float) -> bool:
-        return self.key(value) < self.key(than)
-
-    def show(self, value: float) -> str:
-        return f"{value:.{self.decimals}f}"
-
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric(
-            name="fid",
-            title="FID",
-            better="lower",
-            meaning="Frechet distance of two Gaussians fitted to the features of generated and of real images "
-            "(Heusel et al. 2017)",
-            decimals=2,
-        ),
-        Metric(
-            name="kid",
-            title="KID",
-            better="lower",
-            meaning="squared maximum mean discrepancy of the features under a cubic kernel; without bias, so a little "
-            "below 0 is possible (Binkowski et al. 2018)",
-            decimals=4,
-        ),
-        Metric(
-            name="is",
-            title="IS",
-            better="higher",
-            meaning="Inception score: how surely each image is of one class while all together are of many "
-            "(Salimans et al. 2016)",
-            needs_logits=True,
-        ),
-        Metric(
-            name="precision",
-            title="Precision",
-            better="higher",
-            meaning="share of the generated images in the real ones' neighbourhoods (Kynkaanniemi et al. 2019)",
-        ),
-        Metric(
-            name="recall",
-            title="Recall",
-            better="higher",
-            meaning="share of the real images in the generated ones' neighbourhoods (Kynkaanniemi et al. 2019)",
-        ),
+        FID,
+        KID,
+        INCEPTION_SCORE,
+        PRECISION,
+        RECALL,
+        DENSITY,
+        COVERAGE,
+        MIND,
+        CLASSES,
+        DUPLICATES,
+        FEATURE_DIVERSITY,
+        PATH_LENGTH,
     )
 }
 
@@ -91,3 +40,15 @@ def metric(name: str, where: str = "metric") -> Metric:
     if name not in METRICS:
         raise UserError(f"{where}: no metric is called {name!r}; {nearest(name, list(METRICS))}")
     return METRICS[name]
+
+
+def check_metrics(names: Iterable[str], where: str) -> list[str]:
+    """The names, each once, in the order in which they were given.
+
+    Raises:
+        UserError: there is none, or one is unknown.
+    """
+    known = list(dict.fromkeys(metric(name, where).name for name in names))
+    if not known:
+        raise UserError(f"{where}: the list is empty; name metrics ({', '.join(METRICS)}), or leave it out for all")
+    return known

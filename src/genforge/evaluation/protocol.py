@@ -10,7 +10,7 @@ from typing import Any, Self
 from genforge.files import digest_json
 from genforge.settings import UserError
 
-PACKAGES = ("genforge", "torch", "torch-fidelity")
+PACKAGES = ("genforge", "numpy", "torch", "torch-fidelity")
 
 
 class ProtocolMismatch(UserError):
@@ -32,8 +32,7 @@ class Protocol:
     precision: of the numbers inside the extractor.
     reference_digest, reference_split, reference_images: the real images.
     images: how many generated images there are.
-    inception_splits: parts over which IS is averaged. kid_subsets, kid_subset_size: as in Binkowski et al. 2018.
-    neighbours, neighbourhood_images: of precision and recall; how many of the real images, drawn once, they look at.
+    settings: of each metric that has some, by its name: the keywords of its function.
     seed: of the metrics' own draws. versions: of the packages that computed them.
     """
 
@@ -47,11 +46,7 @@ class Protocol:
     reference_split: str
     reference_images: int
     images: int
-    inception_splits: int
-    kid_subsets: int
-    kid_subset_size: int
-    neighbours: int
-    neighbourhood_images: int
+    settings: dict[str, dict[str, Any]]
     seed: int
     versions: dict[str, str] = field(default_factory=package_versions)
 
@@ -96,6 +91,15 @@ def require_same(protocols: Iterable[tuple[str, Protocol]]) -> Protocol:
 
 
 def differences(first: Protocol, second: Protocol) -> dict[str, tuple[Any, Any]]:
-    """Fields in which two protocols differ, with both values."""
-    ours, theirs = first.to_json(), second.to_json()
-    return {key: (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key]}
+    """Where two protocols differ (`settings.kid.subset_size`), with both values; None where one has none."""
+    ours, theirs = leaves(first.to_json()), leaves(second.to_json())
+    keys = dict.fromkeys([*ours, *theirs])
+    return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
+
+
+def leaves(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their path: `{"kid": {"subsets": 100}}` to `{"kid.subsets": 100}`."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= leaves(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return found

@@ -146,6 +146,10 @@ class Registry:
         self._tag(number, {f"genforge.scores.{protocol}": json.dumps(scores)})
         return self.version(number)
 
+    def note(self, number: int, tags: Mapping[str, str]) -> None:
+        """Keep what was found of a version, such as what its gates said, as tags under `genforge.`."""
+        self._tag(number, {f"genforge.{key}": value for key, value in tags.items()})
+
     def load(self, number: int, device: str = "auto") -> Any:
         """The version as MLflow's pyfunc model, see `served_model.py`."""
         return load_model(self.root, f"models:/{self.name}/{number}", device)

@@ -24,7 +24,7 @@ from genforge.report.figures import THEMES, Mark, Theme
 
 MOST_CURVES = 6  # panels of one model
 NOT_CURVES = ("images_per_second",)  # a matter of the machine, not of the training
-HIDDEN_PROTOCOL = ("versions",)  # shown by themselves
+HIDDEN_PROTOCOL = ("versions", "settings")  # shown by themselves
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,13 @@ def write(report: Report, folder: Path) -> None:
         "rows": report.board["rows"],
         "columns": [METRICS[name] for name in leaderboard.columns(report.board)],
         "ranking": METRICS[report.board["metric"]],
-        "best": {name: leaderboard.best(report.board, name) for name in leaderboard.columns(report.board)},
+        "further": [METRICS[name] for name in leaderboard.further(report.board)],
+        "best": {name: leaderboard.best(report.board, name) for name in METRICS},
         "headline": headline(report.board),
         "standing": standing(report.board),
         "left_out": leaderboard.left_out(report.board),
         "protocol": {k: v for k, v in report.board["protocol"].items() if k not in HIDDEN_PROTOCOL},
+        "settings": {METRICS[name].title: found for name, found in report.board["protocol"]["settings"].items()},
         "bars": _bars(report, series, pictures),
         "scatter": _scatter(report, series, pictures),
         "real": pictures.copy(report.real, "real", f"a grid of training images of {report.data['name']}"),
@@ -197,6 +199,10 @@ def _model(model: Model, series: int | None, pictures: _Pictures) -> dict[str, A
         "series": series,
         "curves": curves,
         "samples": pictures.copy(model.samples, f"{model.name}-samples", f"a grid of images drawn by {model.name}"),
+        "gates": model.gates,
+        "copies": pictures.copy(
+            model.copies, f"{model.name}-copies", f"samples of {model.name}, each beside its nearest training image"
+        ),
         "filmstrip": pictures.copy(
             model.filmstrip if model.card["steps"] else None,  # what has a closed form has one moment only
             f"{model.name}-filmstrip",

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from genforge.evaluation.leaderboard import FLOOR
+from genforge.evaluation.metrics import metric
 from genforge.files import read_array, write_json
 from genforge.progress import say
 from genforge.settings import UserError
 from genforge.steps.project import Project
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from genforge.contracts import Network
     from genforge.data.loading import Prepared
+    from genforge.evaluation.extractor import Features
+    from genforge.evaluation.fidelity import Judge
+    from genforge.evaluation.reference import Reference
+
+CONFIDENCE = 0.95  # of the intervals
+FEW_DEALS = 5  # of images into groups, for metrics that take long
 
 
 def run(project: Project, name: str | None = None) -> None:
@@ -22,24 +33,37 @@ def run(project: Project, name: str | None = None) -> None:
     and results/metrics/<name>.json, the same in short.
 
     Raises:
-        UserError: there are no samples, they are of another shape or number than the protocol says, or the test split
-            holds too few images for the floor.
+        UserError: there are no samples, they are of another shape or number than the protocol says, the test split
+            holds too few images for the floor, or `evaluation.metrics` names what cannot be computed, or leaves out
+            what models are ranked by.
     """
     if name is None:
         raise UserError(f"step evaluate: name a recipe, or `{FLOOR}`, such as `genforge step evaluate gan`")
-    from genforge.evaluation.fidelity import Judge
+    from genforge.evaluation.fidelity import Judge, check_images
     from genforge.tracking import runs as tracking
 
     settings = project.config.evaluation
     judge = Judge.open(project.extractor, project.prepared, project.device, settings.batch_size)
+    chosen = wanted(project, judge)
+    of_images = [key for key in chosen if key in judge.metrics]
+    of_latent = [key for key in chosen if key in judge.latent_metrics]
     protocol = judge.protocol(settings.images)
     family, origin = ("real", "held-out test split") if name == FLOOR else _recipe(project, name)
     with tracking.run(project.root, kind="evaluate", name=name, tags={"protocol": protocol.name}) as record:
         values: list[dict[str, float]] = []
-        for number, images in enumerate(_images(project, name)):
-            values.append(judge.score(images))
+        seen: list[Features] = []
+        for number, (seed, images) in enumerate(_images(project, name)):
+            check_images(images, judge.shape)
+            seen.append(judge.extractor.features(images, settings.batch_size))
+            found = judge.measure(seen[-1], of_images)
+            if of_latent and (model := _latent(project, name)):
+                found |= judge.score_latent(model.network, model.labels, settings.images, seed, of_latent)
+            values.append(found)
             record.metrics(number, values[-1])
         metrics = {key: summary([found[key] for found in values]) for key in values[0]}
+        # Real images of different seeds are in part the same ones, so that the seeds of the floor count as one set.
+        errors = error_bars(judge.reference, seen[:1] if name == FLOOR else seen, of_images)
+        metrics = {key: {**found, **around(found, errors.get(key))} for key, found in metrics.items()}
         record.metrics(len(values), {f"{key}_mean": found["mean"] for key, found in metrics.items()})
     result: dict[str, Any] = {
         "name": name,
@@ -47,18 +71,101 @@ def run(project: Project, name: str | None = None) -> None:
         "origin": origin,
         "seeds": list(settings.seeds),
         "metrics": metrics,
+        **({"fid_infinity": at_infinity(judge.reference, seen)} if settings.fid_infinity and name != FLOOR else {}),
         "left_out": judge.left_out,
         "protocol_name": protocol.name,
         "protocol": protocol.to_json(),
     }
     write_json(project.evaluation(name), result)
     write_json(project.metrics(name), in_short(result))
-    say(f"{name}: FID {metrics['fid']['mean']:.2f} ± {metrics['fid']['std']:.2f} (protocol {protocol.name})")
+    ranking = metric(project.config.registry.metric)
+    mean, spread = (ranking.show(metrics[ranking.name][part]) for part in ("mean", "std"))
+    say(f"{name}: {ranking.title} {mean} ± {spread} (protocol {protocol.name})")
+
+
+def wanted(project: Project, judge: Judge) -> list[str]:
+    """The metrics that `evaluation.metrics` asks for, or all that cost little.
+
+    Raises:
+        UserError: one is unknown or cannot be computed, or the one that models are ranked by is not among them.
+    """
+    chosen = judge.choose(project.config.evaluation.metrics, "evaluation.metrics")
+    ranking = project.config.registry.metric
+    if ranking not in chosen:
+        raise UserError(
+            f"evaluation.metrics: {', '.join(chosen)} leaves out {ranking}, by which models are ranked; add it, or "
+            f"choose another registry.metric"
+        )
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Latent:
+    """A network that draws from a latent, and labels (images,) for it, or None."""
+
+    network: Network
+    labels: Tensor | None
+
+
+def _latent(project: Project, name: str) -> _Latent | None:
+    """The recipe's model where it draws each image from one latent in one pass; None for others and for real images."""
+    if name == FLOOR:
+        return None
+    from genforge.catalog import target
+    from genforge.data.loading import Prepared
+    from genforge.models import load
+    from genforge.steps.labels import labels_of
+
+    model = load(project.model(name), target, project.device)
+    if model.network.kind != "latent_to_image":
+        return None
+    labels = labels_of(model.classes, Prepared.open(project.prepared), project.config.evaluation.images)
+    return _Latent(model.network, labels)
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """Mean, standard deviation (of a sample: n - 1 in the denominator) and the values themselves, one a seed."""
     return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "values": list(values)}
+
+
+def error_bars(reference: Reference, seen: Sequence[Features], metrics: Sequence[str]) -> dict[str, float]:
+    """Standard errors of means over sampling seeds, by regrouping images (`evaluation/uncertainty.py`)."""
+    from genforge.evaluation.statistics import Measured, statistic_of
+    from genforge.evaluation.uncertainty import DEALS, standard_error
+
+    errors = {}
+    for key in metrics:
+        statistic = statistic_of(metric(key), reference)
+        errors[key] = standard_error(statistic, seen, FEW_DEALS if isinstance(statistic, Measured) else DEALS)
+    return errors
+
+
+def at_infinity(reference: Reference, seen: Sequence[Features]) -> dict[str, Any]:
+    """FID-infinity of all images, see `uncertainty.frechet_infinity`.
+
+    Raises:
+        UserError: there are too few images for this extractor's features.
+    """
+    from genforge.evaluation.measures.frechet import MEAN, ROOT
+    from genforge.evaluation.statistics import FrechetDistance
+    from genforge.evaluation.uncertainty import frechet_infinity, pooled
+
+    statistic = FrechetDistance(reference.prepared[MEAN], reference.prepared[ROOT])
+    try:
+        return frechet_infinity(statistic, pooled(seen).features).to_json()
+    except ValueError as error:
+        raise UserError(f"evaluation.fid_infinity: {error}; raise evaluation.images or evaluation.seeds") from None
+
+
+def around(found: dict[str, Any], error: float | None) -> dict[str, Any]:
+    """The interval that holds the expectation with 95%, by the standard error; or, of what is no function of the images
+    that were drawn, by Student's t over the seeds."""
+    from scipy.stats import norm, t
+
+    seeds, quantile = len(found["values"]), 0.5 + CONFIDENCE / 2
+    reach = norm.ppf(quantile) * error if error is not None else t.ppf(quantile, seeds - 1) * found["std"] / seeds**0.5
+    low, high = found["mean"] - reach, found["mean"] + reach
+    return {"standard_error": error, "low": float(low), "high": float(high), "confidence": CONFIDENCE}
 
 
 def in_short(result: dict[str, Any]) -> dict[str, Any]:
@@ -74,13 +181,13 @@ def _recipe(project: Project, name: str) -> tuple[str, str]:
     return recipe.family, recipe.origin
 
 
-def _images(project: Project, name: str) -> Iterator[np.ndarray]:
-    """What is judged, one set a sampling seed, each uint8 (n, height, width, channels)."""
+def _images(project: Project, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """What is judged: each sampling seed and its images, uint8 (n, height, width, channels)."""
     settings = project.config.evaluation
     if name == FLOOR:
         from genforge.data.loading import Prepared
 
-        yield from (held_out(Prepared.open(project.prepared), settings.images, seed) for seed in settings.seeds)
+        yield from ((seed, held_out(Prepared.open(project.prepared), settings.images, seed)) for seed in settings.seeds)
         return
     for seed in settings.seeds:
         path = project.samples(name) / f"seed-{seed}.npy"
@@ -90,7 +197,7 @@ def _images(project: Project, name: str) -> Iterator[np.ndarray]:
                 f"{path} holds {len(images)} images, but evaluation.images is {settings.images}; draw them again with "
                 f"`genforge step sample {name}`"
             )
-        yield images
+        yield seed, images
 
 
 def held_out(prepared: Prepared, count: int, seed: int) -> np.ndarray:

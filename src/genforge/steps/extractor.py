@@ -19,7 +19,6 @@ from genforge.steps.project import Project
 
 if TYPE_CHECKING:
     from genforge.data.loading import Prepared
-    from genforge.evaluation.extractor import Extractor
     from genforge.objectives.classification import Classification, Task
 
 
@@ -27,7 +26,7 @@ def run(project: Project, name: str | None = None) -> None:
     """Write results/extractor: weights, card, and the reference's features and moments."""
     from genforge.data.loading import Prepared
     from genforge.evaluation.extractor import load_extractor
-    from genforge.evaluation.fidelity import write_reference
+    from genforge.evaluation.reference import write_reference
     from genforge.training.termination import Termination
 
     prepared = Prepared.open(project.prepared)
@@ -37,10 +36,10 @@ def run(project: Project, name: str | None = None) -> None:
         termination.at_once(),  # but for the classifier's steps, between which the loop hears of it
         replacing_folder(project.extractor) as folder,
     ):
-        if project.config.extractor.name == "inception":
-            _keep_inception(project, prepared, folder)
-        else:
+        if project.config.extractor.name == "classifier":
             _train_classifier(project, prepared, folder)
+        else:
+            _keep_published(project, prepared, folder)
         extractor = load_extractor(folder, project.device)
         write_reference(folder, extractor, prepared.images("train"), project.config.evaluation.batch_size)
 
@@ -102,7 +101,7 @@ def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> Non
         accuracy = validation_accuracy(objective, prepared, project.device, derive(seed, "validation"))
         record.metrics(settings.steps, {"validation_accuracy": accuracy})
     say(f"extractor: tells {task} apart in {accuracy:.1%} of the validation images")
-    about = {"validation_accuracy": accuracy, "settings": settings.model_dump(), **_about(prepared)}
+    about = {"validation_accuracy": accuracy, "settings": settings.model_dump(), **_about(project, prepared)}
     write_classifier(folder, network, names_classes=task == "labels", about=about)
     forget_others(checkpoints)
 
@@ -129,21 +128,22 @@ def validation_accuracy(objective: Classification, prepared: Prepared, device: s
     return right / len(images)
 
 
-def _keep_inception(project: Project, prepared: Prepared, folder: Path) -> None:
-    from genforge.evaluation.extractor import write_card, write_weights
-    from genforge.evaluation.inception import InceptionExtractor, inception_weights
+def _keep_published(project: Project, prepared: Prepared, folder: Path) -> None:
+    from genforge.evaluation.extractor import published, write_card, write_weights
 
-    path = project.config.extractor.weights
-    weights = inception_weights(None if path is None else project.root / path)
-    extractor: Extractor = InceptionExtractor(weights, write_weights(folder, weights))
-    about: dict[str, Any] = {"settings": project.config.extractor.model_dump(), **_about(prepared)}
-    write_card(folder, extractor, {"kind": "imagenet", "validation_accuracy": None, **about})
+    settings = project.config.extractor
+    kind = published(settings.name)
+    weights = kind.read(None if settings.weights is None else project.root / settings.weights)
+    extractor = kind.make(weights, write_weights(folder, weights), "cpu")
+    about: dict[str, Any] = {"settings": settings.model_dump(), **_about(project, prepared)}
+    write_card(folder, extractor, {"kind": "published", "validation_accuracy": None, **about})
 
 
-def _about(prepared: Prepared) -> dict[str, Any]:
+def _about(project: Project, prepared: Prepared) -> dict[str, Any]:
     if prepared.count("validation") == 0:
         raise UserError("the validation split is empty, so nothing can be checked on it; raise data.validation")
     return {
+        "precision": project.config.extractor.precision,
         "data": prepared.digest,
         "image": vars(prepared.shape),
         "classes": list(prepared.classes),

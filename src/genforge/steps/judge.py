@@ -51,11 +51,12 @@ def judge(project: Project, path: Path) -> dict[str, Any]:
     judging = Judge.open(project.extractor, project.prepared, project.device, settings.batch_size)
     found = read_images(project, path, judging.shape)
     check_images(found.images, judging.shape)
+    chosen = judging.choose(settings.metrics, "evaluation.metrics")
     protocol = judging.protocol(len(found.images))
     return {
         "path": str(path),
         "images": len(found.images),
-        "metrics": judging.score(found.images),
+        "metrics": judging.score(found.images, [name for name in chosen if name in judging.metrics]),
         "left_out": judging.left_out,
         "broken": found.broken,
         "notes": _notes(project, found, protocol.name),

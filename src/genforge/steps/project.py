@@ -78,6 +78,16 @@ class Project:
         return self.results / "metrics" / f"{name}.json"
 
     @property
+    def gates(self) -> Path:
+        """What each model's gates found of it alone, and the pictures of what looks most like a copy."""
+        return self.results / "gates"
+
+    @property
+    def verdicts(self) -> Path:
+        """Why each alias moved or stayed at the last registration."""
+        return self.results / "verdicts"
+
+    @property
     def leaderboard(self) -> Path:
         return self.results / "leaderboard.json"
 

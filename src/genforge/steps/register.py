@@ -1,6 +1,7 @@
 """Register the best model of each family, and move the aliases to what is better than before.
 
-`best-<family>` follows the best version of a family, `staging` the best of all. Baselines are ceilings, not models, and
+`best-<family>` follows the best version of a family, `staging` the best of all that passes its gates; no alias moves
+but through the gates (`steps/gates.py`). Baselines are ceilings, not models, and
 are not registered. A version that holds an alias and was judged by another protocol (the data have grown, the judge was
 retrained) is drawn from and judged again here by today's, so that like is compared with like.
 """
@@ -13,34 +14,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from genforge.evaluation.metrics import metric as metric_of
 from genforge.files import digest_file, read_json, write_json
 from genforge.progress import say
 from genforge.registry import registry
 from genforge.registry.registry import STAGING, Registry, Version
 from genforge.settings import UserError
+from genforge.steps.gates import Comparisons, in_short
 from genforge.steps.project import Project
 from genforge.tracking import runs as tracking
 
 
 def run(project: Project, name: str | None = None) -> None:
-    """Write results/registered.json: versions, aliases, and why `staging` moved or stayed.
+    """Write results/registered.json: versions, aliases, and why `staging` moved or stayed; and results/verdicts, what
+    every gate said of each alias's candidate.
 
     Raises:
         UserError: the leaderboard is missing, MLflow does not answer, or somebody moved an alias meanwhile.
     """
     board = read_json(project.leaderboard)
     models = [row for row in board["rows"] if row["role"] == "model"]
+    project.verdicts.mkdir(parents=True, exist_ok=True)
     with tracking.run(project.root, kind="register", tags={"protocol": board["protocol_name"]}) as record:
         _tell_the_pipeline(project, board, tracking.pipeline(project.root) or record)
         _upload(project)
         aliases = _Aliases(project, board)
         versions = {row["name"]: aliases.register(row) for row in _best_of_each_family(models)}
-        for row in _best_of_each_family(models):
-            aliases.offer(f"best-{row['family'].lower()}", versions[row["name"]][0])
-        if models:
-            best = min(models, key=lambda row: row["rank"])
-            reason = aliases.offer(STAGING, versions[best["name"]][0])
+        best = _best_of_each_family(models)
+        for row in best:
+            aliases.offer(f"best-{row['family'].lower()}", row["name"], versions[row["name"]][0])
+        if best:
+            # The best that passes its gates by itself; if none does, the best of all, and it is said why it stays.
+            passing = [row for row in best if aliases.gates.own(row["name"])["passed"]]
+            row = (passing or best)[0]
+            reason = aliases.offer(STAGING, row["name"], versions[row["name"]][0])
         else:
             reason = "only baselines were trained, and they are not registered"
         staged = aliases.registry.holder(STAGING)
@@ -71,6 +80,8 @@ class _Aliases:
         self.project = project
         self.metric, self.protocol = str(board["metric"]), str(board["protocol_name"])
         self.registry = Registry(project.root, project.config.data.name)
+        self.gates = Comparisons(project, self._draw)
+        self._loaded: dict[int, Any] = {}
 
     def register(self, row: Mapping[str, Any]) -> tuple[Version, bool]:
         """The version of a leaderboard row's model, and whether it is new."""
@@ -81,8 +92,9 @@ class _Aliases:
         say(f"{row['name']}: {known} as {self.registry.name} version {version.number}")
         return version, is_new
 
-    def offer(self, alias: str, candidate: Version) -> str:
-        """Move the alias to the candidate if it is better than the holder. Returns why it moved or stayed."""
+    def offer(self, alias: str, name: str, candidate: Version) -> str:
+        """Move the alias to the candidate, which is the recipe `name`, if it is better than the holder and passes the
+        gates. Returns why it moved or stayed."""
         holder, unusable = self.registry.holder(alias), ""
         if holder is not None and holder.mean(self.metric, self.protocol) is None:
             try:
@@ -90,17 +102,48 @@ class _Aliases:
             except registry.Unusable as error:
                 unusable = str(error)
         verdict = registry.compare(self.metric, self.protocol, candidate, holder, unusable)
+        told, verdict = self._through_gates(name, verdict, None if unusable else holder)
         if verdict.moves:
             evidence = {
                 "metric": self.metric,
                 "protocol": self.protocol,
                 "candidate": dict(candidate.scores[self.protocol]),
                 "holder": dict(holder.scores.get(self.protocol, {})) if holder else {},
+                "gates": {found["name"]: found["words"] for found in told["gates"]},
             }
             expected = holder.number if holder else None
             self.registry.move(alias, candidate.number, expected, verdict.reason, evidence)
+        outcome = f"{'moves' if verdict.moves else 'stays'}: {verdict.reason}"
+        write_json(self.project.verdicts / f"{alias}.json", {**told, "alias": alias, "outcome": outcome})
+        self.registry.note(candidate.number, {f"gate.{entry['name']}": _in_words(entry) for entry in told["gates"]})
         say(f"{self.registry.name}@{alias} {'moves' if verdict.moves else 'stays'}: {verdict.reason}")
         return verdict.reason
+
+    def _through_gates(
+        self, name: str, verdict: registry.Verdict, holder: Version | None
+    ) -> tuple[dict[str, Any], registry.Verdict]:
+        """What every gate says, and the verdict that follows."""
+        other = (holder.number, holder.recipe) if holder else None
+        try:
+            told = self.gates.verdict(name, other, compared=verdict.moves)
+        except registry.Unusable as error:
+            told = self.gates.verdict(name, None, compared=verdict.moves)
+            verdict = registry.Verdict(verdict.moves, f"{verdict.reason}; its holder can draw no more: {error}")
+        if verdict.moves and not told["passed"]:
+            return told, registry.Verdict(False, f"{name} {in_short(told)}")
+        if verdict.moves:
+            return told, registry.Verdict(True, f"{verdict.reason}; {in_short(told)}")
+        return told, verdict
+
+    def _model(self, number: int) -> Any:
+        """A registered version, loaded once."""
+        if number not in self._loaded:
+            self._loaded[number] = self.registry.load(number, self.project.device)
+        return self._loaded[number]
+
+    def _draw(self, number: int, images: int, seed: int) -> np.ndarray:
+        """Images of a registered version."""
+        return registry.draw(self._model(number), images, seed, 0, self.project.config.evaluation.batch_size)
 
     def _judge_again(self, holder: Version) -> Version:
         """The holder with its score under today's protocol.
@@ -119,7 +162,7 @@ class _Aliases:
                 f"{judge.protocol(settings.images).name}; run `dvc repro`"
             )
         say(f"version {holder.number} ({holder.recipe}) was judged by another protocol: judging it by {self.protocol}")
-        model = self.registry.load(holder.number, self.project.device)
+        model = self._model(holder.number)
         registry.check_shape(model, judge.shape)
         values = [
             judge.score(registry.draw(model, settings.images, seed, 0, settings.batch_size), [self.metric])[self.metric]
@@ -147,6 +190,10 @@ class _Aliases:
             **tracking.git_tags(self.project.root),
         }
         return {key: str(value) for key, value in tags.items() if value != ""}
+
+
+def _in_words(entry: Mapping[str, Any]) -> str:
+    return f"{'passed' if entry['passed'] else 'FAILED'}: {entry['words']}"
 
 
 def _best_of_each_family(models: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -72,7 +72,14 @@ def _model(project: Project, name: str) -> Any:
         curves=read_curves(folder / "curves.csv"),
         samples=_existing(project.samples(name) / "grid.png"),
         filmstrip=_existing(folder / "filmstrip.png"),
+        copies=_existing(project.gates / f"{name}-copies.png"),
+        gates=_gates(project.gates / f"{name}.json"),
     )
+
+
+def _gates(path: Path) -> list[dict[str, Any]]:
+    """What the gates found of a model; a baseline is not asked."""
+    return list(read_json(path)["gates"]) if path.exists() else []
 
 
 def _search(folder: Path, name: str) -> Any | None:

@@ -6,7 +6,7 @@ stale and no others.
 
 from __future__ import annotations
 
-from genforge.catalog import Recipe, resolve_all
+from genforge.catalog import Recipe, build_gates, resolve_all
 from genforge.config import Config
 from genforge.files import write_json
 from genforge.steps.project import Project
@@ -27,11 +27,12 @@ def check(config: Config) -> dict[str, Recipe]:
     """Every recipe in full, after all that can be said against params.yaml before any work.
 
     Raises:
-        UserError: names every wrong key of every recipe.
+        UserError: names every wrong key of every recipe, or of every gate.
     """
     from genforge.steps.search import check_defaults
 
     recipes = resolve_all(config.recipes)
+    build_gates(config.gates)
     if config.search.trials:
         for name, recipe in recipes.items():
             check_defaults(name, recipe)

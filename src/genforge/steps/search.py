@@ -46,16 +46,26 @@ def run(project: Project, name: str | None = None) -> None:
     from genforge.tracking import runs as tracking
 
     state = project.state / "search" / name / _digest(project, recipe)
-    with tracking.run(project.root, kind="search", name=name, parameters=settings.model_dump()) as record:
+    protocol = _protocol(project)
+    parameters, tags = settings.model_dump(), {"protocol": protocol}
+    with tracking.run(project.root, kind="search", name=name, parameters=parameters, tags=tags) as record:
         plan = _plan(project, recipe, name, record.id)
         found = run_search(plan, state, workers=settings.workers, threads=_threads(settings.workers))
         _say_what_was_found(plan, found)
         with replacing_folder(project.search(name)) as folder:
-            _write(folder, name, plan, found)
+            _write(folder, name, plan, found, protocol)
         record.artifact(project.search(name), "search")
         assert found.best.value is not None
         record.metrics(0, {f"best_{METRIC}": found.best.value})
     _forget_others(state)
+
+
+def _protocol(project: Project) -> str:
+    """The short name of the protocol that trials are judged by."""
+    from genforge.evaluation.fidelity import Judge
+
+    judge = Judge.open(project.extractor, project.prepared)
+    return judge.protocol(project.config.search.images).name
 
 
 def _forget_others(state: Path) -> None:
@@ -138,7 +148,7 @@ def _threads(workers: int) -> int:
     return max(1, cores // workers)
 
 
-def _write(folder: Path, name: str, plan: Plan, found: Found) -> None:
+def _write(folder: Path, name: str, plan: Plan, found: Found, protocol: str) -> None:
     from genforge.report import figures
 
     settings = dict(found.best.settings)
@@ -148,6 +158,7 @@ def _write(folder: Path, name: str, plan: Plan, found: Found) -> None:
             "settings": settings,
             "value": found.best.value,
             "metric": METRIC,
+            "protocol": protocol,
             "trials": len(found.rows),
             "trial": found.best.number,
             "defaults": plan.defaults,

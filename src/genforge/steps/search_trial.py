@@ -74,7 +74,7 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
             kind="trial",
             name=f"{name}-{trial.number}",
             parameters=trial.settings,
-            tags={"recipe": name, "trial": trial.number},
+            tags={"recipe": name, "trial": trial.number, "protocol": judge.protocol(images_each).name},
             parent=arguments["parent"],
         ) as record:
             try:
