@@ -15,7 +15,7 @@ from genforge.processes import Identity
 from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Row
 from genforge.search.storage import STORAGE_VARIABLE
-from genforge.search.tickets import Loss, Tickets
+from genforge.search.tickets import MOST_DEATHS, Loss, Tickets
 from genforge.search.worker import work
 from genforge.settings import UserError
 
@@ -176,6 +176,28 @@ def test_a_trial_that_was_claimed_and_never_signed_is_taken_up(tmp_path: Path) -
     assert not tickets.reap(watch)
     time.sleep(0.3)
     assert tickets.reap(watch) == [Loss(0, progressed=False)]
+    assert tickets.count()["waiting"] == 1
+
+
+def test_a_trial_that_kills_every_worker_fails_and_the_rest_go_on(tmp_path: Path) -> None:
+    tickets = Tickets(toy("bowl", tmp_path, trials=2), tmp_path / "search")
+    tickets.fill()
+    for _ in range(MOST_DEATHS):
+        assert tickets.claim(DEAD) is not None
+        tickets.reap(Watch(60.0))
+    assert [(row.number, row.reason) for row in tickets.rows()] == [(0, "its worker was killed 5 times in a row")]
+    assert tickets.count() == {"waiting": 1, "running": 0, "finished": 1}
+
+
+def test_deaths_between_which_a_trial_got_further_are_not_held_against_it(tmp_path: Path) -> None:
+    tickets = Tickets(toy("bowl", tmp_path, trials=1), tmp_path / "search")
+    tickets.fill()
+    for step in range(2 * MOST_DEATHS):
+        trial = tickets.claim(DEAD)
+        assert trial is not None
+        trial.folder.mkdir(exist_ok=True)
+        (trial.folder / f"step-{step // 3}").touch()  # a checkpoint now and then, and never a report
+        tickets.reap(Watch(60.0))
     assert tickets.count()["waiting"] == 1
 
 
