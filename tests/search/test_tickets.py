@@ -15,7 +15,7 @@ from genforge.processes import Identity
 from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Row
 from genforge.search.storage import STORAGE_VARIABLE
-from genforge.search.tickets import Loss, Tickets
+from genforge.search.tickets import MOST_DEATHS, Loss, Tickets
 from genforge.search.worker import work
 from genforge.settings import UserError
 
@@ -106,10 +106,20 @@ def test_another_reaper_is_no_harm_and_a_reaped_trial_has_all_it_had(storage: st
     first, second = tickets.claim(DEAD), tickets.claim(Identity.own())
     assert first is not None and second is not None and tickets.claim(Identity.own()) is None
     first.report(5, 0.75)
-    (first.folder).mkdir(parents=True)
+    first.folder.mkdir(parents=True)
     (first.folder / "half-way").touch()
-    assert tickets.reap(Watch(60.0)) == [Loss(0, progressed=True)]
-    assert others.reap(Watch(60.0)) == []
+    losses = []
+
+    class Slow(Watch):
+        """Another reaper is faster, between the look and the deed."""
+
+        def is_dead(self, attempt: optuna.trial.FrozenTrial) -> bool:
+            dead = super().is_dead(attempt)
+            losses.extend(tickets.reap(Watch(60.0)))
+            return dead
+
+    assert others.reap(Slow(60.0)) == []
+    assert losses == [Loss(0, progressed=True)]
     assert tickets.count() == others.count() == {"waiting": 1, "running": 1, "finished": 0}
     again = others.claim(Identity.own())
     assert again is not None and (again.number, again.settings) == (first.number, first.settings)
@@ -169,15 +179,38 @@ def test_a_trial_that_was_claimed_and_never_signed_is_taken_up(tmp_path: Path) -
     assert tickets.count()["waiting"] == 1
 
 
+def test_a_trial_that_kills_every_worker_fails_and_the_rest_go_on(tmp_path: Path) -> None:
+    tickets = Tickets(toy("bowl", tmp_path, trials=2), tmp_path / "search")
+    tickets.fill()
+    for _ in range(MOST_DEATHS):
+        assert tickets.claim(DEAD) is not None
+        tickets.reap(Watch(60.0))
+    assert [(row.number, row.reason) for row in tickets.rows()] == [(0, "its worker was killed 5 times in a row")]
+    assert tickets.count() == {"waiting": 1, "running": 0, "finished": 1}
+
+
+def test_deaths_between_which_a_trial_got_further_are_not_held_against_it(tmp_path: Path) -> None:
+    tickets = Tickets(toy("bowl", tmp_path, trials=1), tmp_path / "search")
+    tickets.fill()
+    for step in range(2 * MOST_DEATHS):
+        trial = tickets.claim(DEAD)
+        assert trial is not None
+        trial.folder.mkdir(exist_ok=True)
+        (trial.folder / f"step-{step // 3}").touch()  # a checkpoint now and then, and never a report
+        tickets.reap(Watch(60.0))
+    assert tickets.count()["waiting"] == 1
+
+
 def test_of_twins_the_first_counts_and_the_other_is_never_claimed(storage: str, tmp_path: Path) -> None:
     plan = toy("bowl", tmp_path, trials=2)
-    one, two = Tickets(plan, tmp_path / "search"), Tickets(plan, tmp_path / "search")
-    for tickets in (one, two):  # as when the server died between the commit and its answer
-        for attributes, settings_, reports in one._missing() or [({"ticket": 0, "attempt": 0}, {}, {})]:
-            tickets._enqueue(attributes, settings_, reports)
-    claimed = [tickets.claim(Identity.own()) for tickets in (one, two, one)]
-    assert [trial.number if trial else None for trial in claimed] == [0, 1, None]
-    assert one.count() == two.count() == {"waiting": 0, "running": 2, "finished": 0}
+    tickets = Tickets(plan, tmp_path / "search")
+    tickets.fill()
+    first = tickets.claim(Identity.own())
+    tickets._enqueue({"ticket": 0, "attempt": 0}, {}, {})  # the answer was lost, and the storage asked again
+    second, third = tickets.claim(Identity.own()), tickets.claim(Identity.own())
+    assert first is not None and second is not None and third is None
+    assert (first.number, second.number) == (0, 1)
+    assert tickets.count() == {"waiting": 0, "running": 2, "finished": 0}
 
 
 def test_a_full_disk_fails_no_trial(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -125,17 +124,6 @@ def disk_full(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
                 raise OSError(errno.ENOSPC, "No space left on device")
             except OSError as error:
                 raise UserError("the checkpoint could not be written") from error
-        return float(trial.number)
-
-    return value
-
-
-def deadly(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
-    """Trial 1 kills every worker that touches it."""
-
-    def value(trial: Trial) -> float:
-        if trial.number == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
         return float(trial.number)
 
     return value
