@@ -122,7 +122,7 @@ def _end() -> None:
 
 
 def _end_group() -> None:
-    """End the others of this process's group: kindly, then surely. DVC goes at once and would not wait for its stage."""
+    """End the others of this process's group: kindly, then surely. DVC would not wait for its stage."""
     _send(signal.SIGTERM, _others())
     deadline = time.monotonic() + SECONDS_TO_STOP
     while (left := _others()) and time.monotonic() < deadline:

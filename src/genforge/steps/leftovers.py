@@ -121,7 +121,7 @@ def _is_stale(entry: dict[str, Any], path: Path) -> bool:
     if now is None or now.is_gone():
         return True
     words = words_of(now.pid)
-    return now.started > path.stat().st_mtime + 1.0 or bool(words) and not any("dvc" in word for word in words)
+    return now.started > path.stat().st_mtime + 1.0 or (bool(words) and not any("dvc" in word for word in words))
 
 
 def _mend_table(root: Path) -> None:
