@@ -9,7 +9,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick check lint types layers lock clean
+.PHONY: help run test quick chaos check lint types layers lock clean
 
 help: ## show these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,11 @@ test: $(VENV)/installed ## every test
 
 quick: $(VENV)/installed ## the tests that take seconds
 	@pytest -n auto --dist worksteal -m "not slow"
+
+MINUTES := 10
+SEED := 0
+chaos: $(VENV)/installed ## random signals over everything that runs, then what was lost; longer: MINUTES=60, other: SEED=1
+	@python tests/chaos/campaign.py --minutes $(MINUTES) --seed $(SEED)
 
 check: lint types layers ## lint, types and layers
 

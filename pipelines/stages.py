@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -181,25 +180,27 @@ def run_stage(
     Raises:
         StageFailed: with the step's own reason where it gave one, else the end of what it printed.
     """
-    logs = root / ".genforge" / "logs"
+    logs = root.resolve() / ".genforge" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{stage}.log"
-    with tempfile.TemporaryDirectory(prefix="genforge-") as scratch:
-        channel, failure = Path(scratch, "progress"), Path(scratch, "failure.json")
-        channel.touch()
-        command = [sys.executable, "-m", "genforge.ownership", "dvc", "repro", "--single-item", stage]
-        paths = {CHANNEL: str(channel), FAILURE: str(failure), **ownership.environment()}
-        with log.open("wb") as output:
-            options = {"cwd": root, "env": {**os.environ, **environment, **paths}, "stdin": subprocess.DEVNULL}
-            with processes.started(command, stdout=output, stderr=subprocess.STDOUT, **options) as process:
-                with channel.open() as messages:
-                    unfinished = ""
-                    while process.poll() is None:
-                        unfinished = _forward(unfinished + messages.read(), stage, tell)
-                        time.sleep(0.1)
-                    _forward(unfinished + messages.read(), stage, tell)
-        if process.returncode != 0:
-            raise _failure(stage, process.returncode, failure, log)
+    # Names that the next run of the stage takes again: a flow that is killed leaves nothing that would pile up.
+    log, channel, failure = logs / f"{stage}.log", logs / f"{stage}.progress", logs / f"{stage}.failure.json"
+    for path in (channel, failure):
+        path.unlink(missing_ok=True)
+    channel.touch()
+    command = [sys.executable, "-m", "genforge.ownership", "dvc", "repro", "--single-item", stage]
+    paths = {CHANNEL: str(channel), FAILURE: str(failure), **ownership.environment()}
+    with log.open("wb") as output:
+        options = {"cwd": root, "env": {**os.environ, **environment, **paths}, "stdin": subprocess.DEVNULL}
+        with processes.started(command, stdout=output, stderr=subprocess.STDOUT, **options) as process:
+            with channel.open() as messages:
+                unfinished = ""
+                while process.poll() is None:
+                    unfinished = _forward(unfinished + messages.read(), stage, tell)
+                    time.sleep(0.1)
+                _forward(unfinished + messages.read(), stage, tell)
+    channel.unlink(missing_ok=True)
+    if process.returncode != 0:
+        raise _failure(stage, process.returncode, failure, log)
 
 
 def _forward(text: str, stage: str, tell: Callable[[str, dict[str, Any]], None]) -> str:

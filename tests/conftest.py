@@ -18,6 +18,8 @@ os.environ.update(
 import pytest
 import torch
 
+from tests.postgresql import postgresql as postgresql  # a fixture for all
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:

@@ -107,11 +107,15 @@ class Recipe(Settings):
     def family(self) -> str:
         return target("objective", self.objective["name"]).family
 
-    def modules(self) -> list[str]:
-        """Modules whose code decides what this recipe gives, for its digest."""
-        names = [OBJECTIVES[self.objective["name"]], SAMPLERS[self.sampler["name"]]]
+    def training_modules(self) -> list[str]:
+        """Modules whose code decides what weights this recipe gives: no sampler's."""
+        names = [OBJECTIVES[self.objective["name"]]]
         names += [NETWORKS[name] for choice in self.networks.values() for name in _network_names(choice)]
         return sorted({name.partition(":")[0] for name in names} | {"genforge.training.loop"})
+
+    def modules(self) -> list[str]:
+        """Modules whose code decides what this recipe gives, for its digest."""
+        return sorted({*self.training_modules(), SAMPLERS[self.sampler["name"]].partition(":")[0]})
 
     def code_digest(self) -> str:
         return code_digest(self.modules())
@@ -331,7 +335,7 @@ def _network_names(choice: Mapping[str, Any]) -> list[str]:
 
 
 def _training_settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    from genforge.training.loop import TrainingSettings
+    from genforge.training.settings import TrainingSettings
 
     return TrainingSettings.read(values, where).model_dump(mode="json")
 

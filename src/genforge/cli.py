@@ -153,6 +153,31 @@ def _ui(arguments: argparse.Namespace) -> None:
     os.execve(command[0], command, environment)  # noqa: S606  a list of arguments: no shell sees it
 
 
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fix", action="store_true", help="mend what is found; without it nothing is changed")
+    _json_argument(parser)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    """Exit status 0: nothing is wrong, or all is mended; else 1."""
+    from genforge.steps import doctor
+
+    examination = doctor.examine(Path.cwd())
+    if arguments.fix and examination.findings:
+        if not arguments.json:
+            _show(doctor.findings_table(examination))
+        doctor.mend(examination)
+    if arguments.json:
+        print(json.dumps(examination.to_json(), indent=2))
+    else:
+        if examination.findings or examination.blind:
+            _show(doctor.findings_table(examination))
+        _show(doctor.checks_table(examination))
+        print(doctor.headline(examination))
+    if not examination.is_healthy:
+        sys.exit(EXIT_FAILED)
+
+
 def positive(text: str) -> int:
     """A whole number from 1, for argparse."""
     if not text.isdecimal() or int(text) < 1:
@@ -178,6 +203,7 @@ COMMANDS = {
     "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
+    "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
     "ui": Command("open the MLflow UI on this machine", _ui_arguments, _ui),
 }
 
@@ -196,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     set_environment()
     try:
+        _look_after_runs(Path.cwd())
         COMMANDS[arguments.command].run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -214,6 +241,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _tell_flow("passing" if passing else "failure", "".join(traceback.format_exception_only(error)).strip())
         return EXIT_FAILED
     return 0
+
+
+def _look_after_runs(project: Path) -> None:
+    """Before any command: a run whose process was killed does not stay RUNNING."""
+    if (project / ".genforge" / "runs").is_dir():
+        from genforge.tracking.runs import look_after
+
+        look_after(project)
 
 
 def set_environment() -> None:

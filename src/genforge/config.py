@@ -53,6 +53,9 @@ class DataSettings(Settings):
     max_broken_share: Share = Field(0.05, description="stop when more than this share of the inputs is broken")
     max_pixels: int = Field(64_000_000, ge=64, description="an image of more pixels is absurd and goes to quarantine")
     max_bytes: int = Field(256_000_000, ge=64, description="a larger file is absurd and goes to quarantine")
+    max_seconds: int = Field(
+        30, ge=1, le=3600, description="a file that keeps a processor busy for longer is absurd and goes to quarantine"
+    )
     count: int = Field(4000, ge=10, le=1_000_000, description="tins: how many are drawn")
     horizontal_flip: bool = Field(False, description="train on mirrored images too, one in two; not for digits or text")
 
@@ -114,6 +117,12 @@ class SearchSettings(Settings):
     )
     reports: int = Field(3, ge=1, description="intermediate values a trial, at which it may be pruned")
     images: int = Field(200, ge=50, description="generated images for each value")
+    lease: float = Field(
+        300.0,
+        ge=10.0,
+        description="seconds without a sign of life after which a worker of another machine is taken to be dead, and "
+        "its trial is taken up by the next; workers give one every tenth of it",
+    )
 
 
 class RegistrySettings(Settings):

@@ -176,7 +176,8 @@ class Objective(ABC):
     exported: Network
 
     def prepare(self, data: TrainingData) -> None:
-        """Called once before the first step: fit what has a closed form."""
+        """Called before the first step: fit what has a closed form. Called again when a stopped run is resumed, before
+        `load_state`."""
         return None
 
     @abstractmethod
@@ -190,6 +191,20 @@ class Objective(ABC):
     def finish(self, data: TrainingData) -> None:
         """Called once after the last step, with EMA weights in `exported` (an autoencoder fits its latent prior)."""
         return None
+
+    def state(self) -> dict[str, Tensor]:
+        """What changes from step to step and stands in no network: the strength of an augmentation, a replay buffer.
+
+        It goes into every checkpoint, so that a run that was stopped ends with the same bits as one that was not. Any
+        types and shapes, also such that change; the tensors themselves, not copies: they are written before the next
+        step.
+        """
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave. The tensors are on the CPU, and the objective's to keep."""
+        if state:
+            raise NotImplementedError(f"{type(self).__name__} has a `state` ({', '.join(state)}) and no `load_state`")
 
 
 @dataclass(frozen=True)

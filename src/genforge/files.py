@@ -7,6 +7,7 @@ Nothing here can run code from a file: tensors are safetensors, arrays are NumPy
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -68,6 +69,35 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+NO_ROOM = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # the disk is full, or what this user or this process may fill of it
+
+
+@contextlib.contextmanager
+def telling_of_no_room(what: str, path: Path, needed: int | None = None, remedy: str = "") -> Iterator[None]:
+    """Turn a disk that is full, within the block, into a UserError: what was to be written where, how much room it
+    takes and how much there is.
+
+    Args:
+        needed: bytes, where they are known. remedy: what to do after room was made; else "run again".
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        there = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+        takes = "" if needed is None else f"it takes {needed / 1e6:.1f} MB, and "
+        free = f"{shutil.disk_usage(there).free / 1e6:.1f} MB are free there"
+        raise UserError(
+            f"{what} could not be written to {path}: {error.strerror} ({takes}{free}); make room and "
+            f"{remedy or 'run again'}"
+        ) from error
 
 
 @contextlib.contextmanager

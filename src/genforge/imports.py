@@ -15,7 +15,7 @@ from genforge.files import digest_bytes
 
 PACKAGE = Path(__file__).parent
 NAME = PACKAGE.name
-WITHOUT_EFFECT = (f"{NAME}.progress",)  # modules on which no result depends
+WITHOUT_EFFECT = (f"{NAME}.processes", f"{NAME}.progress")  # modules on which no result depends
 
 
 def closure(modules: Iterable[str]) -> dict[str, Path]:
@@ -38,8 +38,8 @@ def closure(modules: Iterable[str]) -> dict[str, Path]:
 
 
 def code_digest(modules: Iterable[str]) -> str:
-    """Digest of the source that `modules` need, but for what only shows progress. Comments count: bytes are
-    compared."""
+    """Digest of the source that `modules` need, but for what has no part in any result: who runs, and what is shown.
+    Comments count: bytes are compared."""
     files = {name: path for name, path in closure(modules).items() if name not in WITHOUT_EFFECT}
     return digest_bytes(*(part for name, path in files.items() for part in (name.encode(), path.read_bytes())))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_a_file_that_kills_its_process_is_found_out(tmp_path: Path, monkeypatch:
         "    return whole(data, **options)\n"
         "hashlib.blake2b = deadly\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(poison))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(poison), os.environ.get("PYTHONPATH", "")]))
     files = pictures() | {"cat/bad.png": png(picture(99)) + b"deadly"}
     card = Prepared.open(prepared(tmp_path, folder_of(tmp_path / "in", files))).card
     assert card["quarantine"] == {"crashed the decoder": 1} and card["counts"]["kept"] == 40

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from genforge import catalog
@@ -82,6 +83,22 @@ def test_every_turn_teaches_its_player_and_no_other(name: str, image: ImageShape
         for weight in (weight for other in others for weight in other.module.parameters()):
             assert weight.grad is None
             weight.requires_grad_(True)
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_state_outside_of_networks_is_taken_over(name: str) -> None:
+    """That it holds all that training depends on is shown in tests/training/test_resume.py."""
+    image = ImageShape(1, 8, 8)
+    first, second, data = build(resolve(name), image), build(resolve(name), image), some_pixels(image)
+    first.prepare(data)
+    for turn in range(3):
+        for player in first.players:
+            first.loss(player, data.batch(turn, 8))
+    kept = safetensors.torch.load(safetensors.torch.save(first.state()))
+    second.load_state(kept)
+    taken = second.state()
+    assert taken.keys() == kept.keys()
+    assert all(torch.equal(taken[key].cpu(), kept[key]) for key in kept)
 
 
 @pytest.mark.parametrize("name", LIBRARY)

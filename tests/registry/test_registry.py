@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 
 from genforge.contracts import ImageShape
 from genforge.registry import registry
+from genforge.registry.alias_history import Move, Taken
 from genforge.registry.registry import Registry, Version, compare
 from genforge.settings import UserError
 from tests.trained_models import trained_folder
@@ -21,13 +20,14 @@ SCORES = {"fid": {"mean": 3.0, "std": 0.1}}
 
 
 @pytest.fixture
-def digits(tracked: Path) -> Registry:
+def digits(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setattr(registry, "PATIENCE", 0.0)
     return Registry(tracked, "digits")
 
 
 def bare_versions(digits: Registry, count: int) -> None:
     """Versions without files: what aliases need."""
-    digits._ensure_model()
+    digits.history_of_aliases.make_model()
     for _ in range(count):
         digits.client.create_model_version("digits", (digits.root / "nothing").as_uri())
 
@@ -84,7 +84,7 @@ def test_an_alias_moves_from_what_was_compared_and_from_nothing_else(digits: Reg
     assert (first.before, first.after, first.action, first.evidence) == (None, 1, "promote", {"fid": 3.0})
     assert first.who
     digits.move("staging", 2, 1, "better")
-    with pytest.raises(UserError, match=r"version 2 by now, not 1.*nothing was changed"):
+    with pytest.raises(UserError, match=r"version 2 by now, not version 1.*nothing was changed"):
         digits.move("staging", 3, 1, "compared with 1")
     with pytest.raises(UserError, match="no version 9"):
         digits.move("staging", 9, 2, "there is none")
@@ -114,7 +114,7 @@ def test_a_version_that_was_deleted_is_not_gone_back_to(digits: Registry) -> Non
     assert digits.rollback().after == 1
 
 
-@pytest.mark.parametrize("interrupted", ["set_registered_model_alias", "set_registered_model_tag"])
+@pytest.mark.parametrize("interrupted", ["set_registered_model_alias", "finish"])
 def test_a_move_that_was_interrupted_is_finished(
     digits: Registry, monkeypatch: pytest.MonkeyPatch, interrupted: str
 ) -> None:
@@ -125,22 +125,12 @@ def test_a_move_that_was_interrupted_is_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(digits.client, interrupted, killed)
+        patch.setattr(digits.history_of_aliases if interrupted == "finish" else digits.client, interrupted, killed)
         digits.move("staging", 2, 1, "better")
     assert aliases_moved_to(digits) == [1, 2]
     assert digits.aliases() == {"staging": 2}
     digits.move("staging", 3, 2, "better still")
     assert aliases_moved_to(digits) == [1, 2, 3]
-
-
-def test_a_torn_history_line_is_passed_over(digits: Registry) -> None:
-    bare_versions(digits, 2)
-    digits.move("staging", 1, None, "the first")
-    with digits.history_of_aliases.path.open("a") as file:
-        file.write('{"alias": "stag')
-    digits.move("staging", 2, 1, "better")
-    assert aliases_moved_to(digits) == [1, 2]
-    assert len(digits.history_of_aliases._local()) == 2
 
 
 def test_an_alias_that_was_moved_by_hand_is_seen(digits: Registry) -> None:
@@ -158,52 +148,53 @@ def test_an_alias_that_was_moved_by_hand_is_seen(digits: Registry) -> None:
     assert len(digits.history()) == 4
 
 
-def test_the_history_is_known_on_another_machine(digits: Registry, tracked: Path) -> None:
+def test_long_evidence_is_kept_whole(digits: Registry, tracked: Path) -> None:
     bare_versions(digits, 1)
-    digits.move("staging", 1, None, "the first", {"long": "x" * 10_000})
-    digits.history_of_aliases.path.unlink()
+    evidence = {"long": "x" * 12_000, "fid": 3.0}
+    digits.move("staging", 1, None, "the first", evidence)
     (move,) = Registry(tracked, "digits").history()
-    assert (move.alias, move.after, move.reason) == ("staging", 1, "the first")
+    assert (move.alias, move.after, move.evidence) == ("staging", 1, evidence)
 
 
-def test_a_database_that_was_removed_takes_its_history_with_it(
-    digits: Registry, tracked: Path, new_store: Path, tmp_path: Path
-) -> None:
+def test_a_model_that_was_deleted_takes_its_history_with_it(digits: Registry) -> None:
     bare_versions(digits, 2)
     digits.move("staging", 2, None, "the first")
-    other = tmp_path / "again"
-    shutil.copytree(tracked / ".genforge", other / ".genforge")
-    shutil.copyfile(new_store, other / new_store.name)
-    again = Registry(other, "digits")
-    assert again.history() == []
-    bare_versions(again, 2)
-    again.move("staging", 1, None, "the first again")
-    assert aliases_moved_to(again) == [1]
     digits.client.delete_registered_model("digits")
     bare_versions(digits, 2)
     assert digits.history() == []
     assert digits.aliases() == {}
 
 
-def test_promoters_side_by_side_make_one_order_of_events(digits: Registry, tracked: Path) -> None:
-    bare_versions(digits, 6)
+def test_a_history_that_was_put_into_the_bin_comes_back(digits: Registry) -> None:
+    bare_versions(digits, 2)
+    digits.move("staging", 1, None, "the first")
+    digits.client.delete_run(digits.client.get_registered_model("digits").tags["genforge.history"])
+    digits.move("staging", 2, 1, "better")
+    assert aliases_moved_to(digits) == [1, 2]
+    digits.client.delete_experiment(digits.client.get_experiment_by_name("digits").experiment_id)
+    assert digits.rollback().after == 1
+    assert aliases_moved_to(digits) == [1, 2, 1]
 
-    def promote(number: int) -> int:
-        own = Registry(tracked, "digits")
-        for refused in range(100):
-            try:
-                own.move("staging", number, own.aliases().get("staging"), "my turn")
-                return refused
-            except UserError:
-                continue
-        raise AssertionError("never my turn")
 
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(promote, range(1, 7)))
-    moves = digits.history("staging")
-    assert sorted(move.after or 0 for move in moves) == [1, 2, 3, 4, 5, 6]
-    assert [move.before for move in moves] == [None, *(move.after for move in moves[:-1])]
-    assert digits.aliases()["staging"] == moves[-1].after
+def test_no_entry_can_be_written_over(digits: Registry) -> None:
+    bare_versions(digits, 2)
+    first = digits.move("staging", 1, None, "the first")
+    with pytest.raises(Taken):
+        digits.history_of_aliases.append(Move("staging", None, 2, "promote", "me too"), number=1)
+    assert digits.history() == [first]
+
+
+def test_going_back_to_a_version_by_its_number(digits: Registry) -> None:
+    bare_versions(digits, 4)
+    for number, before in ((1, None), (2, 1), (3, 2)):
+        digits.move("staging", number, before, "better")
+    moved = digits.rollback(to=1, reason="2 and 3 draw no sevens")
+    assert (moved.before, moved.after, moved.action) == (3, 1, "rollback")
+    assert "2 and 3 draw no sevens" in moved.reason
+    for impossible in (1, 4, 9):  # holds it; never held it; does not exist
+        with pytest.raises(UserError, match=f"cannot go back to version {impossible}"):
+            digits.rollback(to=impossible)
+    assert digits.aliases() == {"staging": 1}
 
 
 def version(number: int, mean: float | None, protocol: str = "p-1", recipe: str = "gan") -> Version:

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import psutil
 import pytest
 from toy_search import DEFAULTS, toy
 
+from genforge.search.plan import Found, Plan
 from genforge.search.run import run_search
-from genforge.search.tickets import MOST_DEATHS, STORAGE_VARIABLE, Tickets
+from genforge.search.storage import STORAGE_VARIABLE
+from genforge.search.tickets import MOST_DEATHS, Tickets
 from genforge.settings import UserError
-
-
-@pytest.fixture(autouse=True)
-def _toys_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
+from tests.postgresql import PostgreSQL, running
 
 
 def calls(tmp_path: Path) -> list[list[str]]:
-    return [line.split() for line in (tmp_path / "calls.txt").read_text().splitlines()]
+    log = tmp_path / "calls.txt"
+    return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def test_three_workers_make_exactly_as_many_trials_as_asked(tmp_path: Path) -> None:
+def test_three_workers_make_exactly_as_many_trials_as_asked(storage: str, tmp_path: Path) -> None:
     plan = toy("bowl", tmp_path, trials=10, company=3)
     found = run_search(plan, tmp_path / "search", workers=3)
     assert [row.number for row in found.rows] == list(range(10))
@@ -45,17 +48,25 @@ def test_a_finished_search_does_nothing_when_asked_again(tmp_path: Path) -> None
     assert len(calls(tmp_path)) == 3
 
 
-def test_killed_workers_lose_nothing_and_their_trials_go_on(tmp_path: Path) -> None:
-    plan = toy("killed", tmp_path, trials=4)
-    found = run_search(plan, tmp_path / "search", workers=2)
-    assert [(row.number, row.state, row.value) for row in found.rows] == [(n, "complete", n) for n in range(4)]
-    assert Tickets(plan, tmp_path / "search").count() == {"waiting": 0, "running": 0, "finished": 4}
-    fresh = {number: rate for number, kind, rate in calls(tmp_path) if kind == "fresh"}
-    resumed = {number: rate for number, kind, rate in calls(tmp_path) if kind == "resumed"}
-    assert set(fresh) == {"0", "1", "2", "3"}  # each begun once
-    assert resumed == {number: fresh[number] for number in ("0", "2")}  # with the settings that it had
-    assert found.rows[2].reports == {1: 0.5, 2: 0.25}  # the report before the kill was kept
-    assert not list((tmp_path / "search").glob("trial-*"))
+@pytest.mark.slow
+def test_killed_workers_lose_nothing_and_their_trials_go_on(storage: str, tmp_path: Path) -> None:
+    plan = toy("steps", tmp_path, trials=6, seconds=0.1)
+    kills = random.Random(7)
+
+    def kill_some() -> None:
+        for _ in range(4):
+            _wait_for(_said_more(tmp_path), seconds=60)
+            time.sleep(kills.uniform(0.0, 0.5))
+            workers = psutil.Process().children()
+            for worker in kills.sample(workers, min(len(workers), kills.choice((1, 1, 3)))):
+                if "genforge.search.worker" in worker.cmdline():
+                    worker.kill()
+
+    killer = threading.Thread(target=kill_some)
+    killer.start()
+    found = run_search(plan, tmp_path / "search", workers=3)
+    killer.join()
+    check_steps(plan, tmp_path, found)
 
 
 @pytest.mark.slow
@@ -78,18 +89,13 @@ def test_a_search_whose_trials_all_fail_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_workers_end_with_their_supervisor_and_the_next_one_takes_over(tmp_path: Path) -> None:
-    plan = toy("bowl", tmp_path, trials=3, seconds=1.5)
-    (tmp_path / "plan.json").write_text(plan.model_dump_json())
-    script = (
-        "import sys; from pathlib import Path; from genforge.search.plan import Plan; "
-        "from genforge.search.run import run_search; "
-        "run_search(Plan.model_validate_json(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), workers=2)"
-    )
-    supervisor = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "plan.json"), str(tmp_path / "search")])
+def test_a_killed_supervisor_leaves_no_worker_and_the_next_one_goes_on(storage: str, tmp_path: Path) -> None:
+    plan = toy("steps", tmp_path, trials=3, seconds=0.2)
+    supervisor = start(RUN, plan, tmp_path)
     try:
-        _wait_for((tmp_path / "calls.txt").exists, seconds=60)
+        _wait_for(lambda: any(len(words) == 2 for words in calls(tmp_path)), seconds=60)
         workers = psutil.Process(supervisor.pid).children()
+        assert workers
         with pytest.raises(UserError, match="only one process may search"):
             run_search(plan, tmp_path / "search", workers=1)
     finally:
@@ -97,8 +103,124 @@ def test_workers_end_with_their_supervisor_and_the_next_one_takes_over(tmp_path:
         supervisor.wait()
     _wait_for(lambda: not any(worker.is_running() for worker in workers), seconds=5)
     found = run_search(plan, tmp_path / "search", workers=2)
-    assert [row.state for row in found.rows] == ["complete"] * 3
-    assert found.rows[0].settings == DEFAULTS
+    assert any(words[1] == "from" and words[2] != "0" for words in calls(tmp_path))
+    check_steps(plan, tmp_path, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["journal", "postgresql", "sqlite"], indirect=True)
+def test_sixteen_workers_start_at_once_on_an_empty_storage(storage: str, tmp_path: Path) -> None:
+    plan = toy("bowl", tmp_path, trials=20)
+    script = (
+        "import multiprocessing; from genforge.search.worker import work; import toy_search\n"
+        "context = multiprocessing.get_context('fork'); together = context.Barrier(16)\n"
+        "def one():\n"
+        "    together.wait()\n"
+        "    work(Tickets(plan, folder), toy_search.bowl(plan.arguments))\n"
+        "crew = [context.Process(target=one) for _ in range(16)]\n"
+        "[worker.start() for worker in crew]; [worker.join() for worker in crew]\n"
+        "assert [worker.exitcode for worker in crew] == [0] * 16\n"
+    )
+    assert start(script, plan, tmp_path).wait(120) == 0
+    assert Counter(number for number, _ in calls(tmp_path)) == Counter(str(number) for number in range(20))
+    study = optuna.load_study(study_name="toy/search", storage=Tickets(plan, tmp_path / "search").store.storage)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 20  # none more, none twice
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_and_comes_back_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = toy("steps", tmp_path, trials=4, seconds=0.1)
+    with running() as server:
+        monkeypatch.setenv(STORAGE_VARIABLE, server.database())
+
+        def crash() -> None:
+            for seconds_away in (0.5, 4.0):
+                _wait_for(_said_more(tmp_path), seconds=60)
+                server.kill()
+                time.sleep(seconds_away)
+                server.start()
+
+        crasher = threading.Thread(target=crash)
+        crasher.start()
+        found = run_search(plan, tmp_path / "search", workers=3)
+        crasher.join()
+        check_steps(plan, tmp_path, found)
+        assert [words for words in calls(tmp_path) if words[1] == "from"] == [
+            [str(number), "from", "0"] for number in range(4)
+        ]  # no worker was lost
+    said = capfd.readouterr().err
+    assert "the search's database is away (OperationalError); waiting up to 600 s" in said and "is back after" in said
+
+
+@pytest.mark.slow
+def test_two_machines_share_a_search_and_a_stopped_one_loses_its_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgresql: PostgreSQL
+) -> None:
+    """The other machine is a process that has another host's name. It is stopped, as a machine that hangs."""
+    monkeypatch.setenv(STORAGE_VARIABLE, postgresql.database())
+    plan = toy("steps", tmp_path, trials=2, seconds=0.1).model_copy(update={"lease": 2.0})
+    elsewhere = (
+        "import socket; socket.gethostname = lambda: 'elsewhere'\n"
+        "import toy_search; from genforge.search.worker import work\n"
+        "work(Tickets(plan, folder), toy_search.steps(plan.arguments))\n"
+    )
+    other = start(elsewhere, plan, tmp_path, stderr=subprocess.PIPE)
+    try:
+        _wait_for(lambda: ["0", "1"] in calls(tmp_path), seconds=60)
+        other.send_signal(signal.SIGSTOP)
+        found = run_search(plan, tmp_path / "search", workers=1)
+        check_steps(plan, tmp_path, found)
+        resumed = [words for words in calls(tmp_path) if words[:2] == ["0", "from"]][-1]
+        assert int(resumed[2]) >= 1
+        other.send_signal(signal.SIGCONT)
+        _, said = other.communicate(timeout=60)
+        assert other.returncode == 0 and b"trial 0 is given up" in said
+    finally:
+        other.kill()
+        other.wait()
+    assert run_search(plan, tmp_path / "search", workers=1) == found
+
+
+RUN = "from genforge.search.run import run_search; run_search(plan, folder, workers=2)"
+
+
+def start(script: str, plan: Plan, tmp_path: Path, **arguments: Any) -> subprocess.Popen[bytes]:
+    """A process of its own that runs a script, with `plan`, `folder` and `Tickets` at hand."""
+    (tmp_path / "plan.json").write_text(plan.model_dump_json())
+    head = (
+        "import sys; from pathlib import Path; from genforge.search.plan import Plan; "
+        "from genforge.search.tickets import Tickets; "
+        "plan = Plan.model_validate_json(Path(sys.argv[1]).read_text()); folder = Path(sys.argv[2])\n"
+    )
+    command = [sys.executable, "-c", head + script, str(tmp_path / "plan.json"), str(tmp_path / "search")]
+    return subprocess.Popen(command, **arguments)
+
+
+def check_steps(plan: Plan, tmp_path: Path, found: Found) -> None:
+    """Every trial is there, whole, once; none is left running; and no attempt did a step again that had been kept."""
+    assert [(row.number, row.state, row.value) for row in found.rows] == [
+        (number, "complete", float(number)) for number in range(plan.trials)
+    ]
+    assert all(row.reports == {step: 1.0 / step for step in range(1, 11)} for row in found.rows)
+    states = Tickets(plan, tmp_path / "search")._study.get_trials(deepcopy=False)
+    assert Counter(trial.state.name for trial in states if trial.state.name != "FAIL") == {"COMPLETE": plan.trials}
+    assert not list((tmp_path / "search").glob("trial-*"))
+    done = dict.fromkeys(map(str, range(plan.trials)), 0)
+    for words in calls(tmp_path):
+        if words[1] == "from":
+            assert int(words[2]) >= done[words[0]]
+        else:
+            assert int(words[1]) > done[words[0]]
+            done[words[0]] = int(words[1])
+    assert set(done.values()) == {10}
+
+
+def _said_more(tmp_path: Path) -> Callable[[], bool]:
+    """Whether the trials got three steps further since this was made."""
+    before = len(calls(tmp_path))
+    return lambda: len(calls(tmp_path)) >= before + 3
 
 
 def test_a_storage_out_of_reach_is_told_without_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import toy_search
 from toy_search import DEFAULTS, toy
 
-from genforge.search.plan import Plan, Row
-from genforge.search.tickets import STORAGE_VARIABLE, Tickets
+from genforge.processes import Identity
+from genforge.search.lease import Watch
+from genforge.search.plan import Lost, Plan, Row
+from genforge.search.storage import STORAGE_VARIABLE
+from genforge.search.tickets import Loss, Tickets
 from genforge.search.worker import work
+from genforge.settings import UserError
 
-
-@pytest.fixture(autouse=True)
-def _journal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(STORAGE_VARIABLE, raising=False)
+DEAD = Identity(2**22 + 1, 0.0, Identity.own().host)  # no process has so high an id
 
 
 def run(plan: Plan, folder: Path) -> Tickets:
     """The whole search by one worker, without processes."""
-    tickets = Tickets(plan, folder, create=True)
+    tickets = Tickets(plan, folder)
     tickets.fill()
     work(tickets, getattr(toy_search, plan.objective.partition(":")[2])(plan.arguments))
     return tickets
@@ -90,29 +93,109 @@ def test_what_is_not_finite_is_a_failed_trial_with_its_reason(tmp_path: Path) ->
 def test_importance_says_why_there_is_none(tmp_path: Path) -> None:
     assert "at least two" in run(toy("bowl", tmp_path, trials=1), tmp_path / "one").importances()[1]
     constant = toy("bowl", tmp_path, trials=3)
-    tickets = Tickets(constant, tmp_path / "constant", create=True)
+    tickets = Tickets(constant, tmp_path / "constant")
     tickets.fill()
     work(tickets, lambda trial: 1.0)
     assert tickets.importances() == ({}, "importance cannot be told: all complete trials have the same value")
 
 
-def test_a_trial_without_a_living_worker_waits_again_with_all_it_had(tmp_path: Path) -> None:
-    tickets = Tickets(toy("bowl", tmp_path, trials=2), tmp_path / "search", create=True)
+def test_another_reaper_is_no_harm_and_a_reaped_trial_has_all_it_had(storage: str, tmp_path: Path) -> None:
+    plan = toy("bowl", tmp_path, trials=2)
+    tickets, others = Tickets(plan, tmp_path / "search"), Tickets(plan, tmp_path / "search")
     tickets.fill()
-    first, second = tickets.claim("dead"), tickets.claim("alive")
-    assert first is not None and second is not None and tickets.claim("late") is None
-    second.report(5, 0.75)
-    assert tickets.reap(lambda worker: worker == "dead") == 1
-    assert tickets.count() == {"waiting": 1, "running": 1, "finished": 0}
-    again = tickets.claim("other")
-    assert again is not None
-    assert (again.number, again.settings, again.folder) == (first.number, first.settings, first.folder)
+    first, second = tickets.claim(DEAD), tickets.claim(Identity.own())
+    assert first is not None and second is not None and tickets.claim(Identity.own()) is None
+    first.report(5, 0.75)
+    (first.folder).mkdir(parents=True)
+    (first.folder / "half-way").touch()
+    assert tickets.reap(Watch(60.0)) == [Loss(0, progressed=True)]
+    assert others.reap(Watch(60.0)) == []
+    assert tickets.count() == others.count() == {"waiting": 1, "running": 1, "finished": 0}
+    again = others.claim(Identity.own())
+    assert again is not None and (again.number, again.settings) == (first.number, first.settings)
+    assert (again.folder / "half-way").exists() and not first.folder.exists()
+    others.complete(again, 1.0)
+    assert others.rows()[0].reports == {5: 0.75}
 
 
-def test_a_database_serves_as_well_as_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = toy("bowl", tmp_path, trials=4)
-    journal = run(plan, tmp_path / "journal").rows()
-    monkeypatch.setenv(STORAGE_VARIABLE, f"sqlite:///{tmp_path / 'trials.db'}")
+def test_who_lost_a_trial_learns_it_and_cannot_write_it(storage: str, tmp_path: Path) -> None:
+    plan = toy("bowl", tmp_path, trials=1)
+    tickets, others = Tickets(plan, tmp_path / "search"), Tickets(plan, tmp_path / "search")
+    tickets.fill()
+    lost = tickets.claim(DEAD)
+    assert lost is not None
+    lost.report(1, 0.5)
+    others.reap(Watch(60.0))
+    taken = others.claim(Identity.own())
+    assert taken is not None
+    for attempted in (
+        lambda: lost.report(2, 0.1),
+        lambda: lost.report(1, 0.5),
+        lambda: tickets.sign(lost),
+        lambda: tickets.complete(lost, 0.0),
+        lambda: tickets.prune(lost),
+        lambda: tickets.fail(lost, "of no use"),
+    ):
+        with pytest.raises(Lost):
+            attempted()
+    others.complete(taken, 3.0)
+    assert [(row.state, row.value, row.reports) for row in tickets.rows()] == [("complete", 3.0, {1: 0.5})]
+
+
+def test_a_worker_elsewhere_keeps_its_trial_as_long_as_it_gives_signs_of_life(tmp_path: Path) -> None:
+    tickets = Tickets(toy("bowl", tmp_path, trials=1), tmp_path / "search")
+    tickets.fill()
+    trial = tickets.claim(Identity(1, 0.0, "elsewhere"))
+    assert trial is not None
+    watch = Watch(lease=0.3)
+    for _ in range(3):
+        assert not tickets.reap(watch)
+        time.sleep(0.2)
+        tickets.sign(trial)
+    assert not tickets.reap(watch)
+    time.sleep(0.4)
+    assert tickets.reap(watch) == [Loss(0, progressed=False)]
+
+
+def test_a_trial_that_was_claimed_and_never_signed_is_taken_up(tmp_path: Path) -> None:
+    tickets = Tickets(toy("bowl", tmp_path, trials=1), tmp_path / "search")
+    tickets.fill()
+    study = optuna.load_study(study_name="toy/search", storage=tickets.store.storage)
+    study.ask()  # claims the waiting trial, as a worker that was killed in the next moment
+    watch = Watch(lease=60.0, to_sign=0.2)
+    assert not tickets.reap(watch)
+    time.sleep(0.3)
+    assert tickets.reap(watch) == [Loss(0, progressed=False)]
+    assert tickets.count()["waiting"] == 1
+
+
+def test_of_twins_the_first_counts_and_the_other_is_never_claimed(storage: str, tmp_path: Path) -> None:
+    plan = toy("bowl", tmp_path, trials=2)
+    one, two = Tickets(plan, tmp_path / "search"), Tickets(plan, tmp_path / "search")
+    for tickets in (one, two):  # as when the server died between the commit and its answer
+        for attributes, settings_, reports in one._missing() or [({"ticket": 0, "attempt": 0}, {}, {})]:
+            tickets._enqueue(attributes, settings_, reports)
+    claimed = [tickets.claim(Identity.own()) for tickets in (one, two, one)]
+    assert [trial.number if trial else None for trial in claimed] == [0, 1, None]
+    assert one.count() == two.count() == {"waiting": 0, "running": 2, "finished": 0}
+
+
+def test_a_full_disk_fails_no_trial(tmp_path: Path) -> None:
+    plan = toy("disk_full", tmp_path, trials=3)
+    tickets = Tickets(plan, tmp_path / "search")
+    with pytest.raises(UserError, match="could not be written"):
+        work(tickets, toy_search.disk_full(plan.arguments))
+    assert [row.state for row in tickets.rows()] == ["complete"]
+    assert tickets.count() == {"waiting": 1, "running": 1, "finished": 1}
+
+
+@pytest.mark.parametrize("storage", ["postgresql", "sqlite"], indirect=True)
+def test_a_database_serves_as_well_as_the_journal(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = toy("bowl", tmp_path, trials=5)
     database = run(plan, tmp_path / "database").rows()
-    assert settings(database) == settings(journal)
     assert not (tmp_path / "database" / "journal.log").exists()
+    monkeypatch.delenv(STORAGE_VARIABLE)
+    journal = run(plan, tmp_path / "journal").rows()
+    assert settings(database) == settings(journal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from genforge.catalog import Dimension
+from genforge.files import write_text
 from genforge.search.plan import Plan
 from genforge.search.tickets import Trial
+from genforge.settings import UserError
 
 SPACE = {"rate": Dimension(low=0.001, high=1.0, log=True), "width": Dimension(low=4, high=16)}
 DEFAULTS = {"rate": 0.9, "width": 6}
@@ -30,6 +33,7 @@ def toy(objective: str, tmp_path: Path, trials: int = 6, better: str = "lower", 
             "better": better,
             "trials": trials,
             "seed": 3,
+            "warmup": 11 if objective == "steps" else 0,
         }
     )
 
@@ -87,21 +91,40 @@ def sometimes_not_finite(arguments: Mapping[str, Any]) -> Callable[[Trial], floa
     return value
 
 
-def killed(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
-    """Trials 0 and 2 kill their worker at first sight, after a report and a checkpoint; then they go on from there."""
+def steps(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """Ten steps of `seconds` each. After each one a report, a checkpoint and then a line in `log`: `trial step`.
+
+    Where it begins is told as well: `trial from step`.
+    """
 
     def value(trial: Trial) -> float:
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = trial.folder / "half-way"
-        resumed = checkpoint.exists()
-        with Path(arguments["log"]).open("a") as log:
-            log.write(f"{trial.number} {'resumed' if resumed else 'fresh'} {trial.settings['rate']}\n")
-        if not resumed:
-            trial.report(1, 0.5)
-            checkpoint.touch()
-            if trial.number in (0, 2):
-                os.kill(os.getpid(), signal.SIGKILL)
-        trial.report(2, 0.25)
+        checkpoint = trial.folder / "step.txt"
+        done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        _say(arguments, f"{trial.number} from {done}")
+        for step in range(done + 1, 11):
+            time.sleep(arguments.get("seconds", 0.0))
+            trial.report(step, 1.0 / step)
+            write_text(checkpoint, str(step))
+            _say(arguments, f"{trial.number} {step}")
+        return float(trial.number)
+
+    return value
+
+
+def _say(arguments: Mapping[str, Any], line: str) -> None:
+    with Path(arguments["log"]).open("a") as log:
+        log.write(line + "\n")
+
+
+def disk_full(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """The checkpoint of trial 1 cannot be written, and is told as `training.checkpoint` tells it."""
+
+    def value(trial: Trial) -> float:
+        if trial.number == 1:
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            except OSError as error:
+                raise UserError("the checkpoint could not be written") from error
         return float(trial.number)
 
     return value

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +11,11 @@ import pytest
 from PIL import Image
 
 from genforge.catalog import target
-from genforge.files import digest_file, read_array, read_json, write_json
+from genforge.files import read_array, read_json, write_json
 from genforge.models import load
 from genforge.settings import UserError
 from genforge.steps import ingest, prepare, resolve, sample, train
 from genforge.steps.project import Project
-from genforge.training.checkpoint import Checkpoints
-from genforge.training.termination import Terminated
 
 PARAMS = """
 data: {name: digits, source: digits}
@@ -87,34 +82,6 @@ def test_a_trained_folder_draws_the_pictures_that_lie_in_it(project: Project) ->
     assert {"5", "30"} <= {row["step"] for row in rows}
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     assert project.curves("vae").read_text() == (folder / "curves.csv").read_text()
-
-
-def test_a_step_that_was_stopped_goes_on_and_ends_with_the_same_weights(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train.run(project, "vae")
-    straight, curves = digest_file(project.model("vae") / "weights.safetensors"), project.curves("vae").read_text()
-    (run,) = (project.state / "checkpoints" / "vae").iterdir()
-    shutil.rmtree(run)
-
-    saved = Checkpoints.save
-
-    def save_and_be_stopped(self: Checkpoints, snapshot: object) -> Path:
-        path = saved(self, snapshot)  # type: ignore[arg-type]
-        os.kill(os.getpid(), signal.SIGTERM)
-        return path
-
-    with monkeypatch.context() as patched, pytest.raises(Terminated):
-        patched.setattr(Checkpoints, "save", save_and_be_stopped)
-        train.run(project, "vae")
-    assert Checkpoints(run).steps() == [8]
-    train.run(project, "vae")
-    assert digest_file(project.model("vae") / "weights.safetensors") == straight
-
-    def values(text: str) -> list[dict[str, str]]:
-        return [{**row, "images_per_second": ""} for row in csv.DictReader(text.splitlines())]
-
-    assert values(project.curves("vae").read_text()) == values(curves), "the curves are whole, and told once"
 
 
 def test_what_the_search_found_is_used_and_starts_afresh(project: Project) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +187,104 @@ def test_a_pipeline_of_dvc_ends_with_dvc(tmp_path: Path, stage: run_log.Status |
         child.end(stage)
     assert reap(tmp_path) == [pipeline.id]
     assert pipeline.status() == expected
+
+
+def test_a_run_that_says_its_end_while_it_is_looked_at_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends its run and goes, after the look at the log and before the look at the process."""
+    log = started(tmp_path, process=ended_process())
+    is_gone = Identity.is_gone
+
+    def end_meanwhile(self: Identity) -> bool:
+        if log.status() is None:
+            log.end("FINISHED")
+        return is_gone(self)
+
+    monkeypatch.setattr(Identity, "is_gone", end_meanwhile)
+    assert reap(tmp_path) == []
+    assert log.status() == "FINISHED"
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "\U0001f600"])
+def test_an_end_with_a_long_reason_is_an_end(tmp_path: Path, letter: str) -> None:
+    log = started(tmp_path)
+    log.end("FAILED", letter * 10_000)
+    assert log.status() == "FAILED"
+
+
+@contextlib.contextmanager
+def full_disk(log: RunLog) -> Iterator[None]:
+    """Within the block the log's file takes nothing: `/dev/full` answers every write as a full disk does."""
+    events, kept = log.folder / "events.jsonl", log.folder / "kept"
+    events.rename(kept)
+    events.symlink_to("/dev/full")
+    try:
+        yield
+    finally:
+        events.unlink()
+        kept.rename(events)
+
+
+def test_a_full_disk_stops_no_run_and_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = started(tmp_path)
+    log.metrics(1, {"loss": 1.0})
+    with full_disk(log):
+        log.metrics(2, {"loss": 2.0})
+        log.image("samples", 2, png_bytes(np.zeros((8, 8, 1), np.uint8)))
+        log.metrics(3, {"loss": 3.0})
+    log.metrics(4, {"loss": 4.0})
+    log.end("FINISHED")
+    told = [(event.kind, event.values.get("step")) for event in log.read()]
+    assert told == [
+        ("start", None),
+        *(("metrics", n) for n in (1, 2)),
+        ("image", 2),
+        ("metrics", 3),
+        ("metrics", 4),
+        ("end", None),
+    ]
+    assert len(list((log.folder / "images").iterdir())) == 1
+    assert capsys.readouterr().err.count("No space left on device") == 1  # said once, not at every point
+
+
+def test_a_disk_that_stays_full_is_an_error_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = started(tmp_path)
+    with full_disk(log):
+        log.metrics(1, {"loss": 1.0})
+        with pytest.raises(UserError, match=r"disk is full, and 2 events .* free some space"):
+            log.end("FINISHED")
+        monkeypatch.setattr(run_log, "MAX_UNSAID", 500)
+        with pytest.raises(UserError, match="disk is full"):
+            for step in range(100):
+                log.metrics(step, {"loss": 1.0})
+
+
+def test_what_a_full_disk_took_of_a_line_is_not_counted(tmp_path: Path) -> None:
+    """A real limit of the system's, inside of a line: the disk takes some bytes of it and refuses the rest."""
+    code = """
+import resource, sys
+from pathlib import Path
+from genforge.tracking.run_log import RunLog
+log = RunLog(Path(sys.argv[1]))
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+for step in range(100):
+    if step == 20:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (log.size() + 100, most))
+    if step == 80:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    log.metrics(step, {"loss": step})
+log.end("FINISHED")
+"""
+    log = started(tmp_path)
+    subprocess.run([sys.executable, "-c", code, str(log.folder)], check=True, capture_output=True)
+    assert [event.values["step"] for event in log.read() if event.kind == "metrics"] == list(range(100))
+    assert log.status() == "FINISHED"
+    assert len((log.folder / "events.jsonl").read_bytes().splitlines()) > 102  # a torn line is among them
+
+
+def test_a_run_does_not_begin_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunLog, "_events", Path("/dev/full"))
+    with pytest.raises(UserError, match="disk is full"):
+        started(tmp_path)
+    assert list(runs_folder(tmp_path).iterdir()) == []

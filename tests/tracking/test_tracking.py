@@ -121,19 +121,53 @@ def test_stages_of_one_dvc_process_share_a_pipeline_run(tracked: Path) -> None:
     assert pipeline.status() == "FINISHED"
 
 
-def test_a_killed_run_does_not_stay_running(tracked: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "reason"),
+    [
+        (signal.SIGKILL, "KILLED", "process {pid} ended without a word"),
+        (signal.SIGTERM, "KILLED", "process {pid} ended without a word"),
+        (signal.SIGINT, "KILLED", "KeyboardInterrupt"),
+        (None, "FAILED", "ValueError: loss is nan"),
+    ],
+)
+def test_a_run_does_not_stay_running_whatever_ends_it(
+    tracked: Path, number: signal.Signals | None, status: str, reason: str
+) -> None:
     code = (
-        "from pathlib import Path; from genforge.tracking.runs import run\nwith run(Path(), 'train'): print(1); input()"
+        "from pathlib import Path; from genforge.tracking.runs import run\n"
+        "with run(Path(), 'train'):\n    print(1); input(); raise ValueError('loss is nan')"
     )
     command = [sys.executable, "-uc", code]
-    with subprocess.Popen(command, cwd=tracked, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tracked, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         process.stdout.readline()
         assert tracking.reap(tracked) == []
-        process.kill()
+        process.communicate(b"\n") if number is None else process.send_signal(number)
     log = only_run(tracked)
-    assert tracking.reap(tracked) == [log.id]
-    assert end_of(log) == {"status": "KILLED", "reason": f"process {process.pid} ended without a word"}
+    tracking.look_after(tracked)
+    assert end_of(log) == {"status": status, "reason": reason.format(pid=process.pid)}
+    assert len([event for event in log.read() if event.kind == "end"]) == 1
+
+
+def test_a_full_disk_does_not_hide_why_a_run_failed(tracked: Path) -> None:
+    with pytest.raises(ValueError, match="loss is nan") as caught, tracking.run(tracked, "train") as run:
+        (RunLog(runs_folder(tracked) / run.id).folder / "events.jsonl").unlink()
+        (RunLog(runs_folder(tracked) / run.id).folder / "events.jsonl").symlink_to("/dev/full")
+        raise ValueError("loss is nan")
+    assert "disk is full" in caught.value.__notes__[0]
+
+
+def test_looking_after_runs_stops_no_command(tracked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tracking.look_after(tracked)
+    assert not (tracked / ".genforge").exists()
+    with tracking.run(tracked, "train") as run:
+        pass
+    events = RunLog(runs_folder(tracked) / run.id).folder / "events.jsonl"
+    events.unlink()
+    events.mkdir()
+    tracking.look_after(tracked)
+    assert "could not be looked after" in capsys.readouterr().err
 
 
 def test_a_stage_pays_little(tracked: Path) -> None:

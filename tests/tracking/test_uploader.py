@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,50 +18,8 @@ import pytest
 from genforge.tracking import mlflow_store, replay
 from genforge.tracking import runs as tracking
 from genforge.tracking.run_log import RunLog, runs_folder
-
-
-def tell(root: Path, points: int = 5, name: str = "gan") -> RunLog:
-    """A finished run with some of everything."""
-    with tracking.run(root, "train", name, {"a": {"b": 1}}, {"family": "gan"}) as run:
-        run.image("samples/ema", 3, np.full((16, 24, 1), 9, np.uint8))
-        for step in range(points):
-            run.metrics(step, {"loss": 1 / (step + 1), "fid@5": math.nan if step == 1 else step})
-        run.artifact(root / "params.yaml", "settings")
-    return RunLog(runs_folder(root) / run.id)
-
-
-def curves(log: RunLog) -> dict[str, list[tuple[int, int, str]]]:
-    """What the log holds: key to (step, time, value), sorted."""
-    result: dict[str, list[tuple[int, int, str]]] = {}
-    for event in log.read():
-        for key, value in event.values["values"].items() if event.kind == "metrics" else ():
-            result.setdefault(key, []).append((event.values["step"], event.time, str(float(value))))
-    return {key: sorted(points) for key, points in result.items()}
-
-
-def stored(client: Any, log: RunLog) -> Any:
-    """The one MLflow run of the log."""
-    experiment = client.get_experiment_by_name("digits")
-    (run,) = client.search_runs([experiment.experiment_id], f"tags.`genforge.run` = '{log.id}'")
-    return run
-
-
-def stored_curves(client: Any, log: RunLog) -> dict[str, list[tuple[int, int, str]]]:
-    """What MLflow holds of the log, in the form of `curves`."""
-    run = stored(client, log)
-    histories = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
-    return {key: sorted((p.step, p.timestamp, str(p.value)) for p in points) for key, points in histories.items()}
-
-
-def check_whole(client: Any, log: RunLog) -> None:
-    run = stored(client, log)
-    assert stored_curves(client, log) == curves(log)
-    images = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
-    assert len(images) == 2  # the picture and its thumbnail
-    assert [item.path for item in client.list_artifacts(run.info.run_id, "settings")] == ["settings/params.yaml"]
-    assert run.data.params == {"a.b": "1"}
-    assert run.data.tags["genforge.family"] == "gan"
-    assert run.info.status == "FINISHED"
+from tests.tracking.servers import free_port
+from tests.tracking.stories import check_whole, curves, stored, stored_curves, tell
 
 
 def test_mlflow_has_all_that_the_log_tells(tracked: Path) -> None:
@@ -149,26 +104,143 @@ class Deadly:
         return call
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_exactly_once_wherever_the_uploader_is_killed(
-    tracked: Path, monkeypatch: pytest.MonkeyPatch, after: bool
-) -> None:
-    monkeypatch.setattr(replay, "POINTS", 6)  # so that there are several batches to die in
-    client, at, was_killed = mlflow_store.connect(tracked), 0, True
+def exactly_once(root: Path, client: Any, after: bool, place_is_lost: bool, every: int = 1) -> None:
+    """Kill the uploader at one call after another, and see each time that its successor makes the story whole."""
+    at, was_killed = 0, True
     while was_killed:
-        at += 1
-        log = tell(tracked)
-        sender = replay.Replay(tracked)
+        at += every
+        log = tell(root)
+        sender = replay.Replay(root)
         sender._client = Deadly(client, at, after)  # type: ignore[assignment]
         try:
             sender.send(log)
             was_killed = False
         except Killed:
-            if at == 5:
+            if place_is_lost:
                 (log.folder / "upload.json").write_text('{"store": "torn by a pow')
-            replay.Replay(tracked).send(log)
+            replay.Replay(root).send(log)
         check_whole(client, log)
     assert at > 10
+
+
+@pytest.mark.parametrize("place_is_lost", [False, True])
+@pytest.mark.parametrize("after", [False, True])
+def test_exactly_once_wherever_the_uploader_is_killed(
+    tracked: Path, monkeypatch: pytest.MonkeyPatch, after: bool, place_is_lost: bool
+) -> None:
+    monkeypatch.setattr(replay, "POINTS", 6)  # so that there are several batches to die in
+    exactly_once(tracked, mlflow_store.connect(tracked), after, place_is_lost, every=2 if place_is_lost else 1)
+
+
+def test_a_batch_of_which_a_part_has_arrived_is_made_whole(tracked: Path) -> None:
+    """MLflow itself keeps one of each point, also of those that are not finite, and takes those that are new."""
+    with tracking.run(tracked, "train") as run:
+        for step, value in enumerate([0.1, math.nan, math.inf, -math.inf, 1 / 3, 0.0]):
+            run.metrics(step, {"loss": value})
+        tracking.upload_all(tracked)
+        for step in range(6, 12):
+            run.metrics(step, {"loss": step})
+    log = RunLog(runs_folder(tracked) / run.id)
+    (log.folder / "upload.json").unlink()
+    assert tracking.upload_all(tracked).left == {}
+    told, have = curves(log)["loss"], stored_curves(mlflow_store.connect(tracked), log)["loss"]
+    assert [point[:2] for point in have] == [point[:2] for point in told]
+    assert len(have) == 12
+
+
+class Stammering:
+    """A client behind a network that brings a call twice, as an HTTP client does that got no answer."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            getattr(self._client, name)(*arguments, **keywords)
+            return getattr(self._client, name)(*arguments, **keywords)
+
+        return call
+
+
+def test_every_call_may_arrive_twice(tracked: Path) -> None:
+    log, client, sender = tell(tracked), mlflow_store.connect(tracked), replay.Replay(tracked)
+    sender._client = Stammering(client)  # type: ignore[assignment]
+    sender.send(log)
+    check_whole(client, log)  # of one run: the second is in the bin
+
+
+def test_a_run_that_the_network_brings_late_is_swept_away(tracked: Path) -> None:
+    log = tell(tracked)
+    tracking.upload_all(tracked)
+    client, sender = mlflow_store.connect(tracked), replay.Replay(tracked)
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    late = client.create_run(experiment, tags={"genforge.run": log.id}).info.run_id
+    elsewhere = client.create_run(experiment, tags={"genforge.run": "of-another-project"}).info.run_id
+    assert sender.strays() == [replay.Stray(late, log.id, None)]
+    sender.settle(sender.strays()[0])
+    check_whole(client, log)
+    assert client.get_run(elsewhere).info.status == "RUNNING"
+    assert sender.strays() == []
+
+
+def test_a_store_that_was_emptied_is_told_again(tracked: Path, new_store: Path) -> None:
+    with tracking.run(tracked, "train", "gan", {"a": {"b": 1}}, {"family": "gan"}) as run:
+        run.image("samples/ema", 3, np.full((16, 24, 1), 9, np.uint8))
+        run.metrics(1, {"loss": 1.0})
+        assert tracking.upload_all(tracked).left == {}
+        client = mlflow_store.connect(tracked)
+        before = stored(client, RunLog(runs_folder(tracked) / run.id)).info.run_id
+        client.delete_run(before)
+        client._tracking_client.store._hard_delete_run(before)  # what `mlflow gc` does
+        run.metrics(2, {"loss": 2.0})
+        run.artifact(tracked / "params.yaml", "settings")
+    assert tracking.upload_all(tracked).left == {}
+    check_whole(client, RunLog(runs_folder(tracked) / run.id))
+
+
+def test_what_cannot_be_sent_is_said_and_passed_over(tracked: Path) -> None:
+    with tracking.run(tracked, "train") as run:
+        run.metrics(1, {"loss": 1.0})
+        run.image("samples", 1, np.zeros((8, 8, 1), np.uint8))
+        run.metrics(2, {"loss": 2.0})
+    log = RunLog(runs_folder(tracked) / run.id)
+    (image,) = (log.folder / "images").iterdir()
+    image.write_bytes(image.read_bytes()[:40])  # torn by a power cut
+    other = tell(tracked)
+    assert tracking.upload_all(tracked).left == {}
+    client = mlflow_store.connect(tracked)
+    assert stored_curves(client, log) == curves(log)
+    assert image.name in stored(client, log).data.tags["genforge.refused"]
+    assert stored(client, log).info.status == "FINISHED"
+    check_whole(client, other)
+
+
+def test_a_run_that_mlflow_chokes_on_keeps_no_other_from_it(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An internal error looks like a store that is away; the other runs are tried first the next time."""
+    poison, good = tell(tracked, name="a-poison"), tell(tracked)
+    send = replay.Replay._send_start
+
+    def choke(self: replay.Replay, run: str, event: Any) -> None:
+        if event.values["name"] == "a-poison":
+            raise RuntimeError("500")
+        send(self, run, event)
+
+    monkeypatch.setattr(replay.Replay, "_send_start", choke)
+    assert tracking.upload_all(tracked, patience=1).left == {poison.id: "RuntimeError: 500"}
+    check_whole(mlflow_store.connect(tracked), good)
+
+
+def test_an_experiment_says_that_it_holds_models(tracked: Path) -> None:
+    """MLflow's UI opens an experiment that does not in a view for chats, when it guesses wrong."""
+    tell(tracked)
+    client = mlflow_store.connect(tracked)
+    old = client.create_experiment("old")
+    chosen = client.create_experiment("chosen", tags={"mlflow.experimentKind": "finetuning"})
+    assert mlflow_store.experiment(client, tracked, "old") == old
+    assert mlflow_store.experiment(client, tracked, "chosen") == chosen
+    tracking.upload_all(tracked)
+    kinds = [client.get_experiment_by_name(name).tags["mlflow.experimentKind"] for name in ("digits", "old", "chosen")]
+    assert kinds == ["custom_model_development", "custom_model_development", "finetuning"]
 
 
 def test_a_run_that_was_deleted_stays_deleted_and_stops_nobody(tracked: Path) -> None:
@@ -212,19 +284,13 @@ def test_a_store_that_is_away_costs_patience_and_no_points(tracked: Path, monkey
     check_whole(mlflow_store.connect(tracked), log)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def start_uploader(root: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "genforge.tracking.uploader", str(root)], cwd=root)
 
 
 @pytest.mark.slow
 def test_exactly_once_when_really_killed(tracked: Path) -> None:
-    log = tell(tracked, points=12_000)
+    log = tell(tracked, points=6000)
     offset = 0
     for _ in range(3):
         process = start_uploader(tracked)
@@ -252,6 +318,7 @@ def test_the_uploader_comes_by_itself_and_goes_by_itself(tracked: Path, monkeypa
     monkeypatch.setenv("GENFORGE_UPLOADER", "on")
     before = {child.pid for child in psutil.Process().children()}
     log = tell(tracked)
+    tracking.start_uploader(tracked)  # one is on its way already
     (child,) = [child for child in psutil.Process().children() if child.pid not in before]
     while not (tracked / "mlruns").exists():
         time.sleep(0.05)
@@ -261,70 +328,3 @@ def test_the_uploader_comes_by_itself_and_goes_by_itself(tracked: Path, monkeypa
     assert gone
     assert (tracked / ".genforge" / "uploader.log").read_text() == ""
     check_whole(mlflow_store.connect(tracked), log)
-
-
-@pytest.mark.slow
-def test_processes_that_start_together_on_no_store(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path; from genforge.tracking import runs as tracking\n"
-        "with tracking.run(Path(), 'train') as run: run.metrics(1, {'loss': 1.0})\n"
-        "assert tracking.upload_all(Path(), patience=120).left == {}"
-    )
-    (tmp_path / "params.yaml").write_text("recipes: {gan: {from: hinge-sngan}}\n")
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    command = [sys.executable, "-c", code]
-    processes = [subprocess.Popen(command, cwd=tmp_path, env=environment) for _ in range(8)]
-    assert [process.wait() for process in processes] == [0] * 8
-    client = mlflow_store.connect(tmp_path)
-    runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
-    assert [(run.info.status, run.data.metrics) for run in runs] == [("FINISHED", {"loss": 1.0})] * 8
-
-
-@contextlib.contextmanager
-def server(root: Path, port: int) -> Iterator[None]:
-    """A real MLflow server with a store of its own."""
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{root / 'mlflow.db'}",
-        "--artifacts-destination",
-        str(root / "files"),
-    ]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    with (root / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(600):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            assert process.poll() is None, (root / "server.log").read_text()
-            time.sleep(0.1)
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@pytest.mark.slow
-def test_a_server_that_is_away_for_the_run_gets_all_of_it_afterwards(
-    tracked: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = free_port()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    early = tell(tracked, points=1500)
-    assert list(tracking.upload_all(tracked, patience=0).left) == [early.id]
-    with server(tracked, port):
-        with tracking.run(tracked, "train", "gan", {"a": {"b": 1}}, {"family": "gan"}) as run:
-            run.image("samples/ema", 3, np.full((16, 24, 1), 9, np.uint8))
-            run.metrics(1, {"loss": 1.0})
-            assert tracking.upload_all(tracked).left == {}
-            run.metrics(2, {"loss": 2.0})
-            run.artifact(tracked / "params.yaml", "settings")
-    late = RunLog(runs_folder(tracked) / run.id)
-    assert list(tracking.upload_all(tracked, patience=0).left) == [late.id]  # killed in the middle of that run
-    with server(tracked, port):
-        assert tracking.upload_all(tracked).left == {}
-        client = mlflow_store.connect(tracked)
-        check_whole(client, early)
-        check_whole(client, late)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
+import re
 import resource
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from genforge.settings import UserError
-from genforge.training.checkpoint import Checkpoints, Snapshot
+from genforge.training.checkpoint import Checkpoints, Damaged, Snapshot, unsealed
+from tests.disasters import CANNOT_MOUNT, REACHED, Disaster, in_child, mount_small_disk, strike
 
 
 def snapshot(step: int) -> Snapshot:
@@ -57,7 +63,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     checkpoints.save(Snapshot(3, {"weight": torch.zeros(1)}, {}))
     checkpoints.save(snapshot(3))
     assert_same(checkpoints.load(), snapshot(3))
-    assert [path.name for path in tmp_path.iterdir()] == ["step-0000000003"]
+    assert [path.name for path in tmp_path.glob("*step*")] == ["step-0000000003"]
 
 
 def flip_a_bit(path: Path) -> None:
@@ -81,6 +87,11 @@ def move_the_position(path: Path) -> None:
     (path / "state.json").write_text(json.dumps(state))
 
 
+def fill_with_zeros(path: Path) -> None:
+    content = (path / "tensors.safetensors").read_bytes()
+    (path / "tensors.safetensors").write_bytes(bytes(len(content)))
+
+
 def another_format(path: Path) -> None:
     (path / "state.json").write_text('{"format": 99}')
 
@@ -90,6 +101,7 @@ DAMAGES = [
     cut_short,
     tear_the_state,
     move_the_position,
+    fill_with_zeros,
     another_format,
     lambda path: (path / "tensors.safetensors").unlink(),
     lambda path: (path / "state.json").unlink(),
@@ -107,16 +119,38 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(
     checkpoints.save(snapshot(1))
     damage(checkpoints.save(snapshot(2)))
     assert_same(checkpoints.load(), snapshot(1))
-    assert len(warnings) == 1 and "step-0000000002" in warnings[0] and "damaged" in warnings[0]
+    (warning,) = warnings
+    assert "step-0000000002" in warning and "damaged" in warning and "the one before, of step 1" in warning
+    assert (tmp_path / "damaged-step-0000000002").is_dir(), "it is kept for whoever wants to know what happened"
+    checkpoints.save(snapshot(2))
+    assert_same(checkpoints.load(), snapshot(2))
+    assert len(warnings) == 1, "told once"
 
 
-def test_nothing_is_loaded_where_all_are_damaged(tmp_path: Path) -> None:
+def test_where_all_are_damaged_that_is_said_and_nothing_is_deleted(tmp_path: Path) -> None:
     warnings: list[str] = []
     checkpoints = Checkpoints(tmp_path, warn=warnings.append)
     for step in (1, 2):
         flip_a_bit(checkpoints.save(snapshot(step)))
     assert checkpoints.load() is None
-    assert len(warnings) == 2
+    (warning,) = warnings
+    assert "step-0000000001" in warning and "step-0000000002" in warning and "afresh, since none is left" in warning
+    assert len(list(tmp_path.glob("damaged-*/tensors.safetensors"))) == 2
+
+
+def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path).save(snapshot(1))
+    chance = random.Random(0)
+    for file in (path / "state.json", path / "tensors.safetensors"):
+        content = file.read_bytes()
+        for _ in range(150):
+            flipped = bytearray(content)
+            flipped[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+            file.write_bytes(flipped)
+            with pytest.raises(Damaged):
+                unsealed(path)
+        file.write_bytes(content)
+    unsealed(path)
 
 
 def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
@@ -146,9 +180,71 @@ def test_without_room_on_the_disk_the_earlier_checkpoint_stays_whole(tmp_path: P
             checkpoints.save(large)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "make room" in str(error.value)
+    assert "make room" in str(error.value) and "it takes 0.4 MB" in str(error.value)
+    assert re.search(r"[1-9][0-9.]* MB are free", str(error.value))
     assert_same(checkpoints.load(), snapshot(1))
-    assert [path.name for path in tmp_path.iterdir()] == ["step-0000000001"], "nothing half written stays"
+    assert [path.name for path in tmp_path.glob("*step*")] == ["step-0000000001"], "nothing half written stays"
+    assert list(tmp_path.glob(".*")) == []
+
+
+def save_the_third(folder: Path) -> None:
+    Checkpoints(folder).save(snapshot(3))
+
+
+def save_again_after_a_rollback(folder: Path) -> None:
+    Checkpoints(folder).save(replace(snapshot(2), rollbacks=1))
+
+
+def load_over_leftovers(folder: Path) -> None:
+    (folder / ".step-0000000003.0123abcd.tmp").mkdir()
+    (folder / ".step-0000000003.0123abcd.tmp" / "tensors.safetensors").write_bytes(b"half")
+    Checkpoints(folder).load()
+
+
+@pytest.mark.parametrize("work", [save_the_third, save_again_after_a_rollback, load_over_leftovers])
+@pytest.mark.parametrize("disaster", ["kill", "full"])
+def test_whatever_strikes_at_whatever_instant_no_whole_checkpoint_is_lost(
+    tmp_path: Path, disaster: Disaster, work: Callable[[Path], None]
+) -> None:
+    outcomes = []
+    for number in itertools.count(1):
+        folder = tmp_path / str(number)
+        for step in (1, 2):
+            Checkpoints(folder).save(snapshot(step))
+        outcomes.append(strike(disaster, number, folder, lambda folder=folder: work(folder)))  # type: ignore[misc]
+        warnings: list[str] = []
+        loaded = Checkpoints(folder, warn=warnings.append).load()
+        assert loaded is not None
+        assert_same(loaded, snapshot(loaded.step))
+        assert loaded.step in (2, 3) and warnings == []
+        if outcomes[-1] == REACHED:
+            break
+    assert len(outcomes) > 4
+    assert disaster != "kill" or set(outcomes[:-1]) == {-signal.SIGKILL}
+
+
+def test_a_full_disk_is_told_with_its_room(tmp_path: Path) -> None:
+    """On a real disk of 300 kB, in a namespace of its own."""
+    disk, said = tmp_path / "disk", tmp_path / "said.txt"
+    disk.mkdir()
+
+    def fill() -> None:
+        mount_small_disk(disk, 300_000)
+        checkpoints = Checkpoints(disk / "run")
+        checkpoints.save(Snapshot(1, {"weight": torch.ones(25_000)}, {}))
+        with pytest.raises(UserError) as error:
+            checkpoints.save(Snapshot(2, {"weight": torch.zeros(60_000)}, {}))
+        loaded = checkpoints.load()
+        assert loaded is not None and loaded.step == 1 and loaded.tensors["weight"].sum() == 25_000
+        said.write_text(str(error.value))
+
+    status = in_child(fill)
+    if status == CANNOT_MOUNT:
+        pytest.skip("this machine lets no process mount a disk in a namespace of its own")
+    assert status == 0
+    assert re.search(
+        r"checkpoint of step 2 .* No space left on device \(it takes 0.2 MB, and 0.\d MB are free", said.read_text()
+    )
 
 
 def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:

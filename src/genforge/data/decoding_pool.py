@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import chain
 
-from genforge.data.decoding import CRASHED
+from genforge.data.decoding import CRASHED, TOO_SLOW
 from genforge.data.decoding_worker import FACTS, Columns, Job, receive, send
 from genforge.ownership import environment
 
@@ -52,7 +53,14 @@ def decode_all(job: Job, paths: Sequence[str], processes: int) -> Iterator[tuple
                     worker = worker if worker and worker.alive else _Worker(job)
                     singles.append(worker.work(start + place, [path]))
                 except _DiedError as death:
-                    nothing = {"bytes": 0, "width": 0, "height": 0, "mode": "", "reason": CRASHED, "detail": str(death)}
+                    nothing = {
+                        "bytes": 0,
+                        "width": 0,
+                        "height": 0,
+                        "mode": "",
+                        "reason": death.reason,
+                        "detail": str(death),
+                    }
                     singles.append([(nothing.get(fact, b""),) for fact in FACTS])
             return [tuple(chain.from_iterable(column)) for column in zip(*singles, strict=True)]
         finally:
@@ -75,11 +83,20 @@ def decode_all(job: Job, paths: Sequence[str], processes: int) -> Iterator[tuple
 class _DiedError(Exception):
     """A worker ended in the middle of its work; the text says how."""
 
+    reason = CRASHED
+
+
+class _TooSlowError(_DiedError):
+    """It was ended by its own clock."""
+
+    reason = TOO_SLOW
+
 
 class _Worker:
     """One process, and the two pipes to it."""
 
     def __init__(self, job: Job) -> None:
+        self._seconds = job.rules.max_seconds
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the process)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "genforge.data.decoding_worker"],
@@ -109,6 +126,8 @@ class _Worker:
             code, words = self._process.wait(), self._last_words()
             if code > 0:  # an exception of Python, which no file can cause: a full disk, or a fault of ours
                 raise RuntimeError(f"a process that decodes images failed: {words}") from None
+            if -code in (signal.SIGPROF, signal.SIGALRM):
+                raise _TooSlowError(f"took longer than {self._seconds} s") from None
             raise _DiedError(f"ended its process by signal {-code}") from None
 
     def dismiss(self) -> None:

@@ -4,8 +4,9 @@ It reads a file once, takes its digest from the same bytes, decodes it, and puts
 straight to their place in the scratch file, which it has mapped. Only digests, sizes and reasons travel back. Messages
 are `marshal`led, each after its length in 8 bytes: plain values, which cannot run code.
 
-Hostile input is what it is for: a file that takes more than a minute ends the process, and so does one that breaks the
-decoder's C code; more memory than an image within the limits can need is refused. The parent sees who it was.
+Hostile input is what it is for: a file that takes longer than `max_seconds` of a processor ends the process, and so does
+one that breaks the decoder's C code; more memory than an image within the limits can need is refused. The parent sees
+who it was. A worker whose parent was killed ends after the file that it is at.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from PIL import Image
 from genforge.data.decoding import Broken, Declared, Rules, content_digest, decode_onto, draw_lot, read
 from genforge.ownership import end_with_owner
 
-SECONDS_A_FILE = 60
+WAITING = 10  # times max_seconds: the longest that a file may take by the clock, on a busy machine or a slow disk
 OWN_MEMORY = 2 << 30  # bytes of address space for the interpreter and its libraries
 BYTES_A_PIXEL = 16  # an RGBA image, its copy in another mode, and two more in passing
 
@@ -71,8 +72,13 @@ def work(job: Job, scratch: mmap.mmap, start: int, paths: list[str]) -> Columns:
     rules, side = job.rules, job.rules.side
     canvas = _canvas("L" if rules.channels == 1 else "RGB", side, len(paths))
     found: list[tuple[bytes, int, Declared, bool, str, str]] = []
+    parent = os.getppid()
     for place, path in enumerate(paths):
-        signal.alarm(SECONDS_A_FILE)  # its default action ends the process, in the middle of C code too
+        if os.getppid() != parent:
+            sys.exit(f"the process {parent} that asked for this has ended")
+        # The default action of both signals ends the process, in the middle of C code too.
+        signal.setitimer(signal.ITIMER_PROF, rules.max_seconds)
+        signal.alarm(WAITING * rules.max_seconds)
         data, digest = b"", b""
         try:
             data = read(f"{job.folder}/{path}", rules.max_bytes)
@@ -81,6 +87,7 @@ def work(job: Job, scratch: mmap.mmap, start: int, paths: list[str]) -> Columns:
             found.append((digest, len(data), declared, drawn, "", ""))
         except Broken as broken:
             found.append((digest, len(data), NOTHING, False, broken.reason, broken.detail))
+    signal.setitimer(signal.ITIMER_PROF, 0)
     signal.alarm(0)
 
     pixels = memoryview(canvas.tobytes())

@@ -5,7 +5,6 @@ Pixels wait in a scratch file, in the order of inputs, until their order in the 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from PIL import Image
 
 from genforge.config import DataSettings
 from genforge.contracts import SMALLEST, ImageShape
-from genforge.data.decoding import Broken, Rules, content_digest, draw_lot, fitted, header, read
+from genforge.data.decoding import Rules, content_digest, draw_lot, fitted
 from genforge.data.decoding_pool import decode_all
 from genforge.data.decoding_worker import FACTS, Columns, Job
 from genforge.files import digest_bytes, read_array
@@ -79,10 +78,16 @@ def gather_files(
         UserError: images have several sizes and no size is set, or one that networks do not take.
     """
     paths = listing["path"].to_list()
-    side = settings.image_size or _usual_side(paths, folder, settings)
+    side = settings.image_size or _usual_side(paths, folder, scratch, settings)
     channels = settings.channels or 3
     rules = Rules(
-        side, settings.image_size is not None, channels, settings.fit, settings.max_pixels, settings.max_bytes
+        side,
+        settings.image_size is not None,
+        channels,
+        settings.fit,
+        settings.max_pixels,
+        settings.max_bytes,
+        settings.max_seconds,
     )
     with_room(scratch, len(paths) * side * side * channels)
     found: dict[int, Columns] = {}
@@ -101,12 +106,22 @@ def gather_files(
     return Gathered(inputs, pixels, channels)
 
 
-def _usual_side(paths: list[str], folder: Path, settings: DataSettings) -> int:
-    """The side that most images have, by the headers of some that are evenly spread over the listing."""
+def _usual_side(paths: list[str], folder: Path, scratch: Path, settings: DataSettings) -> int:
+    """The side that most images have, by the headers of some that are evenly spread over the listing. A worker reads
+    them: no file from outside is opened in this process."""
     sizes: Counter[tuple[int, int]] = Counter()
-    for path in paths[:: max(1, len(paths) // PROBES)]:
-        with contextlib.suppress(Broken):
-            sizes[header(read(folder / path, settings.max_bytes))] += 1
+    probes = paths[:: max(1, len(paths) // PROBES)]
+    limits = (settings.max_pixels, settings.max_bytes, settings.max_seconds)
+    with_room(scratch, len(probes) * SMALLEST**2)
+    job = Job(str(folder), Rules(SMALLEST, False, 1, settings.fit, *limits), 0, str(scratch))
+    for _, columns in decode_all(job, probes, processes=1):
+        found = dict(zip(FACTS, columns, strict=True))
+        sizes.update(
+            (width, height)
+            for width, height, reason in zip(found["width"], found["height"], found["reason"], strict=True)
+            if not reason
+        )
+    scratch.unlink()
     if not sizes:
         return SMALLEST  # nothing opens: the run goes on, to find out why
     width, height = max(sizes, key=lambda size: (sizes[size], size))

@@ -1,15 +1,15 @@
 """The history of a registered model's aliases: who moved which from where to where, when, and on what evidence.
 
-It is only ever appended to: to a file of this machine (`.genforge/registry/<model>.jsonl`), and, once a move is done,
-to the tags of the registered model, where other machines find it. An entry that is in the file alone is of a move that
-was interrupted.
+It is the truth; an alias is what its last entry says. It lies in MLflow, where every machine finds it: entry n is the
+parameter n of one run, which the registered model names by its tag `genforge.history`. MLflow writes a parameter once
+and refuses to change it, and its database holds that by a primary key. So of all who would write entry n at the same
+time, on however many machines, one does, and the others are told (`Taken`): that is the compare-and-set which aliases
+themselves do not have. A second parameter, `n.done`, says that the alias was moved.
 """
 
 from __future__ import annotations
 
-import contextlib
 import getpass
-import hashlib
 import json
 import os
 import secrets
@@ -19,13 +19,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from genforge.tracking.mlflow_store import store_uri
+from genforge.tracking import mlflow_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_TAG = "genforge.history."
-_LONGEST_TAG = 5000  # characters of a tag's value: what MLflow's database takes
+RUN = "genforge.history"  # the registered model's tag that names the run
+_LONGEST = 5000  # characters of a parameter: MLflow cuts at 6000, without a word
+
+
+class Taken(Exception):
+    """Somebody else has written the entry of this number: read again, and compare again."""
 
 
 @dataclass(frozen=True)
@@ -40,78 +44,146 @@ class Move:
     evidence: dict[str, Any] = field(default_factory=dict)
     who: str = ""
     time: str = ""  # ISO 8601, UTC
-    id: str = ""  # sorts by time
-    store: str = ""  # digest of the store's URI
+    number: int = 0  # 1, 2, ...: one row for all aliases of the model
+
+
+@dataclass(frozen=True)
+class Record:
+    """The history as it was read: entries in their order, and the numbers of those whose alias was moved."""
+
+    moves: list[Move]
+    done: set[int]
+
+    def last(self) -> dict[str, Move]:
+        """The last entry of every alias."""
+        return {move.alias: move for move in self.moves}
 
 
 class AliasHistory:
-    """The history of the registered model `name`. Its methods are called under the registry's lock."""
+    """The history of the registered model `name`."""
 
     def __init__(self, root: Path, name: str, client: MlflowClient) -> None:
-        self._client, self._name = client, name
-        self._store = hashlib.blake2b(store_uri(root).encode(), digest_size=8).hexdigest()
-        self.path = root / ".genforge" / "registry" / f"{name}.jsonl"
+        self._root, self._name, self._client = root, name, client
 
-    def append(self, move: Move) -> Move:
-        """Write an entry to the file, for good, and return it with its time and author. The move itself comes after."""
-        now = time.time_ns()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now // 10**9))
-        identity = f"{now:020d}-{secrets.token_hex(4)}"
-        move = replace(move, who=_who(), time=stamp, id=identity, store=self._store)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab+") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-            torn = file.read(1) not in (b"", b"\n")  # a kill inside a line: that move was never begun
-            file.write(b"\n" * torn + json.dumps(asdict(move), allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        return move
+    def make_model(self) -> None:
+        """Make the registered model, with its empty history. Of several who do, one does."""
+        from mlflow.exceptions import MlflowException
 
-    def tell(self, move: Move) -> None:
-        """Write an entry to MLflow: the move is done."""
-        text = json.dumps(asdict(move), allow_nan=False)
-        if len(text) > _LONGEST_TAG:
-            text = json.dumps(asdict(replace(move, evidence={}, reason=move.reason[:1000])), allow_nan=False)
-        self._client.set_registered_model_tag(self._name, _TAG + move.id, text)
+        if self._run_id() is not None:
+            return
+        run = self._new_run()
+        try:
+            self._client.create_registered_model(self._name, tags={RUN: run})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            if self._run_id() is None:  # made by hand
+                self._client.set_registered_model_tag(self._name, RUN, run)
+            else:
+                self._client.delete_run(run)
 
-    def moves(self, alias: str | None = None) -> list[Move]:
-        """Every entry of an alias, or of all, from whichever machine, oldest first."""
-        moves = {move.id: move for move in [*self._told(), *self._local()]}
-        return [moves[key] for key in sorted(moves) if alias in (None, moves[key].alias)]
+    def read(self) -> Record:
+        run = self._run()
+        entries = {} if run is None else run.data.params
+        numbers = sorted(int(key) for key in entries if key.isdecimal())
+        moves = [Move(**self._whole(json.loads(entries[_key(number)]), entries)) for number in numbers]
+        return Record(moves, {int(key.removesuffix(".done")) for key in entries if key.endswith(".done")})
 
-    def interrupted(self) -> list[Move]:
-        """Entries whose moves nobody finished."""
-        told = {move.id for move in self._told()}
-        return [move for move in self._local() if move.id not in told]
+    def append(self, move: Move, number: int) -> Move:
+        """Write entry `number`, for good, and return it with its time and author. The alias is moved after that.
 
-    def _told(self) -> list[Move]:
-        model = self._model()
-        tags = {} if model is None else model.tags
-        return [Move(**json.loads(value)) for key, value in tags.items() if key.startswith(_TAG)]
+        Raises:
+            Taken: there is an entry of this number.
+        """
+        from mlflow.exceptions import MlflowException
 
-    def _local(self) -> list[Move]:
-        """Entries of the file that are about this model: in this store, and not from before it was deleted and made
-        again (a user may remove the whole database)."""
-        model = self._model()
-        if model is None or not self.path.exists():
-            return []
-        moves = []
-        for line in self.path.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                moves.append(Move(**json.loads(line)))
-        born = f"{model.creation_timestamp * 10**6:020d}"
-        return [move for move in moves if move.store == self._store and move.id >= born]
+        run = self._open_run()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        written = replace(move, who=_who(), time=stamp, number=number)
+        value: dict[str, Any] = asdict(written)
+        text = json.dumps(value, allow_nan=False)
+        if len(text) > _LONGEST:
+            text = json.dumps({**value, "evidence": self._apart(run, number, value["evidence"])}, allow_nan=False)
+        try:
+            self._client.log_param(run, _key(number), text)
+        except MlflowException as error:
+            if error.error_code == "INVALID_PARAMETER_VALUE" and _key(number) in self._entries(run):
+                raise Taken from None
+            raise
+        return written
 
-    def _model(self) -> Any:
-        """MLflow's entry of the registered model, or None."""
+    def finish(self, move: Move) -> None:
+        """Say that the alias was moved."""
+        from mlflow.exceptions import MlflowException
+
+        run = self._open_run()
+        try:
+            self._client.log_param(run, f"{_key(move.number)}.done", "yes")
+        except MlflowException:
+            if f"{_key(move.number)}.done" not in self._entries(run):
+                raise
+
+    def _apart(self, run: str, number: int, evidence: dict[str, Any]) -> dict[str, Any]:
+        """Long evidence goes into parameters of its own, before the entry that names them."""
+        text, token = json.dumps(evidence, allow_nan=False), secrets.token_hex(4)
+        parts = [text[start : start + _LONGEST] for start in range(0, len(text), _LONGEST)]
+        for part, content in enumerate(parts):
+            self._client.log_param(run, f"{_key(number)}.evidence.{token}.{part}", content)
+        return {"apart": token, "parts": len(parts)}
+
+    @staticmethod
+    def _whole(value: dict[str, Any], entries: dict[str, str]) -> dict[str, Any]:
+        evidence = value["evidence"]
+        if set(evidence) != {"apart", "parts"}:
+            return value
+        key = f"{_key(value['number'])}.evidence.{evidence['apart']}"
+        return {**value, "evidence": json.loads("".join(entries[f"{key}.{n}"] for n in range(evidence["parts"])))}
+
+    def _entries(self, run: str) -> dict[str, str]:
+        return self._client.get_run(run).data.params
+
+    def _run_id(self) -> str | None:
+        """The run that the registered model names; None: there is no such model, or it was made by hand."""
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._client.get_registered_model(self._name)
+            return self._client.get_registered_model(self._name).tags.get(RUN)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
+
+    def _run(self) -> Any:
+        """MLflow's run with the history, or None."""
+        from mlflow.exceptions import MlflowException
+
+        identity = self._run_id()
+        try:
+            return None if identity is None else self._client.get_run(identity)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # somebody deleted it for good (`mlflow gc`)
+                return None
+            raise
+
+    def _open_run(self) -> str:
+        """The run, ready to be written to: brought back from the bin, or made again where somebody removed it."""
+        run = self._run()
+        if run is None:
+            identity = self._new_run()
+            self._client.set_registered_model_tag(self._name, RUN, identity)
+            return identity
+        if run.info.lifecycle_stage == "deleted":
+            mlflow_store.experiment(self._client, self._root, self._name)  # a run may have gone with its experiment
+            if self._client.get_run(run.info.run_id).info.lifecycle_stage == "deleted":
+                self._client.restore_run(run.info.run_id)
+        return str(run.info.run_id)
+
+    def _new_run(self) -> str:
+        experiment = mlflow_store.experiment(self._client, self._root, self._name)
+        tags = {"genforge.kind": "history of aliases"}
+        run = self._client.create_run(experiment, run_name=f"{self._name}: history of aliases", tags=tags)
+        self._client.set_terminated(run.info.run_id, "FINISHED")  # nobody works on it: it must not look killed
+        return str(run.info.run_id)
 
 
 def holders(moves: list[Move]) -> list[int]:
@@ -124,6 +196,10 @@ def holders(moves: list[Move]) -> list[int]:
         elif move.after is not None:
             held.append(move.after)
     return held
+
+
+def _key(number: int) -> str:
+    return f"{number:06d}"
 
 
 def _who() -> str:

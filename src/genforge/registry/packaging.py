@@ -48,7 +48,7 @@ def package(folder: Path, target: Path, model_id: str | None = None, run_id: str
     exported = Exported.from_json(read_json(folder / "model.json")["exported"])
     modules = [MODELS, *exported.modules()]
     name = f"{NAME}_{code_digest(modules)[:12]}"
-    with tempfile.TemporaryDirectory() as staging:
+    with tempfile.TemporaryDirectory(dir=target.parent) as staging:  # removed with the target's, if we are killed
         carried = Path(staging, "model")
         carried.mkdir()
         for file in ("model.json", "weights.safetensors"):

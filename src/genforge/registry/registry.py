@@ -3,9 +3,10 @@
 The same weights are registered once. A version knows its data, commit, recipe, and its metrics under every protocol it
 was judged by.
 
-An alias moves only through `move` and `rollback`: compared and set under a lock, with an entry in a history that is
-only ever appended to (`alias_history.py`). The entry is written before the alias moves; whoever comes next finishes a
-move that was interrupted, and writes down one that somebody made without us. So the alias equals its last entry.
+An alias moves only through `move` and `rollback`: compared and set, with an entry in a history that is only ever
+appended to (`alias_history.py`), which holds between machines too. The entry is written before the alias moves; whoever
+comes next finishes a move that was interrupted, and writes down one that somebody made without us. So the alias equals
+its last entry.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +29,8 @@ from genforge.contracts import ImageShape
 from genforge.evaluation.metrics import metric as metric_of
 from genforge.files import read_json
 from genforge.models import digest as model_digest
-from genforge.registry.alias_history import AliasHistory, Move, holders
+from genforge.processes import Identity
+from genforge.registry.alias_history import AliasHistory, Move, Record, Taken, holders
 from genforge.registry.packaging import package
 from genforge.settings import UserError
 from genforge.tracking import mlflow_store
@@ -36,6 +39,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 STAGING = "staging"
+TRIES = 5  # to set an alias
+PATIENCE = 1.0  # seconds until an alias that differs from the history is looked at again
+PACKAGES = "package-"  # folders in .genforge/registry where a version is put together: package-<pid>-<start>-...
+PROCESS = "genforge.process"  # tag of MLflow's model: the process that uploads its files
 
 
 class Unusable(UserError):
@@ -113,8 +120,8 @@ class Registry:
         """
         digest = model_digest(folder)
         judged = {f"genforge.scores.{protocol}": json.dumps(scores)}
-        with self._locked():
-            self._ensure_model()
+        with self._in_turn():
+            self.history_of_aliases.make_model()
             found = self._of_digest(digest)
             if found is not None:
                 self._tag(found.number, judged)
@@ -170,54 +177,73 @@ class Registry:
             UserError: another version holds it by now, so that what `reason` says was not compared with that one; or
                 there is no version `to`. Nothing has changed then.
         """
-        with self._locked():
-            self._settle()
-            current = self.aliases().get(alias)
+
+        def decide(moves: list[Move]) -> Move:
+            current = moves[-1].after if moves else None
             if current != expected:
                 raise UserError(
-                    f"{self.name}@{alias} is version {current} by now, not {expected}, which version {to} was compared "
-                    f"with; nothing was changed: run the step `register` again"
+                    f"{self.name}@{alias} is {_named(current)} by now, not {_named(expected)}, which version {to} was "
+                    f"compared with; nothing was changed: compare again (the step `register`, or `genforge promote`)"
                 )
             self.version(to)
-            return self._carry_out(Move(alias, current, to, "promote", reason, dict(evidence or {})))
+            return Move(alias, current, to, "promote", reason, dict(evidence or {}))
 
-    def rollback(self, alias: str = STAGING) -> Move:
-        """Give an alias back to the version that held it before the last promotion that was not rolled back yet.
+        return self._change(alias, decide)
+
+    def rollback(self, alias: str = STAGING, to: int | None = None, reason: str = "") -> Move:
+        """Give an alias back to the version that held it before the last promotion that was not rolled back yet, or to
+        version `to`, which held it once.
 
         Raises:
             UserError: there is none.
         """
-        with self._locked():
-            self._settle()
-            current = self.aliases().get(alias)
-            earlier = [number for number in holders(self.history_of_aliases.moves(alias))[:-1] if self._exists(number)]
+
+        def decide(moves: list[Move]) -> Move:
+            current = moves[-1].after if moves else None
+            earlier = [number for number in holders(moves)[:-1] if self._exists(number)]
+            if to is not None:
+                earlier = [to] if to in {move.after for move in moves} and to != current and self._exists(to) else []
             if not earlier:
-                raise UserError(f"{self.name}@{alias} has no earlier version to go back to")
-            return self._carry_out(Move(alias, current, earlier[-1], "rollback", f"back from version {current}"))
+                wanted = f"cannot go back to version {to}, which" if to is not None else "has no earlier version that"
+                raise UserError(
+                    f"{self.name}@{alias} is {_named(current)} and {wanted} held it before and is still there; "
+                    f"see `genforge history --alias {alias}`, or give it to any version with `genforge promote`"
+                )
+            said = f"back from version {current}" + (f": {reason}" if reason else "")
+            return Move(alias, current, earlier[-1], "rollback", said)
+
+        return self._change(alias, decide)
 
     def history(self, alias: str | None = None) -> list[Move]:
-        """Every move of an alias, or of all, oldest first."""
-        with self._locked():
+        """Every move of an alias, or of all, oldest first. What a kill has interrupted is finished first."""
+        with self._in_turn():
+            return [move for move in self._settle().moves if alias in (None, move.alias)]
+
+    def settle(self) -> None:
+        """Finish moves that were interrupted, and write down those that somebody made without us."""
+        with self._in_turn():
             self._settle()
-            return self.history_of_aliases.moves(alias)
+
+    def unsettled(self) -> dict[str, tuple[Move | None, int | None]]:
+        """Aliases that are not what their last entry says, or whose last move is not known to be done: the entry and
+        the version that holds the alias. Nothing is changed."""
+        record, aliases = self.history_of_aliases.read(), self.aliases()
+        last = record.last()
+        return {
+            alias: (last.get(alias), aliases.get(alias))
+            for alias in sorted({*last, *aliases})
+            if alias not in last or last[alias].number not in record.done or last[alias].after != aliases.get(alias)
+        }
 
     # How it is done
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _in_turn(self) -> Iterator[None]:
+        """One at a time on this machine. Nothing true depends on it: it spares them from trying again and again."""
         lock = self.root / ".genforge" / "registry" / f"{self.name}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             yield
-
-    def _ensure_model(self) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client.create_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
 
     def _of_digest(self, digest: str) -> Version | None:
         query = f"name = '{self.name}' and tags.`genforge.weights` = '{digest}'"
@@ -225,16 +251,24 @@ class Registry:
         return Version(int(found[0].version), dict(found[0].tags)) if found else None
 
     def _create(self, folder: Path, tags: dict[str, str]) -> Version:
-        """A new version with its model's files. Killed half-way it leaves files that no version names."""
+        """A new version with its model's files. Killed half-way it leaves files that no version names: `leftovers.py`
+        finds them."""
         experiment = mlflow_store.experiment(self.client, self.root, self.name)
         card = read_json(folder / "model.json")
         run = self._training_run(experiment, tags["genforge.weights"])
         parameters = {"recipe": card["name"], "family": card["family"], "origin": card["origin"]}
         parameters = {key: str(value) for key, value in parameters.items()}
+        own = Identity.own()
         model = self.client.create_logged_model(
-            experiment, card["name"], run, params=parameters, model_type="image generator"
+            experiment,
+            card["name"],
+            run,
+            tags={PROCESS: json.dumps(own.to_json())},
+            params=parameters,
+            model_type="image generator",
         )
-        with tempfile.TemporaryDirectory() as staging:
+        place = self.root / ".genforge" / "registry"
+        with tempfile.TemporaryDirectory(prefix=f"{PACKAGES}{own.pid}-{int(own.started)}-", dir=place) as staging:
             package(folder, Path(staging, "model"), model.model_id, run)
             self.client.log_model_artifacts(model.model_id, str(Path(staging, "model")))
         self.client.finalize_logged_model(model.model_id, "READY")
@@ -253,34 +287,84 @@ class Registry:
         for key, value in tags.items():
             self.client.set_model_version_tag(self.name, str(number), key, value)
 
-    def _carry_out(self, move: Move) -> Move:
-        """Into the history first, then to the alias, then the history knows that it is done."""
-        written = self.history_of_aliases.append(move)
-        self._finish(written)
-        return written
+    def _change(self, alias: str, decide: Callable[[list[Move]], Move]) -> Move:
+        """What `decide` makes of the entries of an alias becomes the next entry, and then the alias follows. Where
+        another machine is faster, it is asked again about what that one has left."""
+        with self._in_turn():
+            while True:
+                record = self._settle()
+                wanted = decide([move for move in record.moves if move.alias == alias])
+                try:
+                    written = self.history_of_aliases.append(wanted, len(record.moves) + 1)
+                except Taken:
+                    continue
+                self._follow(written)
+                return written
 
-    def _finish(self, move: Move) -> None:
-        is_open = move.action != "seen" and self.aliases().get(move.alias) == move.before
-        if is_open and move.after is not None and self._exists(move.after):
-            self.client.set_registered_model_alias(self.name, move.alias, str(move.after))
-        self.history_of_aliases.tell(move)
+    def _follow(self, move: Move) -> None:
+        """Bring the alias to what an entry says; and further, while newer ones are written meanwhile: an alias that is
+        set late over a newer one is so set right by whoever was late."""
+        while True:
+            self._point(move.alias, move.after)
+            self.history_of_aliases.finish(move)
+            last = self.history_of_aliases.read().last()[move.alias]
+            if last.number == move.number:
+                return
+            move = last
 
-    def _settle(self) -> None:
-        """Finish moves that a kill interrupted, and write down those that somebody made without us."""
-        for move in self.history_of_aliases.interrupted():
-            self._finish(move)
-        aliases = self.aliases()
-        last = {move.alias: move.after for move in self.history_of_aliases.moves()}
-        for alias in sorted({*aliases, *last}):
-            known, actual = last.get(alias), aliases.get(alias)
-            if known != actual:
-                self._carry_out(Move(alias, known, actual, "seen", "moved by hand, outside of genforge"))
+    def _point(self, alias: str, to: int | None) -> None:
+        from mlflow.exceptions import MlflowException
+
+        for left in reversed(range(TRIES)):
+            now = self.aliases().get(alias)
+            if now == to or (to is not None and not self._exists(to)):
+                return
+            try:
+                if to is None:
+                    self.client.delete_registered_model_alias(self.name, alias)
+                else:
+                    self.client.set_registered_model_alias(self.name, alias, str(to))
+            except MlflowException:  # two machines that set a new alias at once: the database refuses one of them
+                if not left:
+                    raise
+
+    def _settle(self) -> Record:
+        """Finish moves that a kill interrupted, write down those that somebody made without us, and return the history
+        as it is then."""
+        patient = False
+        while True:
+            record, aliases = self.history_of_aliases.read(), self.aliases()
+            last = record.last()
+            unfinished = [move for move in last.values() if move.number not in record.done]
+            if unfinished:
+                for move in unfinished:
+                    if aliases.get(move.alias) in (move.before, move.after):
+                        self._follow(move)
+                    else:  # somebody has moved it since: that is written down below
+                        self.history_of_aliases.finish(move)
+                continue
+            known = {alias: last[alias].after if alias in last else None for alias in {*aliases, *last}}
+            strange = [alias for alias in sorted(known) if known[alias] != aliases.get(alias)]
+            if not strange:
+                return record
+            if not patient:  # a machine that was overtaken sets it right in a moment: see `_follow`
+                patient = True
+                time.sleep(PATIENCE)
+                continue
+            alias = strange[0]
+            seen = Move(alias, known[alias], aliases.get(alias), "seen", "moved by hand, outside of genforge")
+            with contextlib.suppress(Taken):
+                self.history_of_aliases.finish(self.history_of_aliases.append(seen, len(record.moves) + 1))
 
     def _exists(self, number: int) -> bool:
         try:
             return bool(self.version(number))
         except UserError:
             return False
+
+
+def _named(number: int | None) -> str:
+    return "nobody's" if number is None else f"version {number}"
 
 
 def compare(metric: str, protocol: str, candidate: Version, holder: Version | None, why_unjudged: str = "") -> Verdict:

@@ -1,7 +1,7 @@
 """A lock for Optuna's journal file that dies with its holder.
 
 Optuna's own lock is a file that a killed process leaves behind, and then everyone waits 30 seconds. An `flock` is
-given back by the kernel.
+given back by the kernel. It is on a file of another name than Optuna's, which would take ours for one left behind.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from pathlib import Path
 
 from filelock import FileLock
 
+SECONDS_BETWEEN_TRIES = 0.005  # a holder needs about as long
 _BLOCK = 65536
 
 
 class KernelLock:
-    """Holds `<journal>.lock` by flock. Whoever takes it first cuts off what a dead writer (or a full disk) left half
+    """Holds `<journal>.flock`. Whoever takes it first cuts off what a dead writer (or a full disk) left half
     written at the journal's end: only a holder writes, so an unfinished last line has no owner any more."""
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
-        self._lock = FileLock(f"{journal}.lock")
+        self._lock = FileLock(f"{journal}.flock", poll_interval=SECONDS_BETWEEN_TRIES)
 
     def acquire(self) -> bool:
         self._lock.acquire()

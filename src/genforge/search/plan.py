@@ -24,6 +24,11 @@ class Pruned(Exception):
     """Raised out of `Trial.report`: the trial is not worth more time. The objective lets it pass through."""
 
 
+class Lost(Exception):
+    """Raised out of `Trial.report`: another worker has taken up the trial, for this one gave no sign of life in time.
+    The objective lets it pass through; what it still does counts nowhere."""
+
+
 class Plan(Settings):
     """One search, in plain values that cross to the workers as JSON."""
 
@@ -40,6 +45,9 @@ class Plan(Settings):
     trials: int = Field(ge=1, description="how many, exactly")
     seed: int = Field(ge=0, description="decides every suggestion, given the values of the trials before")
     warmup: int = Field(0, ge=0, description="reports at steps below this never prune")
+    lease: float = Field(
+        300.0, gt=0.0, description="seconds without a sign of life after which another machine's worker is dead"
+    )
 
     def check(self) -> None:
         """Raises UserError when a default lies outside its range: then the first trial could not be the defaults."""

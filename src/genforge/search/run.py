@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,15 +16,18 @@ from pathlib import Path
 from genforge import ownership
 from genforge.locks import alone
 from genforge.progress import Bar
+from genforge.search.lease import Watch
 from genforge.search.plan import Found, Plan, Row
-from genforge.search.tickets import Tickets
-from genforge.search.worker import is_alive
+from genforge.search.storage import STORAGE_VARIABLE, StorageAway
+from genforge.search.tickets import Tickets, trial_folders
 from genforge.settings import UserError
 
-SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_LOOKS = 0.2  # at the workers
+SECONDS_BETWEEN_READS = 1.0  # of the study
 SECONDS_TO_LEAVE = 2.0
-MOST_FAILED_STARTS = 3  # workers that ended with an error outside of any trial
-MOST_DEATHS_IN_A_ROW = 50  # workers that were killed before any trial was finished meanwhile
+MOST_FAILURES = 3  # workers that ended with an error that is no trial's: they cannot start, or the disk is full
+TERMINATED = 128 + signal.SIGTERM  # what a worker gives that was asked to end
+MOST_DEATHS_IN_A_ROW = 50  # workers that were killed before any trial got further meanwhile
 
 
 def run_search(plan: Plan, folder: Path, *, workers: int, threads: int = 1) -> Found:
@@ -42,11 +47,12 @@ def run_search(plan: Plan, folder: Path, *, workers: int, threads: int = 1) -> F
     """
     plan.check()
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder / "supervisor.lock", f"search {plan.name}"):  # given back when its holder dies
-        tickets = Tickets(plan, folder, create=True)
-        tickets.reap(lambda worker: worker is None or not is_alive(worker))
+    with alone(supervisor_lock(folder), f"search {plan.name}"):  # given back when its holder dies
+        tickets = Tickets(plan, folder)
+        watch = Watch(plan.lease)
+        tickets.reap(watch)
         if tickets.count()["finished"] < plan.trials:
-            _supervise(plan, folder, tickets, workers, threads)
+            _supervise(plan, folder, tickets, watch, workers, threads)
         rows = tickets.rows()
         best = plan.best(rows)
         if best is None:
@@ -55,38 +61,47 @@ def run_search(plan: Plan, folder: Path, *, workers: int, threads: int = 1) -> F
         return Found(rows, best, importances, note)
 
 
-def _supervise(plan: Plan, folder: Path, tickets: Tickets, workers: int, threads: int) -> None:
-    """Keep as many workers at work as there is work for, until every trial is finished."""
+def _supervise(plan: Plan, folder: Path, tickets: Tickets, watch: Watch, workers: int, threads: int) -> None:
+    """Keep as many workers at work as there is work for, until every trial is finished, here or on another machine."""
     crew: dict[int, subprocess.Popen[bytes]] = {}
-    failed_starts, deaths, finished = 0, 0, tickets.count()["finished"]
+    failures, deaths, finished = 0, 0, tickets.count()["finished"]
+    read = 0.0
     try:
         with Bar(f"searching {plan.name}", plan.trials, "trials") as bar:
             bar.advance(finished, _best_so_far(plan, tickets))
             while True:
-                for index in [index for index, worker in crew.items() if worker.poll() is not None]:
-                    code = crew.pop(index).returncode
-                    lost = tickets.reap(lambda worker: worker is not None and not is_alive(worker))
-                    failed_starts += code > 0 and not lost
+                ended = {index: crew.pop(index).returncode for index in list(crew) if crew[index].poll() is not None}
+                if ended or time.monotonic() - read >= SECONDS_BETWEEN_READS:
+                    losses = tickets.reap(watch)
+                    count = tickets.count()
+                    read = time.monotonic()
+                    if count["finished"] > finished:
+                        bar.advance(count["finished"] - finished, _best_so_far(plan, tickets))
+                        _drop_finished_folders(folder, tickets)
+                    if count["finished"] > finished or any(loss.progressed for loss in losses):
+                        finished, failures, deaths = count["finished"], 0, 0
+                    if finished == plan.trials:
+                        return
+                    wanted = min(workers, count["waiting"] + count["running"])
+                    for index in range(workers):
+                        if index not in crew and len(crew) < wanted and count["waiting"]:
+                            crew[index] = _start(plan, folder, index, threads)
+                for index, code in ended.items():
+                    failures += code > 0 and code != TERMINATED
                     deaths += code != 0
-                    if failed_starts >= MOST_FAILED_STARTS or deaths >= MOST_DEATHS_IN_A_ROW:
+                    if failures >= MOST_FAILURES or deaths >= MOST_DEATHS_IN_A_ROW:
                         raise RuntimeError(_workers_fail(folder, index, code))
-                if not crew:  # then a trial that was claimed and not yet signed lost its worker in that very moment
-                    tickets.reap(lambda worker: worker is None or not is_alive(worker))
-                count = tickets.count()
-                if count["finished"] > finished:
-                    bar.advance(count["finished"] - finished, _best_so_far(plan, tickets))
-                    finished, deaths = count["finished"], 0
-                    _drop_finished_folders(folder, tickets)
-                if finished == plan.trials:
-                    return
-                wanted = min(workers, count["waiting"] + count["running"])
-                for index in range(workers):
-                    if index not in crew and len(crew) < wanted and count["waiting"]:
-                        crew[index] = _start(plan, folder, index, threads)
                 time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
         _dismiss(crew)
-        tickets.reap(lambda worker: worker is None or not is_alive(worker))
+        _leave(folder, tickets)
+
+
+def _leave(folder: Path, tickets: Tickets) -> None:
+    """Nobody of ours works any more: no trial stays RUNNING. A database that is away is left to the next call."""
+    tickets.store.patience.seconds = SECONDS_TO_LEAVE
+    with contextlib.suppress(StorageAway):
+        tickets.reap(Watch(tickets.plan.lease, to_sign=0.0))
         _drop_finished_folders(folder, tickets)
 
 
@@ -118,10 +133,18 @@ def _dismiss(crew: dict[int, subprocess.Popen[bytes]]) -> None:
             worker.wait()
 
 
+def supervisor_lock(folder: Path) -> Path:
+    """Held by the supervisor that works in the folder of a search: one a folder, or with a database one a folder and
+    machine."""
+    machine = f"-{socket.gethostname()}" if os.environ.get(STORAGE_VARIABLE) else ""
+    return folder / f"supervisor{machine}.lock"
+
+
 def _drop_finished_folders(folder: Path, tickets: Tickets) -> None:
     """A finished trial's checkpoints are of no more use."""
     for row in tickets.rows():
-        shutil.rmtree(folder / f"trial-{row.number}", ignore_errors=True)
+        for path in trial_folders(folder, row.number):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _best_so_far(plan: Plan, tickets: Tickets) -> str:

@@ -1,38 +1,42 @@
 """The trials of a plan as tickets in an Optuna study: exactly as many as asked, each finished once.
 
-All tickets are put into the study as waiting trials before any worker starts; a worker claims one by the storage's own
+All tickets are put into the study as waiting trials before anyone works; a worker claims one by the storage's own
 compare-and-set, and creates none. So the count is right with any number of workers, on a journal file or on a database
 shared by many machines. What a suggestion is depends on the seed, the ticket's number and the finished trials, and not
 on which worker asks: with one worker a search is reproducible, also when it was interrupted.
 
 A ticket may take several attempts (Optuna trials): a dead worker's attempt is marked failed, and the ticket waits again
-with the same settings, the reports it had made, and the same folder, where its checkpoints are.
+with the same settings, the reports it had made, and its checkpoints, where they are on a disk that the next worker
+sees; else it starts afresh. The attempt is the fence as well: once failed, it can never be written again, so a worker
+that was thought dead and is not finds its trial lost. Should two supervisors add the same attempt at once, the first of
+the twins counts and the other one is never claimed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-import os
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from genforge.catalog import Dimension
+from genforge.processes import Identity
 from genforge.randomness import derive
-from genforge.search.journal import KernelLock
-from genforge.search.plan import Plan, Pruned, Row, State, Value
-from genforge.settings import UserError
+from genforge.search.lease import Watch
+from genforge.search.plan import Lost, Plan, Pruned, Row, State, Value
+from genforge.search.storage import Store
 
-STORAGE_VARIABLE = "GENFORGE_OPTUNA_STORAGE"
-MOST_DEATHS = 5  # deaths of one trial's workers in a row without a new report: then the trial itself is to blame
+MOST_DEATHS = 5  # deaths of one trial's workers in a row without progress: then the trial itself is to blame
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -43,124 +47,153 @@ _STATES: dict[TrialState, State] = {
 class Trial:
     """What an objective gets: a number from 0, settings to try, and a folder for checkpoints that outlives a worker."""
 
-    def __init__(self, number: int, folder: Path, trial: optuna.Trial, space: dict[str, Dimension]) -> None:
-        self.number = number
+    def __init__(
+        self, tickets: Tickets, attempt: FrozenTrial, trial: optuna.Trial, trial_id: int, folder: Path
+    ) -> None:
+        self.number = _ticket(attempt)
         self.folder = folder
-        self.settings: dict[str, Value] = {key: _suggest(trial, key, dimension) for key, dimension in space.items()}
-        self._trial = trial
+        self.id = trial_id  # the storage's own
+        self.settings: dict[str, Value] = {
+            key: _suggest(trial, key, dimension) for key, dimension in tickets.plan.space.items()
+        }
+        self._tickets, self._trial = tickets, trial
+        self._reported = set(attempt.intermediate_values)
 
     def report(self, step: int, value: float) -> None:
-        """Tell an intermediate value.
+        """Tell an intermediate value. One that the attempt before has told already stays as it is.
 
         Raises:
             Pruned: the trial does worse than half of the others did at this step.
+            Lost: the trial is another worker's by now.
             FloatingPointError: the value is not finite.
         """
         if not math.isfinite(value):
             raise FloatingPointError(f"the value at step {step} is {value}")
-        self._trial.report(value, step)
+        with _fenced():
+            self._tickets.sign(self)
+            if step not in self._reported:
+                self._trial.report(value, step)
         if self.number > 0 and self._trial.should_prune():
             raise Pruned(f"worse than the median of the other trials at step {step}")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A trial that lost its worker. progressed: since the loss before, by a report or a checkpoint."""
+
+    number: int
+    progressed: bool
 
 
 class Tickets:
     """The study of one plan, in its folder or in the storage that `GENFORGE_OPTUNA_STORAGE` names."""
 
-    def __init__(self, plan: Plan, folder: Path, *, create: bool = False) -> None:
-        """
+    def __init__(self, plan: Plan, folder: Path, *, wait: bool = False) -> None:
+        """Open the study, or make it when there is none: any number of processes may do so at once.
+
         Args:
             plan: the search.
             folder: its state on this machine: the journal, trials' folders, workers' logs.
-            create: make the study when there is none. The supervisor alone does, before any worker starts: workers that
-                start together on an empty database would race.
+            wait: for a database that does not answer, rather than fail at once.
         """
         _silence_optuna()
         self.plan, self.folder = plan, folder
-        self._storage = _open_storage(folder)
+        self.store = Store(folder, wait=wait)
+        self._storage = self.store.storage
         direction: Literal["minimize", "maximize"] = "minimize" if plan.better == "lower" else "maximize"
         # The folder's name is the digest of the search's inputs: on a shared database other inputs are another study.
         name = f"{plan.name}/{folder.name}"
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=plan.warmup)
-        if create:
+        with self.store.alone():
             self._study = optuna.create_study(
-                storage=self._storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
+                storage=self._storage,
+                study_name=name,
+                direction=direction,
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=plan.warmup),
+                load_if_exists=True,
             )
-        else:
-            self._study = optuna.load_study(storage=self._storage, study_name=name, pruner=pruner)
         self._study_id = self._storage.get_study_id_from_name(name)
 
     # Claiming and finishing: the workers' part.
 
-    def claim(self, worker: str) -> Trial | None:
+    def claim(self, worker: Identity) -> Trial | None:
         """The next waiting trial, now running in the name of `worker`; None when nothing waits."""
         waiting = [trial for trial in self._latest().values() if trial.state == TrialState.WAITING]
         for attempt in sorted(waiting, key=_ticket):
-            if self._take(attempt):
-                number, trial_id = _ticket(attempt), self._id(attempt)
-                self._storage.set_trial_user_attr(trial_id, "worker", worker)
-                self._study.sampler = self._sampler(number)
-                trial = optuna.Trial(self._study, trial_id)
-                return Trial(number, self.folder / f"trial-{number}", trial, self.plan.space)
+            # Another worker may have taken it, and even finished it, since we looked.
+            with contextlib.suppress(UpdateFinishedTrialError):
+                trial_id = self._id(attempt)
+                if self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                    self._storage.set_trial_user_attr(trial_id, "alive", time.time())
+                    self._storage.set_trial_user_attr(trial_id, "worker", worker.to_json())
+                    return self._begin(attempt, trial_id)
         return None
+
+    def sign(self, trial: Trial) -> None:
+        """Give a sign of life.
+
+        Raises:
+            Lost: by this, and by all that follow: the trial is another worker's by now, and nothing was written.
+        """
+        with _fenced():
+            self._storage.set_trial_user_attr(trial.id, "alive", time.time())
 
     def complete(self, trial: Trial, value: float) -> None:
         """The trial ran to its end. A value that is not finite makes it a failed one, with that as its reason."""
         if math.isfinite(value):
-            self._study.tell(trial._trial, value)
+            self._finish(trial, TrialState.COMPLETE, value)
         else:
             self.fail(trial, f"the value is {value}")
 
     def prune(self, trial: Trial) -> None:
-        self._study.tell(trial._trial, state=TrialState.PRUNED)
+        """Its value is the last one reported."""
+        reports = self._storage.get_trial(trial.id).intermediate_values
+        self._finish(trial, TrialState.PRUNED, reports[max(reports)] if reports else None)
 
     def fail(self, trial: Trial, reason: str) -> None:
         """Optuna keeps no reason, so it stands in the trial's attributes."""
-        trial._trial.set_user_attr("reason", reason)
-        self._study.tell(trial._trial, state=TrialState.FAIL)
+        with _fenced():
+            self._storage.set_trial_user_attr(trial.id, "reason", reason)
+        self._finish(trial, TrialState.FAIL, None)
 
     # Filling and reaping: the supervisor's part.
 
     def fill(self) -> None:
         """Make every ticket that has no attempt, or whose last one was lost with its worker, wait for a worker."""
-        latest = self._latest()
-        for number in range(self.plan.trials):
-            last = latest.get(number)
-            if last is None:
-                self._enqueue({"ticket": number}, dict(self.plan.defaults) if number == 0 else {}, {})
-            elif last.state == TrialState.FAIL and last.user_attrs.get("lost"):
-                carried = {
-                    "ticket": number,
-                    "deaths": last.user_attrs["deaths"],
-                    "reports_before": len(last.intermediate_values),
-                    "seconds_before": _seconds(last),
-                }
-                self._enqueue(carried, last.params, last.intermediate_values)
+        if not self._missing():
+            return
+        with self.store.alone():
+            for attributes, settings, reports in self._missing():
+                self._enqueue(attributes, settings, reports)
+            self._drop_twins()
 
-    def reap(self, is_dead: Callable[[str | None], bool]) -> int:
-        """Fail the running attempts whose worker is dead, and make their tickets wait again. Returns how many.
+    def reap(self, watch: Watch) -> list[Loss]:
+        """Fail the running attempts whose worker is dead, and make their tickets wait again.
 
-        Args:
-            is_dead: of a worker's name, or of None: a trial that was claimed and not yet signed.
+        An attempt that failed by itself has a reason, a lost one has none: so to lose one is a single write, and
+        whoever is killed in here leaves nothing half done.
         """
-        lost = 0
-        for attempt in self._latest().values():
-            if attempt.state == TrialState.RUNNING and is_dead(attempt.user_attrs.get("worker")):
-                self._lose(attempt)
-                lost += 1
+        losses = []
+        for attempt in self._study.get_trials(deepcopy=False):
+            if attempt.state == TrialState.RUNNING and watch.is_dead(attempt):
+                # The worker may finish it in this very moment, or another supervisor find it dead.
+                with contextlib.suppress(UpdateFinishedTrialError):
+                    losses.append(self._lose(attempt))
         self.fill()
-        return lost
+        return losses
 
     def count(self) -> dict[str, int]:
         """Tickets by state: `waiting`, `running`, `finished`. They sum to the number asked for, once filled."""
-        states = [trial.state for trial in self._latest().values()]
-        waiting, running = states.count(TrialState.WAITING), states.count(TrialState.RUNNING)
-        return {"waiting": waiting, "running": running, "finished": len(states) - waiting - running}
+        latest = self._latest().values()
+        waiting = sum(trial.state == TrialState.WAITING or _is_lost(trial) for trial in latest)
+        running = sum(trial.state == TrialState.RUNNING for trial in latest)
+        return {"waiting": waiting, "running": running, "finished": len(latest) - waiting - running}
 
     # Results.
 
     def rows(self) -> list[Row]:
         """Finished trials by number."""
-        return [_row(number, last) for number, last in sorted(self._latest().items()) if last.state in _STATES]
+        latest = sorted(self._latest().items())
+        return [_row(number, last) for number, last in latest if last.state in _STATES and not _is_lost(last)]
 
     def importances(self) -> tuple[dict[str, float], str]:
         """Share of each setting by PED-ANOVA (Watanabe et al. 2023, "PED-ANOVA: efficiently quantifying hyperparameter
@@ -184,18 +217,56 @@ class Tickets:
 
     def _latest(self) -> dict[int, FrozenTrial]:
         """The last attempt of each ticket that the plan asks for (a study made for more trials may hold more)."""
-        trials = self._study.get_trials(deepcopy=False)
-        latest = {_ticket(trial): trial for trial in sorted(trials, key=lambda trial: trial.number)}
+        latest = _latest_attempts(self._study.get_trials(deepcopy=False))
         return {number: trial for number, trial in latest.items() if number < self.plan.trials}
 
     def _id(self, attempt: FrozenTrial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, attempt.number)
 
-    def _take(self, attempt: FrozenTrial) -> bool:
-        try:
-            return self._storage.set_trial_state_values(self._id(attempt), TrialState.RUNNING)
-        except UpdateFinishedTrialError:
-            return False  # another worker took it and has finished it already
+    def _begin(self, attempt: FrozenTrial, trial_id: int) -> Trial:
+        self._study.sampler = self._sampler(_ticket(attempt))
+        folder = self._inherit(_ticket(attempt), _attempt(attempt))
+        return Trial(self, attempt, optuna.Trial(self._study, trial_id), trial_id, folder)
+
+    def _inherit(self, number: int, attempt: int) -> Path:
+        """The folder of an attempt, with what the one before it has left on this disk.
+
+        It is renamed: a worker that was cut off, and still writes, writes beside it and not into it.
+        """
+        own, earlier = self.folder / f"trial-{number}-{attempt}", trial_folders(self.folder, number)
+        if earlier and earlier[-1] != own:
+            earlier[-1].rename(own)
+        return own
+
+    def _kept(self, number: int) -> list[str]:
+        """Names of what the ticket's last attempt has in its folder, such as those of its checkpoints."""
+        folders = trial_folders(self.folder, number)
+        return sorted(path.name for path in folders[-1].glob("[!.]*")) if folders else []
+
+    def _finish(self, trial: Trial, state: TrialState, value: float | None) -> None:
+        with _fenced():
+            self._storage.set_trial_state_values(trial.id, state, None if value is None else [value])
+
+    def _missing(self) -> list[tuple[dict[str, Any], dict[str, Any], dict[int, float]]]:
+        """Attempts to add: their attributes, settings and reports."""
+        latest = self._latest()
+        missing: list[tuple[dict[str, Any], dict[str, Any], dict[int, float]]] = []
+        for number in range(self.plan.trials):
+            last = latest.get(number)
+            if last is None:
+                settings = dict(self.plan.defaults) if number == 0 else {}
+                missing.append(({"ticket": number, "attempt": 0}, settings, {}))
+            elif _is_lost(last):
+                carried = {
+                    "ticket": number,
+                    "attempt": _attempt(last) + 1,
+                    "deaths": self._deaths(last),
+                    "reports_before": len(last.intermediate_values),
+                    "kept_before": self._kept(number),
+                    "seconds_before": _seconds(last),
+                }
+                missing.append((carried, last.params, last.intermediate_values))
+        return missing
 
     def _enqueue(self, attributes: dict[str, Any], settings: dict[str, Any], reports: dict[int, float]) -> None:
         """As `Study.enqueue_trial` does, with the reports made so far."""
@@ -208,17 +279,31 @@ class Tickets:
             )
         )
 
-    def _lose(self, attempt: FrozenTrial) -> None:
-        trial_id, attributes = self._id(attempt), attempt.user_attrs
-        progressed = len(attempt.intermediate_values) > attributes.get("reports_before", 0)
-        deaths = 1 if progressed else attributes.get("deaths", 0) + 1
-        reason = f"its worker was killed {deaths} times in a row"
-        if deaths < MOST_DEATHS:
-            self._storage.set_trial_user_attr(trial_id, "deaths", deaths)
-            self._storage.set_trial_user_attr(trial_id, "lost", True)
-            reason = "its worker was killed; another attempt took it up"
-        self._storage.set_trial_user_attr(trial_id, "reason", reason)
+    def _drop_twins(self) -> None:
+        counted = {trial.number for trial in self._latest().values()}
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state == TrialState.WAITING and _ticket(trial) < self.plan.trials and trial.number not in counted:
+                with contextlib.suppress(UpdateFinishedTrialError):
+                    self._storage.set_trial_user_attr(self._id(trial), "reason", "added twice")
+                    self._storage.set_trial_state_values(self._id(trial), TrialState.FAIL)
+
+    def _lose(self, attempt: FrozenTrial) -> Loss:
+        trial_id, deaths = self._id(attempt), self._deaths(attempt)
+        if deaths >= MOST_DEATHS:
+            self._storage.set_trial_user_attr(trial_id, "reason", f"its worker was killed {deaths} times in a row")
         self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        return Loss(_ticket(attempt), self._progressed(attempt))
+
+    def _deaths(self, lost: FrozenTrial) -> int:
+        """Deaths in a row without progress, this one included. One before the trial began is not the trial's."""
+        if self._progressed(lost):
+            return 1
+        return int(lost.user_attrs.get("deaths", 0)) + ("worker" in lost.user_attrs)
+
+    def _progressed(self, lost: FrozenTrial) -> bool:
+        before = lost.user_attrs
+        reports = len(lost.intermediate_values) > before.get("reports_before", 0)
+        return reports or self._kept(_ticket(lost)) != before.get("kept_before", [])
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """Multivariate TPE with constant liar (Optuna's default), seeded by the ticket and not by who holds it."""
@@ -227,21 +312,41 @@ class Tickets:
         return optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)
 
 
-def _open_storage(folder: Path) -> BaseStorage:
-    url = os.environ.get(STORAGE_VARIABLE)
-    if not url:
-        folder.mkdir(parents=True, exist_ok=True)
-        journal = folder / "journal.log"
-        lock = cast(Any, KernelLock(journal))  # Optuna does not export the class of locks
-        return JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
+def trial_folders(folder: Path, number: int | str = "*") -> list[Path]:
+    """Folders of a ticket's attempts, or of all, in the folder of a search, by their numbers."""
+    return sorted(folder.glob(f"trial-{number}-*"), key=lambda path: [int(part) for part in path.name.split("-")[1:]])
+
+
+def finished_tickets(storage: BaseStorage, study: str) -> set[int] | None:
+    """Numbers of the tickets of a study that are done; None when there is no such study."""
     try:
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    except Exception as error:
-        # The URL may hold a password, and so may the driver's own message: neither is repeated.
-        raise UserError(
-            f"{STORAGE_VARIABLE}: cannot open this storage ({type(error).__name__}); it should be an SQLAlchemy URL of "
-            f"a reachable server, such as postgresql+psycopg2://user:password@host/database, or unset for a journal"
-        ) from error
+        trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
+    except KeyError:
+        return None
+    latest = _latest_attempts(trials)
+    return {number for number, trial in latest.items() if trial.state.is_finished() and not _is_lost(trial)}
+
+
+def _latest_attempts(trials: list[FrozenTrial]) -> dict[int, FrozenTrial]:
+    """The last attempt of each ticket.
+
+    Of twins, the first: storages number trials in the order in which all see them, so all agree on it.
+    """
+    latest: dict[int, FrozenTrial] = {}
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        number = _ticket(trial)
+        if number not in latest or _attempt(trial) > _attempt(latest[number]):
+            latest[number] = trial
+    return latest
+
+
+@contextlib.contextmanager
+def _fenced() -> Iterator[None]:
+    """A trial that is finished in the storage, and not by us, was given to another worker."""
+    try:
+        yield
+    except UpdateFinishedTrialError:
+        raise Lost("no sign of life came in time, and another worker took the trial up") from None
 
 
 def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Value:
@@ -256,6 +361,14 @@ def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Value:
 
 def _ticket(trial: FrozenTrial) -> int:
     return int(trial.user_attrs["ticket"])
+
+
+def _attempt(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs["attempt"])
+
+
+def _is_lost(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
 
 
 def _seconds(trial: FrozenTrial) -> float:
@@ -276,5 +389,6 @@ def _row(number: int, trial: FrozenTrial) -> Row:
 
 
 def _silence_optuna() -> None:
-    """It tells every trial on standard error; the supervisor's bar does that."""
-    optuna.logging.set_verbosity(logging.WARNING)
+    """It tells every trial on standard error, as the supervisor's bar does, and warns with pages of SQL of a database
+    that is away, as `storage.py` does."""
+    optuna.logging.set_verbosity(logging.ERROR)

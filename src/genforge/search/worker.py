@@ -7,22 +7,27 @@ that no search leaves a trainer behind.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
-import os
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
+from optuna.exceptions import StorageInternalError
 
 from genforge.ownership import end_with_owner, stop_on_signals
-from genforge.search.plan import Plan, Pruned
+from genforge.processes import Identity
+from genforge.progress import say
+from genforge.search.lease import SIGNS_A_LEASE, Signs
+from genforge.search.plan import Lost, Plan, Pruned
+from genforge.search.storage import StorageAway
 from genforge.search.tickets import Tickets, Trial
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
 
 class OpenObjective(Protocol):
@@ -31,41 +36,50 @@ class OpenObjective(Protocol):
     def __call__(self, arguments: Mapping[str, Any]) -> Callable[[Trial], float]: ...
 
 
-def worker_name(pid: int) -> str:
-    """A name that no other process has or will have: host, process number and the moment of its start."""
-    return f"{socket.gethostname()}:{pid}:{psutil.Process(pid).create_time():.2f}"
-
-
-def is_alive(worker: str) -> bool:
-    """Whether the worker of this name still runs. A worker of another host is taken to be alive."""
-    host, pid, started = worker.rsplit(":", 2)
-    if host != socket.gethostname():
-        return True
-    try:
-        process = psutil.Process(int(pid))
-        same = abs(process.create_time() - float(started)) < 5.0  # the kernel's idea of the start moves with the clock
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def work(tickets: Tickets, objective: Callable[[Trial], float]) -> None:
     """Run trials until none waits.
 
     A trial that raises is a failed trial with the exception as its reason, and the search goes on: half of a space may
     be of no use. The traceback goes to standard error, the worker's log.
+
+    Raises:
+        Exception: the disk or the database failed, which is not the trial's fault: it stays for the next worker.
     """
-    name = worker_name(os.getpid())
-    while (trial := tickets.claim(name)) is not None:
+    own = Identity.own()
+    tickets.fill()
+    while (trial := tickets.claim(own)) is not None:
         try:
+            _run(tickets, trial, objective)
+        except Lost as loss:
+            say(f"trial {trial.number} is given up: {loss}")
+
+
+def _run(tickets: Tickets, trial: Trial, objective: Callable[[Trial], float]) -> None:
+    try:
+        with Signs(lambda: tickets.sign(trial), every=tickets.plan.lease / SIGNS_A_LEASE):
             value = objective(trial)
-        except Pruned:
-            tickets.prune(trial)
-        except Exception as error:
-            traceback.print_exc()
-            tickets.fail(trial, f"{type(error).__name__}: {error}")
-        else:
-            tickets.complete(trial, value)
+    except Pruned:
+        tickets.prune(trial)
+    except Lost:
+        raise
+    except Exception as error:
+        if _is_surroundings(error):
+            raise
+        traceback.print_exc()
+        tickets.fail(trial, f"{type(error).__name__}: {error}")
+    else:
+        tickets.complete(trial, value)
+
+
+def _is_surroundings(error: BaseException | None) -> bool:
+    """Whether a full or broken disk, or the database, is behind this: other settings would fail as well."""
+    while error is not None:
+        if isinstance(error, StorageAway | StorageInternalError):
+            return True
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def main() -> None:
@@ -74,7 +88,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it sends SIGTERM
     job = json.loads(sys.stdin.readline())
     plan = Plan.model_validate(job["plan"])
-    tickets = Tickets(plan, Path(job["folder"]))
+    tickets = Tickets(plan, Path(job["folder"]), wait=True)
     module, _, function = plan.objective.partition(":")
     open_objective: OpenObjective = getattr(importlib.import_module(module), function)
     work(tickets, open_objective(plan.arguments))

@@ -1,7 +1,7 @@
 """Make the eyes of the judge, and let them look at the training split once.
 
 The classifier learns the data's labels, or rotations where there are no two classes. It is trained by the same loop as
-every model, and checked on the validation split.
+every model, kept as they are (`kept.py`), and checked on the validation split.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genforge.files import replacing_folder
+from genforge.files import replacing_folder, telling_of_no_room
+from genforge.imports import code_digest
 from genforge.progress import say
 from genforge.randomness import derive, seed_everything
 from genforge.settings import UserError
+from genforge.steps.kept import EXTRACTOR, checkpoints_of, forget_others
 from genforge.steps.project import Project
 
 if TYPE_CHECKING:
@@ -26,9 +28,15 @@ def run(project: Project, name: str | None = None) -> None:
     from genforge.data.loading import Prepared
     from genforge.evaluation.extractor import load_extractor
     from genforge.evaluation.fidelity import write_reference
+    from genforge.training.termination import Termination
 
     prepared = Prepared.open(project.prepared)
-    with replacing_folder(project.extractor) as folder:
+    with (
+        telling_of_no_room("the extractor", project.extractor),
+        Termination() as termination,
+        termination.at_once(),  # but for the classifier's steps, between which the loop hears of it
+        replacing_folder(project.extractor) as folder,
+    ):
         if project.config.extractor.name == "inception":
             _keep_inception(project, prepared, folder)
         else:
@@ -43,7 +51,8 @@ def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> Non
     from genforge.networks.classifier import Classifier
     from genforge.objectives.classification import ROLE, Classification, ClassificationSettings
     from genforge.tracking import runs as tracking
-    from genforge.training.loop import TrainingSettings, train
+    from genforge.training.loop import train
+    from genforge.training.settings import TrainingSettings
 
     settings = project.config.extractor
     task: Task = "labels" if len(prepared.classes) >= 2 else "rotations"
@@ -68,13 +77,34 @@ def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> Non
         },
         "extractor",
     )
+    inputs = {
+        "extractor": settings.model_dump(mode="json"),
+        "training": training.model_dump(mode="json"),
+        "code": code_digest(
+            [Classification.__module__, Classifier.__module__, DeviceData.__module__, train.__module__]
+        ),
+        "task": task,
+        "data": prepared.digest,
+        "seed": seed,
+    }
+    checkpoints = checkpoints_of(project, EXTRACTOR, inputs)
     with tracking.run(project.root, kind="extractor", name=task, parameters=settings.model_dump()) as record:
-        train(objective, data, training, device=project.device, seed=seed, log=record.metrics, title="extractor")
+        train(
+            objective,
+            data,
+            training,
+            device=project.device,
+            seed=seed,
+            log=record.metrics,
+            checkpoints=checkpoints,
+            title="extractor",
+        )
         accuracy = validation_accuracy(objective, prepared, project.device, derive(seed, "validation"))
         record.metrics(settings.steps, {"validation_accuracy": accuracy})
     say(f"extractor: tells {task} apart in {accuracy:.1%} of the validation images")
     about = {"validation_accuracy": accuracy, "settings": settings.model_dump(), **_about(prepared)}
     write_classifier(folder, network, names_classes=task == "labels", about=about)
+    forget_others(checkpoints)
 
 
 def validation_accuracy(objective: Classification, prepared: Prepared, device: str, seed: int) -> float:

@@ -93,7 +93,7 @@ def _read_folder(project: Project, folder: Path, shape: ImageShape) -> Found:
     if not paths:
         raise UserError(f"{folder} holds no files; give a folder of images or a uint8 .npy array")
     channels: Literal[1, 3] = 1 if shape.channels == 1 else 3
-    rules = Rules(shape.height, True, channels, data.fit, data.max_pixels, data.max_bytes)
+    rules = Rules(shape.height, True, channels, data.fit, data.max_pixels, data.max_bytes, data.max_seconds)
     reasons, resized = [""] * len(paths), 0
     with tempfile.NamedTemporaryFile(prefix="genforge-judge-") as scratch, Bar("reading", len(paths), "files") as bar:
         scratch.truncate(len(paths) * shape.size)

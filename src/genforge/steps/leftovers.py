@@ -27,6 +27,7 @@ from genforge.processes import Identity, command_line, program, words_of
 from genforge.settings import UserError
 
 SECONDS_TO_END_ITSELF = 6.0  # an orphan younger than that is ending already
+SECONDS_TO_DIE = 10.0  # after SIGKILL
 WRITTEN = ("data", "results")
 
 
@@ -69,10 +70,11 @@ def _orphan(process: psutil.Process, root: Path) -> tuple[Identity, str] | None:
 
 
 def _end(identity: Identity, root: Path) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired, ProcessLookupError):
         process = psutil.Process(identity.pid)
         if not identity.is_gone() and _orphan(process, root) is not None:
             os.kill(identity.pid, signal.SIGKILL)
+            process.wait(SECONDS_TO_DIE)  # the kernel takes a moment
 
 
 def _locks_of_dvc(root: Path) -> Iterator[Leftover]:

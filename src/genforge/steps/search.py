@@ -106,6 +106,7 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
         better=METRICS[METRIC].better,
         trials=settings.trials,
         seed=project.config.seed,
+        lease=settings.lease,
         warmup=steps // settings.reports + 1,  # the first look at a young network says little: it prunes nothing
     )
 

@@ -15,7 +15,7 @@ from genforge.evaluation.fidelity import Judge
 from genforge.models import Model
 from genforge.pictures import grid
 from genforge.randomness import seed_everything
-from genforge.search.plan import Pruned
+from genforge.search.plan import Lost, Pruned
 from genforge.search.tickets import Trial
 from genforge.steps.labels import labels_of
 from genforge.steps.project import Project
@@ -48,7 +48,12 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
     judge = Judge.open(project.extractor, project.prepared, device)
 
     def run_trial(trial: Trial) -> float:
-        short = {"training.steps": steps, "training.checkpoint_every": max(1, steps // reports)}
+        # Without rollbacks: settings that fail are to be known as such, and not by the value of half of them.
+        short = {
+            "training.steps": steps,
+            "training.checkpoint_every": max(1, steps // reports),
+            "training.rollbacks": 0,
+        }
         changed = catalog.with_settings(recipe, {**trial.settings, **short}, f"recipes.{name}.search")
         seed_everything(seed)
         objective = catalog.build_objective(changed, prepared.shape, len(prepared.classes))
@@ -87,6 +92,9 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
                 )
             except Pruned:
                 record.finish("pruned")
+                raise
+            except Lost as loss:
+                record.finish("lost", "KILLED", str(loss))
                 raise
         return last
 

@@ -1,22 +1,22 @@
 """Train: one recipe, with the settings that the search found, to a folder that draws images.
 
-Checkpoints lie under .genforge/checkpoints/<recipe>/<digest of all inputs>, outside of what DVC deletes before a stage
-runs. So a stage that was killed goes on where it was, and one with other inputs starts afresh.
+A run that was killed goes on where it was (`kept.py`). Its pictures are drawn with the sampler of the day: those that
+were made on the way, for the filmstrip, with the one that the recipe named then.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genforge.catalog import Recipe, exported, with_settings
-from genforge.files import digest_json, read_json, replacing, replacing_folder, write_json
+from genforge.files import read_json, replacing, replacing_folder, telling_of_no_room, write_json
 from genforge.imports import code_digest
 from genforge.progress import say
 from genforge.randomness import derive, seed_everything
 from genforge.settings import UserError
+from genforge.steps.kept import checkpoints_of, forget_others
 from genforge.steps.labels import label_counts, labels_of
 from genforge.steps.project import Project
 
@@ -43,9 +43,9 @@ def run(project: Project, name: str | None = None) -> None:
     from genforge.models import Model, digest
     from genforge.pictures import grid
     from genforge.tracking import runs as tracking
-    from genforge.training.checkpoint import Checkpoints
-    from genforge.training.history import History
-    from genforge.training.loop import TrainingSettings, train
+    from genforge.training.loop import train
+    from genforge.training.settings import TrainingSettings
+    from genforge.training.termination import Termination
 
     # The recipe, as params.yaml states it and with what the search found.
     recipe = best_recipe(project, name)
@@ -54,19 +54,16 @@ def run(project: Project, name: str | None = None) -> None:
     seed = derive(project.config.seed, "train", name)
     flip = project.config.data.horizontal_flip
 
-    # Everything that the weights depend on says where the run is kept.
-    code = read_json(project.recipe_file(name))["code"]
+    # Everything that the weights depend on says where the run is kept. The sampler does not: with another one the
+    # finished run is finished again, in seconds, and only its pictures are drawn anew.
     inputs = {
-        "recipe": recipe.model_dump(mode="json"),
-        "code": code,
-        "batches": code_digest(["genforge.data.loading"]),
+        "recipe": recipe.model_dump(mode="json", include={"networks", "objective", "training"}),
+        "code": code_digest([*recipe.training_modules(), "genforge.data.loading"]),
         "data": prepared.digest,
         "flip": flip,
         "seed": seed,
     }
-    folder = project.state / "checkpoints" / name / digest_json(inputs)
-    history = History(folder)
-    checkpoints = Checkpoints(folder, identity=inputs)
+    checkpoints = checkpoints_of(project, name, inputs)
 
     # Data to the device; networks with weights that hang on the seed alone.
     data = DeviceData(prepared, "train", project.device, seed=seed, horizontal_flip=flip)
@@ -75,44 +72,36 @@ def run(project: Project, name: str | None = None) -> None:
     model = Model(objective.exported, build_sampler(recipe.sampler), {})
 
     parameters = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
-    tags = {"family": recipe.family, "origin": recipe.origin, "inputs": folder.name}
-    with tracking.run(project.root, kind="train", name=name, parameters=parameters, tags=tags) as record:
-        # A run that goes on after a stop has told its beginning to a record that ended with it.
-        for step, values in sorted(history.rows.items()):
-            record.metrics(step, values)
-        for step, images in sorted(history.images.items()):
-            record.image("samples", step, grid(images, FILM_COLUMNS))
-
-        def log(step: int, values: dict[str, float]) -> None:
-            if history.add(step, values):
-                record.metrics(step, values)
-
-        def observe(step: int, network: object) -> None:
-            images = pictures_of(model, prepared, FILM_COLUMNS, f"{name} at step {step}")
-            if history.see(step, images):
-                record.image("samples", step, grid(images, FILM_COLUMNS))
-
+    tags = {"family": recipe.family, "origin": recipe.origin, "inputs": checkpoints.folder.name}
+    with (
+        telling_of_no_room(f"what training {name} leaves behind", project.model(name)),
+        Termination() as termination,
+        tracking.run(project.root, kind="train", name=name, parameters=parameters, tags=tags) as record,
+        termination.at_once(),  # but for the steps, between which the loop hears of it
+    ):
         trained = train(
             objective,
             data,
             settings,
             device=project.device,
             seed=seed,
-            log=log,
+            log=record.metrics,
             checkpoints=checkpoints,
-            observe=observe,
+            observe=lambda step, network: pictures_of(model, prepared, FILM_COLUMNS, f"{name} at step {step}"),
             observations=OBSERVATIONS,
+            show=lambda step, images: record.image("samples", step, grid(images, FILM_COLUMNS)),
             title=f"training {name}",
         )
-        card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed, "code": code}
+        card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
+        card["code"] = read_json(project.recipe_file(name))["code"]
         card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
         with replacing_folder(project.model(name)) as result:
-            write(result, model, card, history, pictures_of(model, prepared, GRID, name))
-            history.write_csv(project.curves(name))
+            write(result, model, card, trained.history, pictures_of(model, prepared, GRID, name))
+            trained.history.write_csv(project.curves(name))
         record.artifact(project.model(name), "model")
-        record.tags({"weights": digest(project.model(name))})
+        record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
         record.metrics(trained.steps, {"seconds": trained.seconds})
-    _forget_others(folder)
+    forget_others(checkpoints)
 
 
 def best_recipe(project: Project, name: str) -> Recipe:
@@ -150,6 +139,8 @@ def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any
         "images_seen": trained.images_seen,
         "seconds": trained.seconds,
         "images_per_second": trained.images_per_second,
+        "rollbacks": [rollback.to_json() for rollback in trained.rollbacks],
+        "environments": trained.environments,
         "parameters": sum(tensor.numel() for tensor in learned),
     }
 
@@ -165,11 +156,3 @@ def write(folder: Path, model: Model, card: dict[str, Any], history: History, sa
     history.write_csv(folder / "curves.csv")
     save_png(folder / "samples.png", grid(samples))
     save_png(folder / "filmstrip.png", grid(history.film(), FILM_COLUMNS))
-
-
-def _forget_others(folder: Path) -> None:
-    """Remove the checkpoints of this recipe with other inputs. The finished run's stay: if the process is killed before
-    DVC has noted the result, nothing is trained twice."""
-    for other in folder.parent.iterdir():
-        if other != folder:
-            shutil.rmtree(other)

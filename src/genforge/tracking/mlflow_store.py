@@ -7,9 +7,11 @@ Importing MLflow takes two seconds, so it is imported here only inside functions
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlruns"
+EXPERIMENT_KIND = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # else the UI may show traces of chats, not runs
 _SQLITE = "sqlite:///"
+# How long MLflow's client waits for a server: its own seven tries take minutes.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+SECONDS_TO_CONNECT = 10  # to a database
 
 
 class StoreAway(UserError, ConnectionError):
@@ -48,8 +56,8 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a uv project around us says nothing about the model
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # its own 7 take minutes
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     import mlflow  # noqa: F401  its import sets its loggers up, which is undone below
 
     for name in ("mlflow", "alembic"):
@@ -65,9 +73,7 @@ def connect(root: Path) -> MlflowClient:
     uri = store_uri(root)
     try:
         if not is_server(uri):
-            lock = root / ".genforge" / "mlflow.lock"
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(lock):  # processes that start together on an empty database crash in its migrations
+            with FileLock(_lock(root, uri)):  # processes that start together on an empty database crash in migrations
                 _make_database(uri)
         _use_everywhere(uri)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -76,6 +82,38 @@ def connect(root: Path) -> MlflowClient:
             f"MLFLOW_TRACKING_URI is {store_name(root)!r}, which is no store of MLflow's; it should be http(s)://, "
             f"sqlite:///, postgresql:// or mysql://"
         ) from None
+
+
+@contextlib.contextmanager
+def answers_within(seconds: float) -> Iterator[None]:
+    """Within the block a call that a server does not answer is given up after so many seconds and not made again, so
+    that it is made again where it is known what to make again. What the user set in the environment stays."""
+    limits = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(min(seconds, 30)))),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update({name: limits[name] for name, value in before.items() if value in (None, PATIENCE[name])})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _lock(root: Path, uri: str) -> Path:
+    """Beside a SQLite database, which several projects may share."""
+    database = _file_of(uri)
+    lock = root / ".genforge" / "mlflow.lock" if database is None else database.with_name(f"{database.name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return lock
+
+
+def _file_of(uri: str) -> Path | None:
+    """The file of a SQLite database; None for another store."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
 
 
 def _use_everywhere(uri: str) -> None:
@@ -92,20 +130,23 @@ def _use_everywhere(uri: str) -> None:
 
 
 def experiment(client: MlflowClient, root: Path, name: str) -> str:
-    """Id of the experiment `name`, made or brought back from the bin when needed."""
+    """Id of the experiment `name`, made or brought back from the bin when needed. What kind it is, is said once."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         place = None if is_server(store_uri(root)) else (root.resolve() / ARTIFACTS / name).as_uri()
         try:
-            return client.create_experiment(name, artifact_location=place)
+            return client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_KIND)
         except MlflowException:
             found = client.get_experiment_by_name(name)  # another process made it meanwhile
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+    for key, value in EXPERIMENT_KIND.items():
+        if key not in found.tags:  # what somebody chose in the UI stays
+            client.set_experiment_tag(found.experiment_id, key, value)
     return found.experiment_id
 
 
@@ -115,20 +156,51 @@ def _make_database(uri: str) -> None:
     SQLite: under another name, then renamed, since migrations that were killed in the middle leave a database that
     nothing can use.
     """
-    from mlflow import MlflowClient
-
-    path = Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+    path = _file_of(uri)
     if path is None:
-        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+        _make_on_server(uri)
         return
     if path.exists() and path.stat().st_size > 0:
         return
-    for rest in path.parent.glob(f".{path.name}.*.tmp*"):
+    for rest in half_made(path):
         rest.unlink()  # of a process that was killed here: we hold the lock, so nobody else is at it
     aside = path.with_name(f".{path.name}.{os.getpid()}-{time.time_ns()}.tmp")
     aside.parent.mkdir(parents=True, exist_ok=True)
     _migrate(f"{_SQLITE}{aside}")
     aside.replace(path)
+
+
+def database_file(root: Path) -> Path | None:
+    """The SQLite database of the project in `root`; None where it has another store."""
+    return _file_of(store_uri(root))
+
+
+def half_made(database: Path) -> Iterator[Path]:
+    """What processes that were killed while they made it have left beside it."""
+    return database.parent.glob(f".{database.name}.*.tmp*")
+
+
+def _make_on_server(uri: str) -> None:
+    """The same in a database server, to which several machines may come at once."""
+    from mlflow import MlflowClient
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import ArgumentError, OperationalError
+    from sqlalchemy.pool import NullPool
+
+    is_postgresql = uri.startswith("postgresql")
+    try:
+        limits = {"connect_timeout": SECONDS_TO_CONNECT} if is_postgresql else {}
+        engine = create_engine(uri, poolclass=NullPool, connect_args=limits)
+    except ArgumentError:  # no database: MLflow says what it takes
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+        return
+    try:
+        with engine.connect() as connection:  # MLflow's own tries to reach a database that is away last an hour
+            if is_postgresql:
+                connection.execute(text("SELECT pg_advisory_lock(hashtext('genforge: MLflow tables'))"))
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except OperationalError as error:
+        raise StoreAway(f"the database of MLflow does not answer: {error.orig}") from None
 
 
 def _migrate(uri: str) -> None:

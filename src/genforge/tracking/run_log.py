@@ -11,18 +11,25 @@ are written as the words `nan`, `inf` and `-inf`: a log must be able to tell how
 
 Appending costs one write to the system's cache, some tens of microseconds: it outlives the process, and only a power
 cut can lose the last seconds.
+
+A disk that is full stops nobody. What it does not take is kept in memory, told again with the next event, and a warning
+says so once. Only when the run ends, or when too much is kept, and the disk is still full, is that an error.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
 import re
 import secrets
 import shutil
+import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,11 +37,14 @@ from typing import Any, Literal
 
 from genforge.files import replacing, replacing_folder
 from genforge.processes import Identity
+from genforge.progress import say
 from genforge.settings import UserError
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 PIPELINE = "pipeline"  # the kind of a run that is the parent of its stages' runs
 MAX_REASON = 2000  # characters: why a run failed, in its end
+MAX_UNSAID = 64 * 2**20  # bytes kept in memory while the disk is full
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, the largest file allowed
 ID_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_\-. :/]")  # MLflow's rule for names of metrics, parameters and tags
 _ILLEGAL_IN_KEYS = re.compile(r"[^A-Za-z0-9_\-./ ]")  # and for keys of images
@@ -57,6 +67,9 @@ class RunLog:
         self.folder = folder
         self._last_time = 0
         self._is_whole = False  # whether the file is known to end with a newline
+        self._unsaid: deque[tuple[Path, bytes]] = deque()  # lines, and pictures, that a full disk has not taken yet
+        self._has_warned = False
+        self._lock = threading.Lock()
 
     @property
     def id(self) -> str:
@@ -75,7 +88,7 @@ class RunLog:
                 end is the run's end.
 
         Raises:
-            UserError: the id could not be a folder's name.
+            UserError: the id could not be a folder's name, or the disk is full.
         """
         if not ID_RULE.fullmatch(identity):
             raise UserError(f"run id {identity!r}: should be letters, digits, `_`, `.` and `-`, at most 128")
@@ -84,6 +97,9 @@ class RunLog:
         aside.mkdir(parents=True)
         log = cls(aside)
         log.append("start", start)
+        if log._unsaid:
+            shutil.rmtree(aside)
+            raise log._disk_is_full()
         try:
             aside.rename(folder)
         except OSError:  # a folder that is not empty is never replaced: the other one was first
@@ -94,16 +110,58 @@ class RunLog:
         return log
 
     def append(self, kind: str, values: Mapping[str, Any]) -> None:
-        """Add one event. Whole or not at all, also with several processes writing at once."""
+        """Add one event. Whole or not at all, also with several processes writing at once.
+
+        Raises:
+            UserError: the disk has been full for so long that no more can be kept in memory.
+        """
+        with self._lock:
+            self._add(kind, values)
+            self._say_all()
+
+    def _add(self, kind: str, values: Mapping[str, Any]) -> None:
         text = json.dumps({"event": kind, "time": self._now(), **values}, allow_nan=False, separators=(",", ":"))
-        line = b"\n" * self._is_torn() + text.encode() + b"\n"
+        self._unsaid.append((self._events, text.encode() + b"\n"))
+
+    def _say_all(self) -> None:
+        """Write what is waiting, in order, as far as the disk takes it."""
+        try:
+            while self._unsaid:
+                path, data = self._unsaid[0]
+                if path == self._events:
+                    self._write_line(data)
+                else:
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_bytes(data)
+                self._unsaid.popleft()
+            self._has_warned = False
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            kept = sum(len(data) for _, data in self._unsaid)
+            if kept > MAX_UNSAID:
+                raise self._disk_is_full() from error
+            if not self._has_warned:
+                self._has_warned = True
+                with contextlib.suppress(OSError):  # the words may go to a file on the same disk
+                    say(f"warning: {self._events}: {error.strerror}; the run goes on, its log waits in memory for room")
+
+    def _write_line(self, line: bytes) -> None:
+        line = b"\n" * self._is_torn() + line
         handle = os.open(self._events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
+            self._is_whole = False
             self._is_whole = os.write(handle, line) == len(line)
         finally:
             os.close(handle)
-        if not self._is_whole:
-            raise OSError(f"{self._events}: the disk did not take {len(line)} bytes more; is it full?")
+        if not self._is_whole:  # the disk took a part; the next try starts a line of its own
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._events))
+
+    def _disk_is_full(self) -> UserError:
+        return UserError(
+            f"{self._events}: the disk is full, and {len(self._unsaid)} events of the run could not be written; "
+            f"free some space and run this again: it goes on from what is saved"
+        )
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.append("metrics", {"step": int(step), "values": {legal(k): _plain(float(v)) for k, v in values.items()}})
@@ -115,9 +173,10 @@ class RunLog:
         """A picture of one step, as the bytes of a PNG file."""
         key = _ILLEGAL_IN_KEYS.sub("_", key)
         name = f"{key.replace('/', '~')}-{int(step):08d}-{secrets.token_hex(2)}.png"
-        (self.folder / "images").mkdir(exist_ok=True)
-        (self.folder / "images" / name).write_bytes(png)
-        self.append("image", {"key": key, "step": int(step), "file": name})
+        with self._lock:
+            self._unsaid.append((self.folder / "images" / name, png))
+            self._add("image", {"key": key, "step": int(step), "file": name})
+            self._say_all()
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """A copy of a file or of a folder, kept under `folder` among the run's artifacts."""
@@ -134,7 +193,10 @@ class RunLog:
         self.append("artifact", {"file": str(inside / path.name), "folder": "" if folder in ("", ".") else str(inside)})
 
     def end(self, status: Status, reason: str = "") -> None:
+        """Raises UserError when the disk is full and has not taken all that was told."""
         self.append("end", {"status": status, "reason": reason[-MAX_REASON:]})
+        if self._unsaid:
+            raise self._disk_is_full()
 
     def size(self) -> int:
         """Bytes of complete lines, give or take the one that is being written."""
@@ -162,11 +224,22 @@ class RunLog:
 
     def status(self) -> Status | None:
         """How the run ended, or None while it has not: the end is the last line."""
-        with self._events.open("rb") as file:
-            file.seek(max(0, self.size() - 4 * MAX_REASON))
-            *_, last, torn = [b"", *file.read().split(b"\n")]
+        try:
+            with self._events.open("rb") as file:
+                file.seek(max(0, self.size() - 16 * MAX_REASON))  # a character takes up to 12 bytes in JSON
+                *_, last, torn = [b"", *file.read().split(b"\n")]
+        except FileNotFoundError:
+            return None
         value = _parse(last) if not torn else None
         return value["status"] if value is not None and value["event"] == "end" else None
+
+    def is_readable(self) -> bool:
+        """False for a log whose start a power cut, or somebody's hand, has taken."""
+        try:
+            self.process()
+        except (UserError, OSError, KeyError, TypeError, ValueError):
+            return False
+        return True
 
     def process(self) -> Identity:
         """The process whose end is the run's end."""
@@ -191,7 +264,12 @@ def runs_folder(root: Path) -> Path:
 
 
 def all_runs(root: Path) -> list[RunLog]:
-    """Every run of the project in `root`, sorted by id."""
+    """Every run of the project in `root` whose log can be read, sorted by id."""
+    return [log for log in run_folders(root) if log.is_readable()]
+
+
+def run_folders(root: Path) -> list[RunLog]:
+    """Every run of the project in `root`, also those whose log can not be read, sorted by id."""
     runs = runs_folder(root)
     if not runs.is_dir():
         return []
@@ -206,8 +284,9 @@ def reap(root: Path, among: Iterable[RunLog] | None = None) -> list[str]:
     Args:
         among: the runs to look at; None: all of the project.
     """
-    logs = all_runs(root) if among is None else among
-    orphans = [log for log in logs if log.status() is None and log.process().is_gone()]
+    logs = [log for log in (run_folders(root) if among is None else among) if log.status() is None]
+    # The last look is at the end: a process may say how its run ended after the first look, and be gone by the second.
+    orphans = [log for log in logs if log.is_readable() and log.process().is_gone() and log.status() is None]
     for log in sorted(orphans, key=lambda log: log.start().values["kind"] == PIPELINE):  # stages before their parents
         start = log.start().values
         if start["kind"] == PIPELINE and start["name"] == "dvc":

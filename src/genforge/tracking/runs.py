@@ -29,7 +29,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from genforge import config
-from genforge.files import read_json
+from genforge.files import digest_bytes, read_json
 from genforge.pictures import png_bytes
 from genforge.processes import Identity, nearest_dvc
 from genforge.progress import say
@@ -40,10 +40,17 @@ from genforge.tracking.run_log import reap as reap  # part of what this room off
 PIPELINE_RUN = "GENFORGE_PIPELINE_RUN"  # environment: id of the pipeline run that this process works for
 UPLOADER = "GENFORGE_UPLOADER"  # environment: `off` starts none
 SECONDS_BETWEEN_LOOKS = 30.0  # at whether an uploader is there
+STARTING = "uploader.starting"  # a file that stands from an uploader's start until it holds the lock
+SECONDS_TO_START = 15.0  # when it does not by then, it died, and another is started
+MAX_TOLD = 2**20  # bytes of what uploaders have to say, before the file is begun anew
 
 
 class Run:
-    """One run that is going on. Its methods cost microseconds (a picture: milliseconds) and fail only with the disk."""
+    """One run that is going on. Its methods cost microseconds (a picture: milliseconds) and wait for nobody.
+
+    A full disk stops none of them either, but `artifact`: see `run_log.py`. `finish` raises UserError when the disk has
+    not taken all by then.
+    """
 
     def __init__(self, root: Path, log: RunLog) -> None:
         self._root, self._log = root, log
@@ -104,7 +111,8 @@ def run(
     """A run that lasts as long as the block.
 
     It ends FINISHED with the block, FAILED with an exception, KILLED with an interrupt (Ctrl-C, or a signal that was
-    turned into an exception that is no `Exception`). One whose process is killed is ended by the next uploader.
+    turned into an exception that is no `Exception`). One whose process is killed is ended as KILLED by its uploader, or
+    by the next command in the project.
 
     Args:
         root: the project's folder.
@@ -134,7 +142,10 @@ def run(
         yield current
     except BaseException as error:
         status, reason = _ending(error)
-        current.finish(status=status, reason=reason)
+        try:
+            current.finish(status=status, reason=reason)
+        except UserError as full:  # why the run ended says more, and is often the same full disk
+            error.add_note(str(full))
         raise
     current.finish()
 
@@ -190,15 +201,17 @@ def start_uploader(root: Path) -> None:
     """Start the uploader unless one is at work. It ends by itself when there is nothing left to wait for."""
     if os.environ.get(UPLOADER, "").lower() == "off":
         return
-    lock = root / ".genforge" / "uploader.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock, told = root / ".genforge" / "uploader.lock", root / ".genforge" / "uploader.log"
+    on_its_way = root / ".genforge" / STARTING
     try:
-        with FileLock(lock).acquire(blocking=False):
-            pass  # nobody holds it, so there is no uploader
-    except Timeout:
-        return
-    with (root / ".genforge" / "uploader.log").open("ab") as log:
-        try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock).acquire(blocking=False):  # nobody holds it, so there is no uploader
+            if on_its_way.exists() and time.time() - on_its_way.stat().st_mtime < SECONDS_TO_START:
+                return
+            on_its_way.touch()
+        if told.exists() and told.stat().st_size > MAX_TOLD:
+            told.replace(told.with_suffix(".log.old"))
+        with told.open("ab") as log:
             subprocess.Popen(
                 [sys.executable, "-P", "-m", "genforge.tracking.uploader", str(root.resolve())],
                 stdin=subprocess.DEVNULL,
@@ -207,8 +220,32 @@ def start_uploader(root: Path) -> None:
                 cwd=root,
                 start_new_session=True,  # it outlives a killed run by seconds, to say that the run was killed
             )
-        except OSError as error:
-            say(f"the uploader could not be started ({error}); the run's log is kept and sent to MLflow later")
+    except Timeout:
+        return
+    except OSError as error:
+        say(f"the uploader could not be started ({error}); the run's log is kept and sent to MLflow later")
+
+
+def look_after(root: Path) -> None:
+    """End the runs that were left by the dead, and see to it that what the logs hold gets to MLflow.
+
+    Every command does this first: so a run whose process was killed, and its uploader with it, does not stay RUNNING.
+    It costs next to nothing where there is nothing to do, and a failure of it stops no command.
+    """
+    if not runs_folder(root).is_dir():
+        return
+    try:
+        reap(root)
+        if _has_unsent(root):
+            start_uploader(root)
+    except (OSError, UserError) as error:
+        say(f"warning: the logs under {runs_folder(root)} could not be looked after: {error}")
+
+
+def _has_unsent(root: Path) -> bool:
+    from genforge.tracking.replay import Replay
+
+    return bool(Replay(root).pending())
 
 
 def ui_command(root: Path, port: int = 5000) -> tuple[list[str], dict[str, str]]:
@@ -265,7 +302,9 @@ def _pipeline_of(root: Path, experiment: str) -> str | None:
     dvc = nearest_dvc()
     if dvc is None:
         return None
-    identity = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(dvc.started))}-pipeline-dvc-{dvc.pid}"
+    # The same for every stage of this `dvc`, and for no other machine that shares the store.
+    stamp, machine = time.strftime("%Y%m%dT%H%M%S", time.gmtime(dvc.started)), digest_bytes(dvc.host.encode())[:6]
+    identity = f"{stamp}-pipeline-dvc-{dvc.pid}-{machine}"
     if not (runs_folder(root) / identity).is_dir():
         _create_pipeline(root, identity, "dvc", experiment, dvc, None)
     return identity

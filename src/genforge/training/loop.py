@@ -9,87 +9,30 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
+import numpy as np
 import torch
-from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 
 from genforge.contracts import Network, Objective, TrainingData
 from genforge.progress import Bar
 from genforge.randomness import derive, seed_everything
-from genforge.settings import Settings, UserError, nearest
+from genforge.settings import UserError, nearest
 from genforge.training.checkpoint import Checkpoints
-from genforge.training.optimization import OptimizerSettings, PlayerOptimizer, Schedule, learning_rate_factor
+from genforge.training.environment import Environment, environment
+from genforge.training.failure import Rollback, TrainingFailed
+from genforge.training.history import History, Log, Show
+from genforge.training.keeping import Keeper
+from genforge.training.optimization import learning_rate_factor
 from genforge.training.random_states import untouched
+from genforge.training.settings import TrainingSettings
 from genforge.training.state import RunState
 from genforge.training.stopwatch import Stopwatch
 from genforge.training.termination import Terminated, Termination
 from genforge.training.turn import Turn, TurnSettings
-from genforge.training.window import Window
 
-Log = Callable[[int, dict[str, float]], None]
-Observe = Callable[[int, Network], None]
+Observe = Callable[[int, Network], np.ndarray | None]
 VALUES_BESIDE_THE_BAR = 3
-
-
-class TrainingSettings(Settings):
-    """How long and how a recipe is trained."""
-
-    steps: int = Field(2000, ge=0, description="steps; in each, the players whose turn it is take one batch each")
-    batch_size: int = Field(64, ge=1, description="images a turn")
-    accumulation: int = Field(
-        1,
-        ge=1,
-        description="parts that a batch is cut into, one after the other in memory; the gradient is the whole "
-        "batch's. Divides batch_size",
-    )
-    optimizer: OptimizerSettings = Field(OptimizerSettings(), description="every player's optimizer")
-    players: dict[str, PlayerOptimizer] = Field(
-        default_factory=dict,
-        description="what single players' optimizers have of their own, by the player's name, such "
-        "as `critic: {learning_rate: 4.0e-4}`",
-    )
-    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate rises in a straight line")
-    schedule: Schedule = Field("constant", description="the learning rate after that: constant, or cosine down to 0")
-    clip_norm: float | None = Field(
-        None, gt=0.0, description="a player's gradient is cut to this length; null: as it comes"
-    )
-    ema: float = Field(
-        0.999,
-        ge=0.0,
-        lt=1.0,
-        description="decay of the running average of the exported network's weights, a step that "
-        "moves them; 0: no average. It warms up by (1 + n) / (10 + n)",
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the losses' arithmetic; weights are float32. auto: bfloat16 on a GPU, float32 on a CPU"
-    )
-    channels_last: bool = Field(
-        False, description="images and weights lie in memory with channels last: faster on GPUs"
-    )
-    compile: bool = Field(
-        False,
-        description="torch.compile the networks: a minute at the start, faster afterwards; not for objectives that "
-        "differentiate gradients",
-    )
-    checkpoint_every: int = Field(
-        500, ge=1, description="steps between checkpoints: at most as many are lost by a kill"
-    )
-    log_every: int = Field(
-        50,
-        ge=1,
-        description="steps between logged values, each the mean since the last; also how "
-        "often losses and weights are checked to be finite",
-    )
-
-    @field_validator("accumulation")
-    @classmethod
-    def _accumulation(cls, accumulation: int, info: ValidationInfo) -> int:
-        size = info.data.get("batch_size", accumulation)
-        if size % accumulation:
-            raise ValueError(f"a divisor of batch_size, which is {size}")
-        return accumulation
 
 
 @dataclass(frozen=True)
@@ -98,6 +41,9 @@ class Trained:
 
     network: the exported one, with averaged weights, in evaluation mode. steps: that were made.
     images_seen: real images, one batch a step. seconds: of training, without observations; with those before a stop.
+    history: what was logged and observed. rollbacks: returns to a checkpoint, because something was not finite.
+    environments: versions, device and threads, each that the run has gone through: with more than one, its bits are
+        not those of a run that was never stopped.
     """
 
     network: Network
@@ -105,6 +51,9 @@ class Trained:
     images_seen: int
     seconds: float
     images_per_second: float
+    history: History
+    rollbacks: list[Rollback]
+    environments: list[Environment]
 
 
 def train(
@@ -118,6 +67,7 @@ def train(
     checkpoints: Checkpoints | None = None,
     observe: Observe | None = None,
     observations: int = 0,
+    show: Show | None = None,
     title: str = "training",
 ) -> Trained:
     """Train the objective's players, and fit what it fits in closed form.
@@ -128,23 +78,140 @@ def train(
         settings: how long and how. Without players there are no steps.
         device: `cpu`, `cuda` or `cuda:<index>`.
         seed: of everything random in the loop. The networks' first weights were drawn before.
-        log: called with the step and its values every `settings.log_every` steps, and before each checkpoint.
+        log: called with the step and its values every `settings.log_every` steps and after the last; of each step once.
+            When a stopped run is resumed, with all that it had logged before, too.
         checkpoints: where the run is kept. When there is a checkpoint, training goes on from it and ends with the same
-            bits (on a CPU with as many threads) as if it had never been stopped.
+            bits (on a CPU, in the same environment) as if it had never been stopped. When something is not finite, it
+            falls back to the newest one.
         observe: called with the step and the exported network: averaged weights, evaluation mode. It may draw as much
-            randomness as it likes without changing what is trained. What it raises ends the training.
+            randomness as it likes without changing what is trained. What it returns, uint8 (n, height, width,
+            channels), is kept in the history. What it raises ends the training.
         observations: how often, evenly spread over the steps; the last comes after the last step and `finish`.
+        show: called with the step and what `observe` returned, as `log` is.
         title: for the progress bar and for errors.
 
     Raises:
         UserError: `settings.players` names a player that there is not; a checkpoint cannot be written.
-        TrainingFailed: a loss or a weight is not finite.
+        TrainingFailed: a loss or a weight is not finite, and smaller steps from the last checkpoint did not help.
         Terminated: SIGTERM came. The run was checkpointed first.
     """
     # On many CPUs, arithmetic on numbers below 1e-38 takes a hundred times as long, and no image changes by them.
     torch.set_flush_denormal(True)
 
-    # All that is random from here on hangs on the seed alone.
+    with Termination() as termination:
+        # All is made ready. Nothing can be lost yet, so that SIGTERM is heard at once.
+        with termination.at_once():
+            turns = _make_ready(objective, data, settings, device, seed)
+            run = RunState(objective, turns, settings.ema, History(log, show), environment(device))
+            keeper = Keeper(run, checkpoints if turns else None, settings, title)
+            resumed = keeper.resume()
+        steps = settings.steps if turns else 0
+        looks = _spread(observations if observe else 0, steps)
+        watch = Stopwatch(run.seconds)
+        bar = Bar(f"{title} from step {run.step}" if resumed else title, steps - run.step)
+        reporter = _Reporter(run, settings, watch, bar)
+
+        def look() -> None:
+            """Let the observer see the exported network as it would be if training ended here."""
+            assert observe is not None
+            run.check_finite(title)
+            with watch.held(), untouched(), _at_its_best(run), termination.at_once():
+                images = observe(run.step, objective.exported)
+            run.observed += 1
+            if images is not None:
+                run.history.see(run.step, images)
+
+        with bar:
+            try:
+                keeper.keep()  # the beginning too: there is something to fall back to, and a disk that takes it
+                while run.step < steps:
+                    termination.check()
+                    try:
+                        # Now and then someone looks at the pictures, with the weights as they are.
+                        if run.observed < len(looks) - 1 and run.step >= looks[run.observed]:
+                            look()
+
+                        # The players take their turns.
+                        _step(run, data, settings, steps)
+                        bar.advance()
+
+                        # Now and then the numbers are read, and the run is kept.
+                        if run.step % settings.log_every == 0 or run.step == steps:
+                            run.check_finite(title)
+                            run.seconds = watch.seconds
+                            reporter.report()
+                        if run.step % settings.checkpoint_every == 0 or run.step == steps:
+                            run.seconds = watch.seconds
+                            keeper.keep()
+
+                    # What is not finite is not gone on with: back to what was, with a smaller step.
+                    except TrainingFailed as failure:
+                        keeper.roll_back(failure)
+                        reporter.start_again()
+            except Terminated:
+                run.seconds = watch.seconds
+                keeper.leave()
+                raise
+
+        # The averaged weights stay, and what is fitted after training is fitted to them.
+        if run.average is not None:
+            run.average.adopt()
+        objective.exported.eval()
+        with termination.at_once():
+            objective.finish(data)
+            run.check_finite(title)
+        if run.observed < len(looks):
+            look()
+
+    seen = steps * settings.batch_size
+    speed = seen / run.seconds if run.seconds else 0.0
+    return Trained(objective.exported, steps, seen, run.seconds, speed, run.history, run.rollbacks, run.environments)
+
+
+def _step(run: RunState, data: TrainingData, settings: TrainingSettings, steps: int) -> None:
+    """Each player whose turn it is follows the gradient of its loss on a batch of its own, and the average follows."""
+    rate = run.step_size * learning_rate_factor(run.step, steps, settings.warmup_steps, settings.schedule)
+    moved = False
+    for turn in run.turns:
+        if (run.step + 1) % turn.player.every == 0:
+            loss, logs = turn.take(data.batch(run.turn, settings.batch_size), rate)
+            run.window.add(run.step + 1, turn.player.name, loss, logs)
+            run.turn += 1
+            moved |= turn.moves_exported
+    run.step += 1
+    if moved and run.average is not None:
+        run.average.update()
+
+
+class _Reporter:
+    """Tells how the run goes: the log, and the note beside the bar."""
+
+    def __init__(self, run: RunState, settings: TrainingSettings, watch: Stopwatch, bar: Bar) -> None:
+        self.run, self.settings, self.watch, self.bar = run, settings, watch, bar
+        self.step, self.seconds, self.bar_began = run.step, watch.seconds, run.step
+
+    def report(self) -> None:
+        """Log the means since the last report."""
+        run = self.run
+        values = run.window.close()
+        speed = (run.step - self.step) * self.settings.batch_size / max(run.seconds - self.seconds, 1e-9)
+        shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:VALUES_BESIDE_THE_BAR]]
+        if run.rollbacks:
+            values["rollbacks"] = float(len(run.rollbacks))
+        run.history.add(run.step, values, {"images_per_second": speed})
+        self.bar.advance(0, ", ".join([f"{speed:.0f} images/s", *shown]))
+        self.step, self.seconds = run.step, run.seconds
+
+    def start_again(self) -> None:
+        """The run stands at an earlier step."""
+        self.step, self.seconds = self.run.step, self.watch.seconds
+        self.bar.advance(self.run.step - self.bar_began - self.bar.done)
+
+
+def _make_ready(
+    objective: Objective, data: TrainingData, settings: TrainingSettings, device: str, seed: int
+) -> list[Turn]:
+    """Everything before the first step; what is random in it, as in all that follows, hangs on the seed alone."""
     seed_everything(derive(seed, "loop"))
 
     # The networks move to the device, and what has a closed form is fitted.
@@ -157,99 +224,8 @@ def train(
         for network in {network for module in _modules(objective) for network in _outermost_networks(module)}:
             network.compile()
 
-    # Every player gets its optimizer, and the exported network its average.
-    turns = _turns(objective, settings, device)
-    run = RunState(objective, turns, settings.ema)
-    steps = settings.steps if turns else 0
-    observed_steps = _spread(observations if observe else 0, steps)
-
-    # A run that was stopped goes on from its newest checkpoint.
-    snapshot = checkpoints.load() if checkpoints else None
-    if snapshot is not None:
-        run.restore(snapshot)
-        title = f"{title} from step {run.step}"
-
-    window, watch = Window(), Stopwatch(run.seconds)
-    logged_step, logged_seconds, saved_step = run.step, watch.seconds, run.step
-
-    def report() -> None:
-        """Look at what happened since the last look: fail if it is not finite, else log it."""
-        nonlocal logged_step, logged_seconds
-        if run.step == logged_step:
-            return
-        values = window.read(title)
-        run.check_finite(title)
-        run.seconds = watch.seconds
-        speed = (run.step - logged_step) * settings.batch_size / max(run.seconds - logged_seconds, 1e-9)
-        if log is not None:
-            log(run.step, {**values, "images_per_second": speed})
-        shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:VALUES_BESIDE_THE_BAR]]
-        bar.advance(0, ", ".join([f"{speed:.0f} images/s", *shown]))
-        logged_step, logged_seconds = run.step, run.seconds
-
-    def keep() -> None:
-        """Checkpoint the run, but never one that is not finite."""
-        nonlocal saved_step
-        if checkpoints is not None and run.step > saved_step:
-            report()
-            checkpoints.save(run.snapshot())
-            saved_step = run.step
-
-    def look() -> None:
-        """Let the observer see the exported network as it would be if training ended here."""
-        assert observe is not None
-        report()
-        with watch.held(), untouched(), _at_its_best(run), termination.at_once():
-            observe(run.step, objective.exported)
-        run.observed += 1
-
-    with Termination() as termination, Bar(title, steps - run.step) as bar:
-        try:
-            while run.step < steps:
-                termination.check()
-
-                # Now and then someone looks at the pictures.
-                if run.observed < len(observed_steps) - 1 and run.step >= observed_steps[run.observed]:
-                    look()
-
-                # Each player whose turn it is follows the gradient of its loss on a batch of its own.
-                factor = learning_rate_factor(run.step, steps, settings.warmup_steps, settings.schedule)
-                moved = False
-                for turn in turns:
-                    if (run.step + 1) % turn.player.every == 0:
-                        loss, logs = turn.take(data.batch(run.turn, settings.batch_size), factor)
-                        window.add(run.step + 1, turn.player.name, loss, logs)
-                        run.turn += 1
-                        moved |= turn.moves_exported
-                run.step += 1
-
-                # The average follows.
-                if moved and run.average is not None:
-                    run.average.update()
-                bar.advance()
-
-                # Now and then the numbers are read, and the run is kept.
-                if run.step % settings.log_every == 0:
-                    report()
-                if run.step % settings.checkpoint_every == 0 or run.step == steps:
-                    keep()
-        except Terminated:
-            keep()
-            raise
-
-        # The averaged weights stay, and what is fitted after training is fitted to them.
-        report()
-        if run.average is not None:
-            run.average.adopt()
-        objective.exported.eval()
-        with termination.at_once():
-            objective.finish(data)
-            run.check_finite(title)
-        if run.observed < len(observed_steps):
-            look()
-
-    seen = steps * settings.batch_size
-    return Trained(objective.exported, steps, seen, run.seconds, seen / run.seconds if run.seconds else 0.0)
+    # Every player gets its optimizer.
+    return _turns(objective, settings, device)
 
 
 def _turns(objective: Objective, settings: TrainingSettings, device: str) -> list[Turn]:

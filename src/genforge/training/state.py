@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from genforge.contracts import Objective
 from genforge.settings import UserError
 from genforge.training.checkpoint import Snapshot
-from genforge.training.failure import TrainingFailed
+from genforge.training.environment import Environment, differences
+from genforge.training.failure import Rollback, TrainingFailed
+from genforge.training.history import History
 from genforge.training.optimization import WeightAverage, optimizer_tensors, restore_optimizer
 from genforge.training.random_states import RandomStates
 from genforge.training.turn import Turn
+from genforge.training.window import Window
 
 
 class RunState:
@@ -24,26 +27,37 @@ class RunState:
         step: steps done. turn: turns taken by all players together, which is the position in the data.
         observed: observations made. seconds: of training, those before a stop included.
         average: of the exported network's weights, or None when there is none.
+        window: losses since values were last logged. history: what was logged and observed.
+        rollbacks: returns to a checkpoint. environments: in which the run has been, the present one last: one alone
+            means that its bits are those of a run that was never stopped.
     """
 
-    def __init__(self, objective: Objective, turns: Sequence[Turn], ema: float) -> None:
+    def __init__(
+        self, objective: Objective, turns: Sequence[Turn], ema: float, history: History, environment: Environment
+    ) -> None:
         self.objective, self.turns = objective, turns
         self.step = self.turn = self.observed = 0
         self.seconds = 0.0
         averaged = ema > 0 and any(turn.moves_exported for turn in turns)
         self.average = WeightAverage(objective.exported, ema) if averaged else None
+        self.window, self.history = Window(), history
+        self.rollbacks: list[Rollback] = []
+        self.environments = [environment]
+
+    @property
+    def step_size(self) -> float:
+        """What rollbacks have left of the learning rate."""
+        return self.rollbacks[-1].factor if self.rollbacks else 1.0
 
     def snapshot(self) -> Snapshot:
         """The run as it is now. Tensors on the CPU are not copied: write it before the next step."""
         random_states = RandomStates.capture()
         tensors = {
             **self._placed(),
-            **{f"random.{name}": tensor for name, tensor in random_states.tensors.items()},
-            **{
-                f"optimizer.{turn.player.name}.{key}": tensor
-                for turn in self.turns
-                for key, tensor in optimizer_tensors(turn.optimizer).items()
-            },
+            **self._optimizers(),
+            **_over("random.", random_states.tensors),
+            **_over("history.", self.history.tensors()),
+            **_over("objective.", self.objective.state()),
         }
         state = {
             "turn": self.turn,
@@ -52,19 +66,26 @@ class RunState:
             "average_updates": 0 if self.average is None else self.average.updates,
             "python": random_states.python,
             "numpy": random_states.numpy,
+            "window": self.window.values,
+            "columns": self.history.columns,
+            "rollbacks": [rollback.to_json() for rollback in self.rollbacks],
+            "environments": self.environments,
         }
-        return Snapshot(self.step, tensors, state)
+        return Snapshot(self.step, tensors, state, len(self.rollbacks))
 
     @torch.no_grad()
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: Snapshot, warn: Callable[[str], None]) -> None:
         """Bring back what `snapshot` froze, in a run of the same objective and settings.
+
+        Args:
+            warn: is told when the run was in another environment then.
 
         Raises:
             UserError: it is of other networks.
         """
-        state = snapshot.state
+        state, tensors = snapshot.state, snapshot.tensors
         for name, place in self._placed().items():
-            saved = snapshot.tensors.get(name)
+            saved = tensors.get(name)
             if saved is None or saved.shape != place.shape:
                 found = "nothing" if saved is None else f"shape {tuple(saved.shape)}"
                 raise UserError(
@@ -72,22 +93,56 @@ class RunState:
                 )
             place.copy_(saved)
         for turn in self.turns:
-            restore_optimizer(turn.optimizer, _under(f"optimizer.{turn.player.name}.", snapshot.tensors))
+            restore_optimizer(turn.optimizer, _under(f"optimizer.{turn.player.name}.", tensors))
         if self.average is not None:
             self.average.updates = state["average_updates"]
+        self.objective.load_state(_under("objective.", tensors))
         self.step, self.turn, self.observed = snapshot.step, state["turn"], state["observed"]
         self.seconds = state["seconds"]
-        RandomStates(_under("random.", snapshot.tensors), state["python"], state["numpy"]).restore()
+        self.window.restore(state["window"])
+        self.rollbacks = [Rollback(**rollback) for rollback in state["rollbacks"]]
+        self._enter(state["environments"], warn)
+        self.history.restore(state["columns"], _under("history.", tensors))
+        RandomStates(_under("random.", tensors), state["python"], state["numpy"]).restore()
 
     def check_finite(self, title: str) -> None:
-        """Raises TrainingFailed when some weight is not finite; names the player, or `exported`."""
+        """Read the losses, and look at the weights.
+
+        Raises:
+            TrainingFailed: something is not finite; names the player, or `exported`.
+        """
+        self.window.read(title)
         for owner, module in self._modules().items():
-            weights: list[Tensor] = [weight.detach() for weight in module.parameters() if weight.numel()]
-            if not weights:
-                continue
-            largest = torch.stack(torch._foreach_norm(weights, float("inf"))).max().item()  # NaN wins a maximum
+            self._check(title, owner, "a weight", list(module.parameters()))
+
+    def check_memory(self, title: str) -> None:
+        """Look at what optimizers and the average remember: with an infinite square in Adam's memory a weight would
+        stand still for ever, and its loss would look well."""
+        for turn in self.turns:
+            remembered = [value for value in optimizer_tensors(turn.optimizer).values() if value.is_floating_point()]
+            self._check(title, turn.player.name, "a value in the optimizer's memory", remembered)
+        self._check(title, "exported", "an averaged weight", [] if self.average is None else self.average.averages)
+
+    def _check(self, title: str, owner: str, what: str, tensors: Sequence[Tensor]) -> None:
+        on_device: dict[torch.device, list[Tensor]] = {}  # some optimizers count their steps on the CPU
+        for tensor in tensors:
+            if tensor.numel():
+                on_device.setdefault(tensor.device, []).append(tensor.detach())
+        for detached in on_device.values():
+            largest = torch.stack(torch._foreach_norm(detached, float("inf"))).max().item()  # NaN wins a maximum
             if not math.isfinite(largest):
-                raise TrainingFailed(title, self.step, owner, "a weight", largest)
+                raise TrainingFailed(title, self.step, owner, what, largest)
+
+    def _enter(self, environments: Sequence[Environment], warn: Callable[[str], None]) -> None:
+        """Be in this process's environment, after those that the checkpoint tells of."""
+        now = self.environments[-1]
+        self.environments = [dict(environment) for environment in environments]
+        if differing := differences(self.environments[-1], now):
+            warn(
+                f"the checkpoint of step {self.step} was written under other conditions ({differing}); training goes "
+                f"on, no worse for it, but its last bits are not those of a run that was never stopped"
+            )
+            self.environments.append(now)
 
     def _modules(self) -> dict[str, nn.Module]:
         return {turn.player.name: turn.player.module for turn in self.turns} | {"exported": self.objective.exported}
@@ -111,6 +166,17 @@ class RunState:
             },
             **{f"average.{number}": average for number, average in enumerate(averages)},
         }
+
+    def _optimizers(self) -> dict[str, Tensor]:
+        return {
+            f"optimizer.{turn.player.name}.{key}": tensor
+            for turn in self.turns
+            for key, tensor in optimizer_tensors(turn.optimizer).items()
+        }
+
+
+def _over(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

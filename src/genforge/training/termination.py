@@ -1,7 +1,8 @@
 """SIGTERM as an exception, at a moment when nothing is half done.
 
 Schedulers and `docker stop` send SIGTERM and wait for some seconds before they kill. Between two steps the loop's state
-is whole, so that is where the signal is heard: the loop writes its checkpoint and leaves.
+is whole, so that is where the signal is heard: the loop writes its checkpoint and leaves. Around the loop, where there
+is nothing to keep, it is heard at once.
 """
 
 from __future__ import annotations
@@ -20,11 +21,16 @@ class Terminated(SystemExit):
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
 
+    def __str__(self) -> str:
+        return "asked to end, by SIGTERM"
+
 
 class Termination:
-    """Within this block SIGTERM is noted instead of ending the process; `check` raises it where that is safe.
+    """Within this block SIGTERM is noted instead of ending the process; `check` raises Terminated where that is safe,
+    and so does the end of the block: a signal is never lost.
 
-    Signals reach the main thread alone: in another thread (a flow's worker, a test) the block changes nothing.
+    Blocks may stand inside each other; the innermost hears. Signals reach the main thread alone: in another thread (a
+    flow's worker, a test) the block changes nothing.
     """
 
     def __init__(self) -> None:
@@ -40,6 +46,12 @@ class Termination:
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
         if self._main:
             signal.signal(signal.SIGTERM, self._before)
+            around = getattr(self._before, "__self__", None)
+            if self._asked and isinstance(around, Termination):
+                # Its tidying up has begun with the exception that leaves this block: no second signal breaks into it.
+                around._asked, around._at_once = True, False
+        if kind is None:
+            self.check()
 
     def check(self) -> None:
         """Raises Terminated when SIGTERM has come."""

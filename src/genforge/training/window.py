@@ -1,4 +1,4 @@
-"""The losses of the steps since someone last looked, left on the device.
+"""The losses of the steps since values were last logged, left on the device for as long as nobody asks.
 
 Reading a number from a GPU waits until the GPU has done all that it was asked to, so a loop that reads its loss at
 every step is slow. Here a step only keeps its scalars; they are read together, in one transfer.
@@ -7,6 +7,7 @@ every step is slow. Here a step only keeps its scalars; they are read together, 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -15,35 +16,48 @@ from genforge.training.failure import TrainingFailed
 
 
 class Window:
+    """Attributes:
+    values: what has been read of the window so far, by name. A run that is stopped inside a window and resumed logs
+        the same mean as one that was not, because these are in its checkpoint.
+    """
+
     def __init__(self) -> None:
         self._turns: list[tuple[int, str, Tensor, dict[str, Tensor]]] = []
+        self.values: dict[str, list[float]] = {}
 
     def add(self, step: int, player: str, loss: Tensor, logs: dict[str, Tensor]) -> None:
         """Keep the scalars, all detached, of a player's turn in step number `step` (from 1)."""
         self._turns.append((step, player, loss, logs))
 
-    def read(self, title: str) -> dict[str, float]:
-        """The mean of each logged value over the window, which begins anew. A turn without logs logs its loss.
+    def read(self, title: str) -> None:
+        """Bring what was kept from the device to `values`. A turn without logs logs its loss.
 
         Raises:
             TrainingFailed: some value is not finite; names the first step and player.
         """
-        if not self._turns:
-            return {}
-        values = iter(_read([value for _, _, loss, logs in self._turns for value in (loss, *logs.values())]))
-        logged: dict[str, list[float]] = {}
-        for step, player, _, logs in self._turns:
-            loss = _finite(next(values), title, step, player, "the loss")
+        turns, self._turns = self._turns, []
+        numbers = iter(_read([value for _, _, loss, logs in turns for value in (loss, *logs.values())]))
+        for step, player, _, logs in turns:
+            loss = _finite(next(numbers), title, step, player, "the loss")
             if not logs:
-                logged.setdefault(f"{player}_loss", []).append(loss)
+                self.values.setdefault(f"{player}_loss", []).append(loss)
             for name in logs:
-                logged.setdefault(name, []).append(_finite(next(values), title, step, player, f"`{name}`"))
-        self._turns = []
-        return {name: math.fsum(of_turns) / len(of_turns) for name, of_turns in logged.items()}
+                self.values.setdefault(name, []).append(_finite(next(numbers), title, step, player, f"`{name}`"))
+
+    def close(self) -> dict[str, float]:
+        """The mean of each value that was read, and a new window begins."""
+        values, self.values = self.values, {}
+        return {name: math.fsum(of_turns) / len(of_turns) for name, of_turns in values.items()}
+
+    def restore(self, values: Mapping[str, list[float]]) -> None:
+        """Stand where a window stood of which these values had been read."""
+        self._turns, self.values = [], {name: list(of_turns) for name, of_turns in values.items()}
 
 
 def _read(scalars: list[Tensor]) -> list[float]:
     """All scalars in one transfer from their device."""
+    if not scalars:
+        return []
     return torch.stack([scalar if scalar.dtype == torch.float32 else scalar.float() for scalar in scalars]).tolist()
 
 

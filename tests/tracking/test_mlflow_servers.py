@@ -1,0 +1,292 @@
+"""Real MLflow servers that are away, slow, lying or killed: training never waits, and everything arrives once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from genforge.tracking import mlflow_store
+from genforge.tracking import runs as tracking
+from genforge.tracking.run_log import RunLog, all_runs, runs_folder
+from tests.tracking.servers import BadNetwork, Server, running
+from tests.tracking.stories import check_whole, curves, stored, stored_curves, tell
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, new_store: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "mlflow.db").write_bytes(new_store.read_bytes())
+    with running(folder) as server:
+        yield server
+
+
+TRAINING = """
+import json, os, sys, time
+from pathlib import Path
+from genforge.tracking import runs as tracking
+
+os.environ.pop("GENFORGE_UPLOADER")
+seconds = []
+with tracking.run(Path(), "train", "gan", {"a": {"b": 1}}, {"family": "gan"}) as run:
+    while not Path("enough").exists():
+        began = time.perf_counter()
+        run.metrics(len(seconds), {"loss": 1.0})
+        seconds.append(time.perf_counter() - began)
+        if len(seconds) == 100:
+            print("going", flush=True)
+        time.sleep(0.001)
+print(json.dumps(seconds))
+"""
+
+
+def uploaders(root: Path) -> list[psutil.Process]:
+    """Uploaders of the project that run now."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "genforge.tracking.uploader" in words and str(root.resolve()) in words:
+            found.append(process)
+    return found
+
+
+def until(condition: Any, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_training_does_not_notice_a_server_that_never_answers(
+    tracked: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does its uploader stay; the next command, whatever it is, brings everything to the server."""
+    with BadNetwork(server, ["hang"]) as network:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", network.url)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+        command = [sys.executable, "-c", TRAINING]
+        with subprocess.Popen(command, cwd=tracked, stdout=subprocess.PIPE, text=True) as training:
+            assert training.stdout is not None
+            assert training.stdout.readline() == "going\n"
+            until(lambda: network.seen)  # the uploader waits for an answer
+            (tracked / "enough").touch()
+            said = training.stdout.read()  # ends although the uploader lives: it does not hold the pipe
+        assert training.returncode == 0
+        assert uploaders(tracked)
+        assert statistics.median(json.loads(said)) < 0.002  # 30 microseconds on a quiet machine
+        until(lambda: not uploaders(tracked))
+        network.moods = ["pass"]
+        (log,) = all_runs(tracked)
+        monkeypatch.delenv("GENFORGE_UPLOADER")
+        subprocess.run([sys.executable, "-m", "genforge.cli", "recipes"], cwd=tracked, check=True, capture_output=True)
+        until(lambda: not uploaders(tracked))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    client = mlflow_store.connect(tracked)
+    assert stored_curves(client, log) == curves(log)
+    assert stored(client, log).info.status == "FINISHED"
+
+
+def test_a_network_that_loses_refuses_doubles_and_forgets(
+    tracked: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    moods = ["pass"] * 16 + ["slow", "refuse", "lose", "forget", "forget", "twice", "twice", "hang"]
+    with BadNetwork(server, moods) as network:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", network.url)
+        pipeline = tracking.start_pipeline(tracked)
+        monkeypatch.setenv(tracking.PIPELINE_RUN, pipeline)
+        logs = [tell(tracked, points=1200) for _ in range(2)]
+        tracking.finish_pipeline(tracked, pipeline, "FINISHED")
+        for _ in range(5):  # flows that follow one another
+            if not tracking.upload_all(tracked, patience=20).left:
+                break
+        assert {"refuse", "lose", "forget", "twice", "hang"} <= set(network.seen)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    client = mlflow_store.connect(tracked)
+    above = stored(client, RunLog(runs_folder(tracked) / pipeline))
+    assert above.info.status == "FINISHED"
+    for log in logs:
+        check_whole(client, log)
+        assert stored(client, log).data.tags["mlflow.parentRunId"] == above.info.run_id
+
+
+def test_a_server_that_is_killed_again_and_again(
+    tracked: Path, new_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away for a whole run, killed in the middle of the next one's points, and away at its end."""
+    (tracked / "server").mkdir()
+    (tracked / "server" / "mlflow.db").write_bytes(new_store.read_bytes())
+    server = Server(tracked / "server")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    early = tell(tracked, points=500)
+    assert list(tracking.upload_all(tracked, patience=0).left) == [early.id]
+    try:
+        server.start()
+        assert tracking.upload_all(tracked).left == {}
+        late = tell(tracked, points=5000)
+        uploader = subprocess.Popen([sys.executable, "-m", "genforge.tracking.uploader", str(tracked)], cwd=tracked)
+        until(lambda: 0 < offset(late) < late.size())
+        server.kill()
+        assert uploader.poll() is None
+        assert list(tracking.upload_all(tracked, patience=0).left) == [late.id]
+        assert 0 < offset(late) < late.size()
+        server.start()
+        assert tracking.upload_all(tracked, patience=120).left == {}
+        uploader.wait(120)
+        client = mlflow_store.connect(tracked)
+        check_whole(client, early)
+        check_whole(client, late)
+    finally:
+        server.kill()
+
+
+def offset(log: RunLog) -> int:
+    try:
+        return int(json.loads((log.folder / "upload.json").read_text())["offset"])
+    except FileNotFoundError:
+        return 0
+
+
+def test_a_stage_that_is_killed_with_its_group(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its uploader lives on for seconds, holds nothing of it, says what became of the run, and ends."""
+    command = [sys.executable, "-c", TRAINING]
+    stage = subprocess.Popen(command, cwd=tracked, stdout=subprocess.PIPE, start_new_session=True)
+    assert stage.stdout is not None
+    stage.stdout.readline()
+    until(lambda: (tracked / "mlruns").exists() or uploaders(tracked))
+    (uploader,) = uploaders(tracked)
+    assert os.getsid(uploader.pid) == uploader.pid != os.getsid(stage.pid)
+    os.killpg(stage.pid, signal.SIGKILL)
+    stage.stdout.read()  # to its end: nobody else holds the pipe
+    stage.wait()
+    assert uploaders(tracked) == [uploader]
+    until(lambda: not uploaders(tracked))
+    (log,) = all_runs(tracked)
+    assert log.status() == "KILLED"
+    client = mlflow_store.connect(tracked)
+    assert stored(client, log).info.status == "KILLED"
+    assert stored_curves(client, log) == curves(log)
+
+
+def test_a_run_whose_uploader_was_killed_too_is_ended_by_the_next_command(
+    tracked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GENFORGE_UPLOADER")
+    monkeypatch.setenv("GENFORGE_UPLOADER", "")
+    stage = subprocess.Popen([sys.executable, "-c", TRAINING], cwd=tracked, stdout=subprocess.PIPE)
+    assert stage.stdout is not None
+    stage.stdout.readline()
+    until(lambda: uploaders(tracked))
+    stage.kill()
+    for uploader in uploaders(tracked):
+        uploader.kill()
+    stage.wait()
+    stage.stdout.close()
+    (log,) = all_runs(tracked)
+    assert log.status() is None
+    monkeypatch.setenv("GENFORGE_UPLOADER", "off")
+    subprocess.run([sys.executable, "-m", "genforge.cli", "recipes"], cwd=tracked, check=True, capture_output=True)
+    assert log.status() == "KILLED"
+    tracking.upload_all(tracked)
+    assert stored(mlflow_store.connect(tracked), log).info.status == "KILLED"
+
+
+TOGETHER = """
+import os, sys, tempfile, time
+from pathlib import Path
+from genforge.tracking import mlflow_store, runs as tracking
+
+mlflow_store.quiet()  # imported once, before there are 32 of us
+from mlflow import MlflowClient
+import mlflow.store.tracking.sqlalchemy_store, mlflow.store.db.utils, mlflow.db
+
+def one(root):
+    root.mkdir(exist_ok=True)
+    tempfile.tempdir = str(root.resolve())  # where MLflow has a lock: another machine's is another one
+    params = root / "params.yaml"
+    if not params.exists():
+        params.write_text("recipes: {gan: {from: hinge-sngan}}")
+    while not Path("go").exists():
+        time.sleep(0.01)
+    mlflow_store.connect(root)  # at the first try
+    with tracking.run(root, "train", experiment="together") as run:
+        for step in range(3):
+            run.metrics(step, {"loss": step})
+    return 0 if tracking.upload_all(root, patience=150).left == {} else 1
+
+pids = []
+for root in sys.argv[1:]:
+    if (pid := os.fork()) == 0:
+        os._exit(one(Path(root)))
+    pids.append(pid)
+Path("go").touch()
+sys.exit(sum(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0 for pid in pids))
+"""
+
+
+def start_together(folder: Path, roots: list[str]) -> None:
+    """A process for each of the roots: it runs, and sees to it that MLflow has all of it."""
+    subprocess.run([sys.executable, "-c", TOGETHER, *roots], cwd=folder, check=True)
+
+
+def all_complete(client: Any, count: int) -> None:
+    found = client.search_runs([client.get_experiment_by_name("together").experiment_id])
+    assert [(run.info.status, run.data.metrics) for run in found] == [("FINISHED", {"loss": 2.0})] * count
+    for run in found[:3]:
+        assert len(client.get_metric_history(run.info.run_id, "loss")) == 3
+
+
+def test_32_projects_on_one_new_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'shared.db'}")
+    start_together(tmp_path, [str(number) for number in range(32)])
+    all_complete(mlflow_store.connect(tmp_path), 32)
+
+
+def test_32_projects_through_one_server(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    start_together(tmp_path, [str(number) for number in range(32)])
+    all_complete(mlflow_store.connect(tmp_path), 32)
+
+
+def test_32_stages_on_no_store_start_one_uploader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("GENFORGE_UPLOADER", "on")
+    (tmp_path / "params.yaml").write_text("recipes: {gan: {from: hinge-sngan}}\n")
+    code = (
+        "import os\nfrom pathlib import Path\nfrom genforge.tracking import runs as tracking\n"
+        "pids = [os.fork() for _ in range(5)]\n"  # 2 ** 5 processes
+        "with tracking.run(Path(), 'train', experiment='together') as run:\n"
+        "    [run.metrics(step, {'loss': step}) for step in range(3)]\n"
+        "[os.waitpid(pid, 0) for pid in pids if pid]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert len(uploaders(tmp_path)) == 1
+    until(lambda: not uploaders(tmp_path))
+    all_complete(mlflow_store.connect(tmp_path), 32)
+    assert (tmp_path / ".genforge" / "uploader.log").read_text() == ""
+
+
+def test_a_server_too_slow_for_a_large_batch_gets_smaller_ones(
+    tracked: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that answers a batch of more than 300 points too late for us, though it stores them."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    log = tell(tracked, points=1000)
+    with BadNetwork(server, ["pass"], too_long=20_000) as network:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", network.url)
+        assert tracking.upload_all(tracked, patience=30).left == {}
+        assert "late" in network.seen
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    check_whole(mlflow_store.connect(tracked), log)
