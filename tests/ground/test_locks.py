@@ -93,8 +93,6 @@ def test_a_second_step_on_the_same_outputs_is_turned_away(tmp_path: Path) -> Non
         process.kill()
         process.wait()
         os.kill(child, 9)
-    subprocess.run([sys.executable, "-m", "genforge.cli", "step", "resolve"], cwd=tmp_path, check=True)
-    assert (tmp_path / "results" / "recipes" / "box.json").exists()
 
 
 def test_a_disk_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,8 +173,10 @@ def test_what_is_not_ours_runs_in_a_process_that_watches(folder: Path) -> None:
     )
     owner = (
         "import os, subprocess, sys; from genforge.ownership import environment\n"
-        "subprocess.Popen([sys.executable, '-m', 'genforge.ownership', 'foreign', 'one', 'two'], start_new_session=True,"
-        " env={**os.environ, **environment(), 'PYTHONPATH': os.environ.get('PYTHONPATH', '') + os.pathsep + '.'}).wait()"
+        "paths = os.environ.get('PYTHONPATH', '') + os.pathsep + '.'\n"
+        "command = [sys.executable, '-m', 'genforge.ownership', 'foreign', 'one', 'two']\n"
+        "told = {**os.environ, **environment(), 'PYTHONPATH': paths}\n"
+        "subprocess.Popen(command, start_new_session=True, env=told).wait()"
     )
     started = start(folder, sys.executable, "-c", owner)
     family = trainers(folder)
