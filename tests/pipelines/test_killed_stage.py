@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from genforge.steps.project import Project
 PARAMS = """
 data: {name: digits, source: digits}
 recipes:
-  vae: {from: vae, training: {steps: 3000, batch_size: 16, checkpoint_every: 20, log_every: 20}}
+  vae: {from: vae, training: {steps: 1500, batch_size: 16, checkpoint_every: 20, log_every: 20}}
 """
 PIPELINE = f"""
 stages:
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_a_killed_stage_goes_on_from_its_checkpoint_and_its_result_comes_back_from_the_run_cache(
+def test_a_killed_stage_goes_on_where_it_was_and_the_run_cache_works(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "params.yaml").write_text(PARAMS)
@@ -57,12 +58,11 @@ def test_a_killed_stage_goes_on_from_its_checkpoint_and_its_result_comes_back_fr
     assert not alive
 
     # The next one goes on, though DVC has deleted the outputs; what was cut off is not in the way.
-    text = (tmp_path / "params.yaml").read_text()
     again = repro(tmp_path)
     output = again.communicate()[0]
     assert again.returncode == 0, output
-    assert "goes on from step" in output or "going on from step" in output, output
-    assert (tmp_path / "params.yaml").read_text() == text
+    resumed = re.search(r"training vae from step (\d+)", output)
+    assert resumed and int(resumed[1]) >= 20, output
 
     # The run cache restores the same weights without a step, once outputs and lock are gone.
     weights = tmp_path / "results" / "models" / "vae" / "weights.safetensors"
