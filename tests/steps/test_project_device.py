@@ -15,7 +15,7 @@ from genforge.steps.project import Project
 def test_a_step_takes_a_slot_before_it_asks_for_cuda(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, held: bool
 ) -> None:
-    (tmp_path / "params.yaml").write_text(f"device: {device}\nrecipes: {{}}\n")
+    (tmp_path / "params.yaml").write_text(f"device: {device}\nrecipes: {{box: {{from: box}}}}\n")
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
         monkeypatch.setenv(name, "")  # put back at the end: the slot sets them
         monkeypatch.delenv(name)
