@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import socket
+import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
 CLOCK_SLACK = 2.0  # seconds: start times are counted from the boot time, which moves when the clock is set
+LONGEST_COMMAND = 160  # characters that a message shows
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,12 @@ def describe(process: Identity, command: str) -> str:
 
 
 def command_line(words: list[str]) -> str:
-    """A command line as it was typed, more or less: `python -m x` and folders of programs are left out."""
+    """A command line as it was typed, more or less, on one line: `python -m` and folders of programs are left out."""
     if not words:
         return "another process"
-    rest = _after_python(words)
-    if rest is None:
-        return " ".join([PurePath(words[0]).name, *words[1:]])
-    name = rest[1] if rest[0] == "-m" and len(rest) > 1 else PurePath(rest[0]).name
-    return " ".join([name, *rest[2 if rest[0] == "-m" else 1 :]])
+    rest = _after_python(words) or words
+    typed = rest[1:] if rest[0] == "-m" and len(rest) > 1 else [PurePath(rest[0]).name, *rest[1:]]
+    return textwrap.shorten(" ".join(typed), LONGEST_COMMAND, placeholder=" ...")
 
 
 def program(words: list[str]) -> str:

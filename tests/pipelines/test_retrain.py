@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,6 +19,12 @@ from typing import Any
 
 import psutil
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from pipelines.killed_runs import watch_heartbeats
+from pipelines.server import api
+from pipelines.stages import Processes
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = """
@@ -37,9 +45,11 @@ def make_project(folder: Path, pipeline: str) -> Path:
     return folder
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GENFORGE_UPLOADER": "off"}
+def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": paths, "GENFORGE_UPLOADER": "off"}
     environment.pop("PREFECT_API_URL", None)
+    environment |= variables
     command = [sys.executable, "-m", "pipelines.retrain", "--jobs", "2", *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -62,21 +72,95 @@ def test_what_can_run_runs_and_what_failed_is_told(tmp_path: Path) -> None:
     )
 
 
+LONG = "stages:\n  long: {cmd: 'echo $$ > pid; test -e short || sleep 600; touch out', outs: [out]}\n"
+
+
+def family_of(flow: int, folder: Path) -> list[psutil.Process]:
+    """All that a flow has started, once its long stage is at work."""
+    wait_for(lambda: (folder / "pid").exists() and (folder / "pid").read_text().strip())
+    stage = psutil.Process(int((folder / "pid").read_text()))
+    family = psutil.Process(flow).children(recursive=True)
+    assert stage in family and any("prefect" in process.cmdline() for process in family)
+    return family
+
+
 @pytest.mark.slow
 def test_ending_the_flow_ends_its_stages_and_its_server(tmp_path: Path) -> None:
-    folder = make_project(tmp_path, "stages:\n  long: {cmd: 'echo $$ > pid; sleep 600; touch out', outs: [out]}\n")
+    folder = make_project(tmp_path, LONG)
     flow = start(folder)
-    while not (folder / "pid").exists() or not (folder / "pid").read_text().strip():
-        assert flow.poll() is None, flow.communicate()[1]
-        time.sleep(0.1)
-    family = psutil.Process(flow.pid).children(recursive=True)
-    family += [psutil.Process(int((folder / "pid").read_text()))]
+    family = family_of(flow.pid, folder)
     flow.send_signal(signal.SIGTERM)
-    _, err = flow.communicate(timeout=30)
+    _, err = flow.communicate(timeout=60)
     assert flow.returncode == 130
     assert "interrupted" in err and "Traceback" not in err
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
+
+
+@pytest.mark.slow
+def test_a_second_flow_is_turned_away_and_a_killed_one_leaves_nothing_and_does_not_stay_running(tmp_path: Path) -> None:
+    folder = make_project(tmp_path, LONG)
+    flow = start(folder)
+    family = family_of(flow.pid, folder)
+
+    second = start(folder)
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 2 and "Traceback" not in err
+    assert "only one process may retrain this project" in err and f"pid {flow.pid} on" in err
+
+    flow.kill()
+    flow.communicate()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive, [process.cmdline() for process in alive]
+
+    (folder / "short").touch()
+    _, err = start(folder).communicate(timeout=120)
+    assert (folder / "out").exists(), err
+    with sqlite3.connect(folder / ".genforge" / "prefect" / "prefect.db") as database:
+        states = [state for (state,) in database.execute("select state_type from flow_run order by start_time")]
+    assert states[0] == "CRASHED" and "RUNNING" not in states  # the second fails: this project has no leaderboard
+
+
+@pytest.mark.slow
+def test_closing_the_terminal_ends_make_and_all_that_it_runs(tmp_path: Path) -> None:
+    folder = make_project(tmp_path, LONG)
+    (folder / "Makefile").write_text(f"run:\n\t@{sys.executable} -m pipelines.retrain --jobs 2\n")
+    shell, screen = pty.fork()
+    if shell == 0:
+        os.chdir(folder)
+        os.environ.update(PYTHONPATH=os.pathsep.join([str(ROOT / "src"), str(ROOT)]), GENFORGE_UPLOADER="off")
+        os.environ.pop("PREFECT_API_URL", None)
+        os.execvp("bash", ["bash", "--norc", "-i"])
+    os.write(screen, b"make run 2> log\n")
+    family: list[psutil.Process] = []
+    try:
+        family = family_of(shell, folder)
+        assert any(process.name() == "make" for process in family)
+    finally:
+        os.close(screen)
+        os.kill(shell, signal.SIGKILL)
+        os.waitpid(shell, 0)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive, [process.cmdline() for process in alive]
+
+
+@pytest.mark.slow
+def test_a_lasting_server_learns_that_a_run_was_killed(tmp_path: Path) -> None:
+    """From the heartbeats that do not come any more. Nobody runs the project again."""
+    folder = make_project(tmp_path, LONG)
+    with api(tmp_path / "server", Processes()) as url:
+        with temporary_settings({PREFECT_API_URL: url}):
+            watch_heartbeats("retrain", within=12)
+            watch_heartbeats("retrain", within=12)
+            with get_client(sync_client=True) as client:
+                assert len(client.read_automations()) == 1
+        flow = start(folder, PREFECT_API_URL=url)
+        wait_for((folder / "pid").exists)
+        assert [run["state_type"] for run in flow_runs(url, "RUNNING")] == ["RUNNING"]
+        flow.kill()
+        flow.communicate()
+        crashed = wait_for(lambda: flow_runs(url, "CRASHED"))
+        assert "no heartbeat" in crashed[0]["state"]["message"]
 
 
 @pytest.mark.slow
@@ -98,7 +182,7 @@ def test_a_schedule_is_known_to_the_server_for_as_long_as_it_is_served(tmp_path:
     assert not (folder / "a").exists()  # nothing runs before its time
 
 
-def flow_runs(address: str, state: str) -> list[dict[str, str]]:
+def flow_runs(address: str, state: str) -> list[dict[str, Any]]:
     body = json.dumps({"flow_runs": {"state": {"type": {"any_": [state]}}}}).encode()
     request = urllib.request.Request(
         f"{address}/flow_runs/filter", data=body, headers={"Content-Type": "application/json"}
