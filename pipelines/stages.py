@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from genforge import ownership
 from genforge.cli import FAILURE
 from genforge.config import Config
@@ -162,22 +160,12 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     DVC ends at once while its stage still writes a checkpoint: so it is the group that is waited for.
     """
     deadline = time.monotonic() + SECONDS_TO_STOP
-    if _lives(process):
+    if process.poll() is None:
         _signal_group(process, signal.SIGTERM)
-        while _lives(process) and time.monotonic() < deadline:
-            time.sleep(0.05)
+    while ownership.members(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
     _signal_group(process, signal.SIGKILL)
     process.wait()
-
-
-def _lives(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process of the group is at work. Ended ones that nobody has asked for their status are not."""
-    process.poll()
-    for member in psutil.process_iter(["status"]):
-        with contextlib.suppress(ProcessLookupError):
-            if os.getpgid(member.pid) == process.pid and member.info["status"] != psutil.STATUS_ZOMBIE:
-                return True
-    return False
 
 
 def run_stage(

@@ -120,7 +120,7 @@ class Lock:
 
     def _stands(self, handle: int) -> bool:
         try:
-            there = os.stat(self.path)
+            there = self.path.stat()
         except FileNotFoundError:
             return False
         return os.path.samestat(there, os.fstat(handle))

@@ -46,8 +46,12 @@ def environment() -> dict[str, str]:
     return {OWNER: json.dumps(Identity.own().to_json())}
 
 
-def end_with_owner() -> None:
-    """Watch the line of owners from now on. A second call changes nothing; a process that has no owner lives on."""
+def end_with_owner(with_group: bool = False) -> None:
+    """Watch the line of owners from now on. A second call changes nothing; a process that has no owner lives on.
+
+    Args:
+        with_group: this process leads a group, and what else is in it ends before it does.
+    """
     global _started
     with _watching:
         if _started:
@@ -55,7 +59,7 @@ def end_with_owner() -> None:
         _started = True
     owners = [(owner, command_line(words_of(owner.pid))) for owner in owners_of(os.getpid(), os.environ)]
     if owners:
-        threading.Thread(target=_watch, args=(owners,), name="ownership", daemon=True).start()
+        threading.Thread(target=_watch, args=(owners, with_group), name="ownership", daemon=True).start()
 
 
 def owners_of(pid: int, variables: Mapping[str, str]) -> list[Identity]:
@@ -97,24 +101,56 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _watch(owners: list[tuple[Identity, str]]) -> None:
+def _watch(owners: list[tuple[Identity, str]], with_group: bool) -> None:
     while True:
         for owner, command in owners:
             if owner.is_gone():
-                _end(f"{command} (pid {owner.pid}) has gone")
+                with contextlib.suppress(OSError):  # the terminal may be gone, too
+                    os.write(2, f"ending, since {command} (pid {owner.pid}) has gone\n".encode())
+                if with_group and os.getpgrp() == os.getpid():
+                    _end_group()
+                _end()
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
-def _end(reason: str) -> None:
-    """End this process and what it has started: kindly, then surely."""
-    with contextlib.suppress(OSError):  # the terminal may be gone, too
-        os.write(2, f"ending, since {reason}\n".encode())
+def _end() -> None:
+    """End this process, which ends its children, and whatever is left of them after some seconds."""
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SECONDS_TO_STOP)
-    for pid in _family():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    _send(signal.SIGKILL, _family())
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_group() -> None:
+    """End the others of this process's group: kindly, then surely. DVC would not wait for its stage."""
+    _send(signal.SIGTERM, _others())
+    deadline = time.monotonic() + SECONDS_TO_STOP
+    while (left := _others()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _send(signal.SIGKILL, left)
+
+
+def _send(number: signal.Signals, pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _others() -> list[int]:
+    """The other processes of this one's group that are at work."""
+    return [pid for pid in members(os.getpgrp()) if pid != os.getpid()]
+
+
+def members(group: int) -> list[int]:
+    """The processes of a group, without those that have ended and were not asked for their status yet."""
+    import psutil
+
+    found: list[int] = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
 
 
 def _family() -> list[int]:
@@ -159,7 +195,7 @@ def _gone(pid: int) -> Identity:
 
 def main() -> None:
     """`python -m genforge.ownership MODULE ARGUMENTS...`"""
-    end_with_owner()
+    end_with_owner(with_group=True)
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -144,8 +144,8 @@ def slots_folder() -> Path:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise UserError(
-                f"{folder} should be a folder that belongs to you and that nobody else may read or write; remove it, or "
-                f"name another one in {FOLDER}"
+                f"{folder} should be a folder that belongs to you and that nobody else may read or write; remove it, "
+                f"or name another one in {FOLDER}"
             ) from None
     return folder
 

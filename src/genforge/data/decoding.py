@@ -324,7 +324,8 @@ def content_digest(pixels: bytes | memoryview, channels: int) -> bytes:
         red = pixels[0::3]
         if red == pixels[1::3] and red == pixels[2::3]:
             pixels = red
-    return hashlib.blake2b(pixels, digest_size=16).digest()
+    # Processors have instructions for SHA-256: of all pixels, it takes half the time of others.
+    return hashlib.sha256(pixels).digest()[:16]
 
 
 def draw_lot(content: bytes, seed: int) -> bytes:

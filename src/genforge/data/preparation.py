@@ -68,15 +68,19 @@ def prepare(
 
     present = set(manifest.filter(verdict=KEPT)["label"].drop_nulls())
     classes = [name for name in source["classes"] if name in present]
-    written: dict[str, Written] = {}
-    with ThreadPoolExecutor(1) as beside:  # table and picture are compressed while images are copied
-        waiting = [beside.submit(_write_manifest, out / "manifest.parquet", manifest)]
-        for split in SPLITS:
-            written[split] = _write_split(out, split, manifest, gathered, classes, processes)
-            if split == "train":
-                waiting.append(beside.submit(_write_samples, out, bool(classes)))
-        for done in waiting:
-            done.result()
+    ordered = {split: _in_order(manifest, split) for split in SPLITS}
+    rows = {split: chosen["row"].to_numpy().astype(np.int64) for split, chosen in ordered.items()}
+    with ThreadPoolExecutor(1) as beside:  # the table is compressed while images are copied
+        table = beside.submit(_write_manifest, out / "manifest.parquet", manifest)
+        sums = _copy_images(gathered, {out / f"{split}-images.npy": rows[split] for split in SPLITS}, processes)
+        written = {
+            split: Written(
+                len(rows[split]), _write_others(out, split, ordered[split], rows[split], gathered, classes), *of_split
+            )
+            for split, of_split in zip(SPLITS, sums, strict=True)
+        }
+        table.result()
+    _write_samples(out, bool(classes))
     _write_card(out, manifest, written, gathered, classes, source, settings, seed)
     scratch.unlink(missing_ok=True)
 
@@ -169,61 +173,70 @@ class Written:
     squares: np.ndarray
 
 
-def _write_split(
-    out: Path,
-    split: str,
-    manifest: pl.DataFrame,
-    gathered: Gathered,
-    classes: list[str],
-    processes: int,
-) -> Written:
-    """Write the arrays of one split, in the order of lots."""
-    chosen = manifest.filter(split=split).sort("lot", "content")
-    rows = chosen["row"].to_numpy().astype(np.int64)
-    totals, squares = _copy(gathered, rows, out / f"{split}-images.npy", processes)
-    digests = [b"".join(chosen["content"].to_list())]
+def _in_order(manifest: pl.DataFrame, split: str) -> pl.DataFrame:
+    """Row, content and label of the images of a split, in the order of lots."""
+    return manifest.filter(split=split).select("row", "content", "label", "lot").sort("lot", "content")
+
+
+def _write_others(
+    out: Path, split: str, ordered: pl.DataFrame, rows: np.ndarray, gathered: Gathered, classes: list[str]
+) -> str:
+    """Write a split's arrays beside its images; the digest of the split's contents, images too."""
+    digests = [b"".join(ordered["content"].to_list())]
     if classes:
         number = {name: i for i, name in enumerate(classes)}
-        labels = np.array([number[name] for name in chosen["label"]], np.int64)
+        labels = np.array([number[name] for name in ordered["label"]], np.int64)
         write_array(out / f"{split}-labels.npy", labels)
         digests.append(labels.tobytes())
     if gathered.factors is not None:
         factors = gathered.factors[rows]
         write_array(out / f"{split}-factors.npy", factors)
         digests.append(digest_array(factors).encode())
-    return Written(len(rows), digest_bytes(*digests), totals, squares)
+    return digest_bytes(*digests)
 
 
-def _copy(gathered: Gathered, rows: np.ndarray, path: Path, processes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Write the images `rows` to `path`; exact sums of levels and of squared levels, int64 (channels,) each."""
+def _copy_images(
+    gathered: Gathered, rows_of: dict[Path, np.ndarray], processes: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Write to each path the images of its rows; for each, the exact sums of levels and of squared levels, int64
+    (channels,) each."""
     stored, channels = gathered.pixels, gathered.channels
-    shape = (len(rows), *stored.shape[1:3], channels)
-    if not len(rows):
-        write_array(path, np.empty(shape, np.uint8))
-        return np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    size = math.prod(shape[1:])
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        after_header = file.tell()
-    images = np.memmap(with_room(path, after_header + len(rows) * size), np.uint8, "r+", after_header, shape)
+    height, width = stored.shape[1:3]
+    size = height * width * channels
+    images = [_images_in(path, (len(rows), height, width, channels)) for path, rows in rows_of.items()]
+    blocks = [(number, start) for number, rows in enumerate(rows_of.values()) for start in range(0, len(rows), AT_ONCE)]
+    rows_in = list(rows_of.values())
 
     def copy(first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Every so manieth block of images, and the sums over them, (size,) each."""
+        """Every so manieth block, and the sums over them, (paths, size) each."""
         squared = np.empty((AT_ONCE, size), np.uint16)
-        totals, squares = np.zeros(size, np.int64), np.zeros(size, np.int64)
-        for start in range(first * AT_ONCE, len(rows), processes * AT_ONCE):
-            chosen = rows[start : start + AT_ONCE]
-            block = images[start : start + AT_ONCE]
+        totals, squares = np.zeros((2, len(images), size), np.int64)
+        for number, start in blocks[first::processes]:
+            chosen = rows_in[number][start : start + AT_ONCE]
+            block = images[number][start : start + AT_ONCE]
             if channels == stored.shape[3]:
                 np.take(stored, chosen, axis=0, out=block, mode="clip")
             else:
                 block[:] = stored[chosen][..., :channels]
             flat = block.reshape(len(block), size)
-            totals += flat.sum(0, dtype=np.uint32)
-            squares += np.square(flat, out=squared[: len(block)], dtype=np.uint16).sum(0, dtype=np.uint32)
+            totals[number] += flat.sum(0, dtype=np.uint32)
+            squares[number] += np.square(flat, out=squared[: len(block)], dtype=np.uint16).sum(0, dtype=np.uint32)
         return totals, squares
 
     with ThreadPoolExecutor(processes) as threads:  # NumPy lets go of the interpreter while it copies
-        sums = list(threads.map(copy, range(processes)))
-    totals, squares = (np.sum(parts, axis=0).reshape(-1, channels).sum(0) for parts in zip(*sums, strict=True))
-    return totals, squares
+        parts = list(threads.map(copy, range(processes)))
+    totals, squares = (
+        np.sum(part, axis=0).reshape(len(images), -1, channels).sum(1) for part in zip(*parts, strict=True)
+    )
+    return list(zip(totals, squares, strict=True))
+
+
+def _images_in(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A new file of uint8 images of this shape, as memory to write to."""
+    if not shape[0]:
+        write_array(path, np.empty(shape, np.uint8))
+        return np.empty(shape, np.uint8)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        after_header = file.tell()
+    return np.memmap(with_room(path, after_header + math.prod(shape)), np.uint8, "r+", after_header, shape)

@@ -74,7 +74,8 @@ def with_splits(inputs: pl.DataFrame, validation: float, test: float) -> pl.Data
     Raises:
         UserError: a class has a single image, which cannot be both learnt from and held out, or a split stays empty.
     """
-    kept = inputs.filter(pl.col("verdict") == KEPT).sort("lot", "content")
+    wanted = inputs.select("row", "part", "label", "lot", "content", "verdict")  # sorting moves every column along
+    kept = wanted.filter(pl.col("verdict") == KEPT).sort("lot", "content")
     official = (inputs["part"] == "test").any()
     rest = kept.filter(pl.col("part") != "test")
     single = rest.group_by("label").len().filter(pl.col("len") < 2).sort("label")

@@ -1,8 +1,8 @@
 """One worker process of a search: claims trials and runs them until none waits.
 
 The supervisor starts it with `python -m genforge.search.worker` and writes one line of JSON to its standard input: the
-plan and the folder. The worker ends with the supervisor, by whatever end that came to (`genforge.ownership`), so that no
-search leaves a trainer behind.
+plan and the folder. The worker ends with the supervisor, by whatever end that came to (`genforge.ownership`), so
+that no search leaves a trainer behind.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import psutil
 from genforge.files import is_abandoned, is_aside, write_text
 from genforge.leftovers import Leftover
 from genforge.ownership import is_orphan
-from genforge.processes import Identity, command_line, program
+from genforge.processes import Identity, command_line, program, words_of
 from genforge.settings import UserError
 
 SECONDS_TO_END_ITSELF = 6.0  # an orphan younger than that is ending already
@@ -120,7 +120,10 @@ def _entries(table: dict[str, Any]) -> list[dict[str, Any]]:
 def _is_stale(entry: dict[str, Any], path: Path) -> bool:
     """Whether the process of an entry has gone, be it that another one has its number now."""
     now = Identity.of(int(entry["pid"]))
-    return now is None or now.is_gone() or now.started > path.stat().st_mtime + 1.0
+    if now is None or now.is_gone():
+        return True
+    words = words_of(now.pid)
+    return now.started > path.stat().st_mtime + 1.0 or (bool(words) and not any("dvc" in word for word in words))
 
 
 def _mend_table(root: Path) -> None:

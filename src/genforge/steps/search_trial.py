@@ -30,9 +30,9 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
     """The objective of a recipe's search.
 
     Args:
-        arguments: root, recipe, metric, steps (of a trial), reports, images (for each report), seed (of the training, the
-            same for every trial, so that settings are compared and not luck), parent (id of the search's run in the
-            tracker).
+        arguments: root, recipe, metric, steps (of a trial), reports, images (for each report), seed (of the training,
+            the same for every trial, so that settings are compared and not luck), parent (id of the search's run in
+            the tracker).
     """
     root, name = Path(arguments["root"]), str(arguments["recipe"])
     steps, reports, images_each = int(arguments["steps"]), int(arguments["reports"]), int(arguments["images"])
