@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
+import time
 from pathlib import Path
 
 
 def promote(folder: Path, version: int, deadly: str, go: int) -> None:
+    from genforge.registry.alias_history import Move
     from genforge.registry.registry import Registry
     from genforge.settings import UserError
 
@@ -21,21 +24,35 @@ def promote(folder: Path, version: int, deadly: str, go: int) -> None:
     registry.aliases()  # connected
     os.read(go, 1)  # until the parent closes its end
 
-    def killed(*arguments: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    history, client = registry.history_of_aliases, registry.client
+    append, point, finish = history.append, client.set_registered_model_alias, history.finish
 
-    if deadly == "before the entry":
-        registry.history_of_aliases.append = killed  # type: ignore[method-assign,assignment]
-    elif deadly == "between entry and alias":
-        registry.client.set_registered_model_alias = killed  # type: ignore[method-assign,assignment]
-    elif deadly == "after the alias":
-        registry.history_of_aliases.finish = killed  # type: ignore[method-assign,assignment]
+    def die_in(place: str, version_meant: int | None) -> None:
+        if deadly == place and version_meant == version:  # in the own move, not in one that it finishes for another
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def deadly_append(move: Move, number: int) -> Move:
+        die_in("before the entry", move.after)
+        return append(move, number)
+
+    def deadly_point(name: str, alias: str, to: str) -> None:
+        die_in("between entry and alias", int(to))
+        point(name, alias, to)
+
+    def deadly_finish(move: Move) -> None:
+        die_in("after the alias", move.after)
+        finish(move)
+
+    history.append = deadly_append  # type: ignore[method-assign]
+    client.set_registered_model_alias = deadly_point
+    history.finish = deadly_finish  # type: ignore[method-assign]
     while True:
         try:
             registry.move("staging", version, registry.aliases().get("staging"), f"the turn of {version}")
             return
         except UserError as error:
             assert "by now" in str(error), error
+            time.sleep(random.uniform(0.0, 2.0))  # not all again at the same moment
 
 
 def main() -> None:
