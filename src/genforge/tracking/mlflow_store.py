@@ -49,6 +49,12 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
+def is_there(root: Path) -> bool:
+    """False where the store would be a database that nobody has made yet. Nothing is made or asked."""
+    uri = store_uri(root)
+    return not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).is_file()
+
+
 def quiet() -> None:
     """Import MLflow so that it reports nothing, prints no links and no bars, and logs warnings at most."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
