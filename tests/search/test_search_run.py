@@ -183,6 +183,21 @@ def test_two_machines_share_a_search_and_a_stopped_one_loses_its_trial(
     assert run_search(plan, tmp_path / "search", workers=1) == found
 
 
+@pytest.mark.slow
+def test_supervisors_of_several_machines_share_the_work_and_find_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgresql: PostgreSQL
+) -> None:
+    """Each has a disk of its own, and one worker; the trials are neither more nor fewer."""
+    monkeypatch.setenv(STORAGE_VARIABLE, postgresql.database())
+    plan = toy("bowl", tmp_path, trials=8, company=2)
+    other = start(RUN.replace("workers=2", "workers=1"), plan, tmp_path)
+    found = run_search(plan, tmp_path / "mine" / "search", workers=1)
+    assert other.wait(120) == 0
+    assert found == run_search(plan, tmp_path / "search", workers=1)
+    assert Counter(number for number, _ in calls(tmp_path)) == Counter(str(number) for number in range(8))
+    assert len({process for _, process in calls(tmp_path)}) == 2
+
+
 RUN = "from genforge.search.run import run_search; run_search(plan, folder, workers=2)"
 
 

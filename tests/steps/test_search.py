@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -48,6 +50,31 @@ def step(root: Path, *arguments: str) -> str:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stderr
+
+
+def killed_search(root: Path) -> tuple[int, int]:
+    """A search of which everything is killed when a trial has a checkpoint: the trial's number, and that step."""
+    command = [sys.executable, "-m", "genforge.cli", "step", "search", "vae"]
+    environment = {**os.environ, "GENFORGE_UPLOADER": "off", "GENFORGE_THREADS": "2"}
+    search = subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (kept := list((root / ".genforge" / "search" / "vae").glob("*/trial-*-0/step-*"))):
+            assert search.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        family = [psutil.Process(search.pid), *psutil.Process(search.pid).children(recursive=True)]
+        for process in reversed(family):
+            process.kill()
+    finally:
+        search.kill()
+        search.wait()
+    return int(kept[0].parent.name.split("-")[1]), int(kept[0].name.removeprefix("step-"))
+
+
+def trained_steps(run: Path) -> list[int]:
+    """Steps of which a tracker's run tells how training went."""
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [event["step"] for event in events if "images_per_second" in event.get("values", {})]
 
 
 def test_without_trials_there_are_no_settings_and_no_work(tmp_path: Path) -> None:
@@ -95,6 +122,7 @@ def test_a_search_on_digits_from_defaults_to_best(tmp_path: Path) -> None:
     project = make_project(tmp_path, trials=3)
     for name in ("resolve", "ingest", "prepare", "extractor"):
         step(tmp_path, name)
+    killed, checkpoint = killed_search(tmp_path)
     said = step(tmp_path, "search", "vae")
     assert "search of vae" in said
 
@@ -114,5 +142,7 @@ def test_a_search_on_digits_from_defaults_to_best(tmp_path: Path) -> None:
     before = (folder / "trials.csv").read_bytes()
     step(tmp_path, "search", "vae")
     assert (folder / "trials.csv").read_bytes() == before
-    runs = [path.name for path in (project.state / "runs").iterdir()]
-    assert all(sum(f"-trial-vae-{number}-" in name for name in runs) == 1 for number in range(3))
+
+    # The trial that was killed has two runs in the tracker, and the second went on where the first had kept itself.
+    first, second = sorted((project.state / "runs").glob(f"*-trial-vae-{killed}-*"))
+    assert (trained_steps(first), checkpoint, trained_steps(second)) == ([10], 10, [20])
