@@ -5,6 +5,7 @@ One small project, prepared once; in each test something else of it is killed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -174,10 +175,11 @@ def test_an_output_that_was_half_written(project: Path) -> None:
 def stop(folder: Path, *words: str) -> bool:
     """SIGSTOP to the command of the project that ends in these words, once it has begun its work; False until then."""
     for process in started_in(folder):
-        command = process.cmdline()
-        if command[0].endswith("python") and command[-len(words) :] == list(words) and process.children():
-            process.suspend()
-            return True
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command = process.cmdline()
+            if command[0].endswith("python") and command[-len(words) :] == list(words) and process.children():
+                process.suspend()
+                return True
     return False
 
 
