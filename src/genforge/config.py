@@ -29,8 +29,9 @@ class DataSettings(Settings):
     )
     folder: str = Field(
         "data/incoming",
-        description="image_folder: the images, in a folder or an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz). mnist, fashion_mnist, kmnist, cifar10: a folder that already holds the "
-        "files as torchvision keeps them (then nothing is downloaded). digits, tins: not read",
+        description="image_folder: the images, in a folder or an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz). "
+        "mnist, fashion_mnist, kmnist, cifar10: a folder that already holds the files as torchvision keeps them (then "
+        "nothing is downloaded). digits, tins: not read",
     )
     image_size: int | None = Field(
         None,

@@ -192,7 +192,7 @@ def test_a_header_that_is_a_bomb_is_refused(tmp_path: Path) -> None:
     for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
         header = tarfile.TarInfo("x")
         header.type, header.size = kind, 1 << 40
-        (tmp_path / "in.tar").write_bytes(header.tobuf() + bytes(10_240))
+        (tmp_path / "in.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
         assert "has a header of" in refused(tmp_path / "in.tar", tmp_path / str(kind[0]))
 
 
@@ -229,8 +229,9 @@ def test_a_damaged_header_in_the_middle_of_a_tar_is_not_its_end(tmp_path: Path) 
 
 def test_a_file_that_is_no_archive_is_told(tmp_path: Path) -> None:
     (tmp_path / "in.rar").write_bytes(b"Rar!")
+    settings = DataSettings.read({"source": "image_folder"}, "data")
     with pytest.raises(UserError, match="neither a folder nor an archive"):
-        ingest(DataSettings.read({"source": "image_folder"}, "data"), Places(tmp_path / "in.rar", tmp_path, 0), tmp_path)
+        ingest(settings, Places(tmp_path / "in.rar", tmp_path, 0), tmp_path)
 
 
 def test_an_encrypted_zip_is_told(tmp_path: Path) -> None:

@@ -294,9 +294,8 @@ def one_folder(into: Path) -> str:
     """The way from an unpacked folder to where its images are, `/` at its end: an archive often holds one folder, which
     holds all. Empty where files or several folders lie at the top."""
     way, here = "", into
-    while [entry.is_dir() for entry in (entries := list(here.iterdir()))] == [True]:
+    while len(entries := list(here.iterdir())) == 1 and entries[0].is_dir():
         if not any(entry.is_dir() for entry in entries[0].iterdir()):
             break  # a folder of files: the only class
         way, here = f"{way}{entries[0].name}/", entries[0]
     return way
-

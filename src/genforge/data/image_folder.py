@@ -31,7 +31,8 @@ def list_folder(folder: Path, name: str = "") -> pl.DataFrame:
     called = name or str(folder)
     if not folder.is_dir():
         raise UserError(
-            f"data.folder: {called!r} is not a folder; put images there, or set data.folder to where they are, a folder or an archive"
+            f"data.folder: {called!r} is not a folder; put images there, or set data.folder to where they are, a "
+            f"folder or an archive"
         )
     paths = sorted(files_below(folder))
     if not paths:

@@ -86,10 +86,8 @@ def _write_parts(out: Path, parts: dict[str, torchvision_door.LabelledImages]) -
 
 
 def _image_folder(settings: DataSettings, places: Places, out: Path) -> Source:
-    if places.folder.is_file():
-        listing = _unpacked(settings, places.folder, out / FILES)
-    else:
-        listing = list_folder(places.folder)
+    folder = places.folder
+    listing = _unpacked(settings, folder, out / FILES) if folder.is_file() else list_folder(folder)
     listing.write_parquet(out / "listing.parquet")
     return Source("listing", {"all": len(listing)}, listing["label"].drop_nulls().unique().sort().to_list())
 
@@ -98,7 +96,8 @@ def _unpacked(settings: DataSettings, archive: Path, files: Path) -> pl.DataFram
     """The listing of an archive, whose images are brought into the folder `files`."""
     if not is_archive(archive):
         raise UserError(
-            f"data.folder: {str(archive)!r} is neither a folder nor an archive ({', '.join(SUFFIXES)}); name one of them"
+            f"data.folder: {str(archive)!r} is neither a folder nor an archive ({', '.join(SUFFIXES)}); name "
+            f"one of them"
         )
     limits = Limits(
         settings.max_bytes, settings.max_unpacked_bytes, settings.max_unpacked_files, settings.max_unpacked_ratio
