@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from damaged_images import damaged, originals
 
 from genforge.config import DataSettings
 from genforge.data.preparation import prepare
 from genforge.data.sources import Places, ingest
-from damaged_images import damaged, originals
 
 MIB = 1024  # KiB, as /proc counts
 

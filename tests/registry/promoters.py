@@ -1,6 +1,6 @@
 """Processes that promote, each as its own machine would: `python promoters.py` with a JSON document as its argument.
 
-It imports MLflow once, forks the promoters, and lets them go at the same moment. Each promotes until it was its turn
+It connects once, forks the promoters, and lets them go at the same moment. Each promotes until it was its turn
 once, or, where it is told to, is killed by SIGKILL at a given place inside its move. Prints who was killed.
 """
 
@@ -16,10 +16,15 @@ from pathlib import Path
 
 
 def promote(folder: Path, version: int, deadly: str, go: int) -> None:
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Models
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
+
     from genforge.registry.alias_history import Move
     from genforge.registry.registry import Registry
     from genforge.settings import UserError
 
+    for engine in [*Tracking._engine_map.values(), *Models._engine_map.values()]:
+        engine.dispose(close=False)  # the parent's connections are not ours
     registry = Registry(folder, "digits")
     registry.aliases()  # connected
     os.read(go, 1)  # until the parent closes its end
@@ -57,9 +62,9 @@ def promote(folder: Path, version: int, deadly: str, go: int) -> None:
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    import mlflow  # noqa: F401
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: F401  what a connection imports
+    from genforge.registry.registry import Registry
 
+    Registry(Path(asked["folder"]), "digits").aliases()  # connecting for the first time takes a second
     go, let_go = os.pipe()
     children = {}
     for version, deadly in enumerate(asked["promoters"], 1):

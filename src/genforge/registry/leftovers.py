@@ -74,12 +74,17 @@ def _half_registered(client: MlflowClient, name: str) -> Iterator[Leftover]:
     if experiment is None:
         return
     versions = client.search_model_versions(f"name = '{name}'")
-    used = {version.model_id for version in versions}
+    used = {_model_of(version) for version in versions}
     for model in _pages(partial(client.search_logged_models, [experiment.experiment_id])):
         if model.model_id not in used and _is_abandoned(model):
             what = f"the model {model.name!r} was being registered when its process ended; no version names it"
             mend = partial(_delete, client, name, model.model_id)
             yield Leftover("half a version", model.model_id, what, "delete it from MLflow", mend)
+
+
+def _model_of(version: Any) -> str:
+    """The id of the model that a version names. A server does not tell it as `model_id`, but in the source alone."""
+    return str(version.model_id or str(version.source).removeprefix("models:/"))
 
 
 def _is_abandoned(model: Any) -> bool:
@@ -97,7 +102,7 @@ def _delete(client: MlflowClient, name: str, model_id: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        if not any(version.model_id == model_id for version in client.search_model_versions(f"name = '{name}'")):
+        if not any(_model_of(version) == model_id for version in client.search_model_versions(f"name = '{name}'")):
             client.delete_logged_model(model_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
