@@ -37,6 +37,7 @@ from genforge.locks import Busy, Lock, alone, busy  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
+from genforge.steps.leftovers import locks_of_dvc  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
 from genforge.steps.resolve import check  # noqa: E402
 from genforge.steps.summary import pictures, summarise  # noqa: E402
@@ -226,6 +227,13 @@ def _stop_on_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _mend_locks(root: Path) -> None:
+    """A DVC that is killed while it writes its table of locks leaves one that no DVC can read any more."""
+    for leftover in locks_of_dvc(root):
+        with contextlib.suppress(UserError):  # a DVC is at work on it: then it is in use, and can be read
+            leftover.mend()
+
+
 def _check_cron(cron: str) -> None:
     try:
         CronSchedule(cron=cron)
@@ -258,6 +266,7 @@ def main(argv: list[str] | None = None) -> int:
             _check_cron(arguments.cron)
         elif (lock := Lock(_flow_lock(root))).is_held():
             raise Busy(busy(lock, RETRAIN))
+        _mend_locks(root)
         graph = Graph.read(root)
         if not graph.stale and not arguments.cron:
             summarise(project, "Everything is up to date: nothing to do.")

@@ -155,6 +155,51 @@ def _judge(arguments: argparse.Namespace) -> None:
     print(json.dumps(verdict, indent=2)) if arguments.json else _show(verdict_table(verdict))
 
 
+def _promote_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="NAME/VERSION, NAME@ALIAS, or NAME for NAME@staging")
+    parser.add_argument("--alias", required=True, help="to give it, such as production")
+    parser.add_argument("--reason", required=True, help="why, for the history")
+    _json_argument(parser)
+
+
+def _promote(arguments: argparse.Namespace) -> None:
+    from genforge.steps.aliases import moves_table, promote
+    from genforge.steps.project import Project
+
+    move = promote(Project.load(), arguments.model, arguments.alias, arguments.reason)
+    print(json.dumps(move, indent=2)) if arguments.json else _show(moves_table([move]))
+
+
+def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="the registered model (default: the one of params.yaml)")
+    parser.add_argument("--alias", default="staging", help="which goes back (default: staging)")
+    parser.add_argument("--to", type=positive, metavar="VERSION", help="that held it once (default: the one before)")
+    parser.add_argument("--reason", default="", help="why, for the history")
+    _json_argument(parser)
+
+
+def _rollback(arguments: argparse.Namespace) -> None:
+    from genforge.steps.aliases import moves_table, rollback
+    from genforge.steps.project import Project
+
+    move = rollback(Project.load(), arguments.model, arguments.alias, arguments.to, arguments.reason)
+    print(json.dumps(move, indent=2)) if arguments.json else _show(moves_table([move]))
+
+
+def _history_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="the registered model (default: the one of params.yaml)")
+    parser.add_argument("--alias", help="of this alone (default: of all)")
+    _json_argument(parser)
+
+
+def _history(arguments: argparse.Namespace) -> None:
+    from genforge.steps.aliases import history, moves_table
+    from genforge.steps.project import Project
+
+    moves = history(Project.load(), arguments.model, arguments.alias)
+    print(json.dumps(moves, indent=2)) if arguments.json else _show(moves_table(moves))
+
+
 def _ui_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, default=5000, help="of the MLflow UI on 127.0.0.1 (default: 5000)")
 
@@ -219,6 +264,9 @@ COMMANDS = {
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
+    "promote": Command("give an alias to a registered version, by hand", _promote_arguments, _promote),
+    "rollback": Command("give an alias back to the version that held it before", _rollback_arguments, _rollback),
+    "history": Command("show who moved which alias when, and why", _history_arguments, _history),
     "ui": Command("open the MLflow UI on this machine", _ui_arguments, _ui),
 }
 

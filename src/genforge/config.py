@@ -29,8 +29,9 @@ class DataSettings(Settings):
     )
     folder: str = Field(
         "data/incoming",
-        description="image_folder: the images. mnist, fashion_mnist, kmnist, cifar10: a folder that already holds the "
-        "files as torchvision keeps them (then nothing is downloaded). digits, tins: not read",
+        description="image_folder: the images, in a folder or an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz). "
+        "mnist, fashion_mnist, kmnist, cifar10: a folder that already holds the files as torchvision keeps them (then "
+        "nothing is downloaded). digits, tins: not read",
     )
     image_size: int | None = Field(
         None,
@@ -55,6 +56,13 @@ class DataSettings(Settings):
     max_bytes: int = Field(256_000_000, ge=64, description="a larger file is absurd and goes to quarantine")
     max_seconds: int = Field(
         30, ge=1, le=3600, description="a file that keeps a processor busy for longer is absurd and goes to quarantine"
+    )
+    max_unpacked_bytes: int = Field(
+        50_000_000_000, ge=1_000_000, description="an archive that becomes more bytes is refused"
+    )
+    max_unpacked_files: int = Field(5_000_000, ge=1, description="an archive with more members is refused")
+    max_unpacked_ratio: int = Field(
+        200, ge=1, description="an archive that becomes so many times its own size, and more than 64 MiB, is refused"
     )
     count: int = Field(4000, ge=10, le=1_000_000, description="tins: how many are drawn")
     horizontal_flip: bool = Field(False, description="train on mirrored images too, one in two; not for digits or text")

@@ -1,7 +1,7 @@
 """Files that are whole or absent: atomic writes, digests, safe loading.
 
-Nothing here can run code from a file: tensors are safetensors, arrays are NumPy without pickle, settings are
-`yaml.safe_load`.
+Nothing here can run code from a file: tensors are safetensors, arrays are NumPy without pickle, settings are YAML
+without tags. Nor can a small file become large in memory: aliases, nesting and declared sizes are looked at first.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -27,6 +28,8 @@ import yaml
 from genforge.settings import UserError
 
 SECONDS_TO_MARK = 1.0  # between the making of a temporary file and its lock: far more than it takes
+LARGEST_YAML, LARGEST_JSON = 1 << 20, 256 << 20  # bytes
+MOST_NODES = 100_000  # values of a YAML file
 
 
 @contextlib.contextmanager
@@ -163,22 +166,28 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError when the file is missing or is not JSON."""
+    """Raises UserError when the file is missing, is not JSON, or is larger than any that we write."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(_text(path, LARGEST_JSON))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; has the step that makes it been run? (`dvc repro`)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, a number of 5,000 digits
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping, safely loaded. Raises UserError with line and column when the file cannot be read as one."""
+    """A YAML mapping of plain values. Raises UserError with line and column when the file cannot be read as one."""
     try:
-        value = yaml.safe_load(path.read_text())
+        text = _text(path, LARGEST_YAML)
+        nodes = _expanded(yaml.compose(text, yaml.SafeLoader), {}, set())
+        if nodes > MOST_NODES:
+            raise UserError(
+                f"{path} becomes {nodes} values when its aliases (*name) are followed, and {MOST_NODES} is the most"
+            )
+        value = yaml.safe_load(text)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if value is None:
         return {}
@@ -187,18 +196,54 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return dict(value)
 
 
+def _text(path: Path, most: int) -> str:
+    """The file as text. Raises ValueError when it is not UTF-8, UserError when it is larger than `most` bytes."""
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise UserError(f"{path} is larger than {most} bytes, which is more than such a file ever needs")
+    return data.decode()
+
+
+def _expanded(node: yaml.Node | None, known: dict[int, int], above: set[int]) -> int:
+    """How many values a YAML node becomes when every alias is followed, without following any twice."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) in above:
+        raise ValueError("an alias (*name) inside of what it stands for")
+    if id(node) not in known:
+        parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_expanded(part, known, above | {id(node)}) for part in parts)
+    return known[id(node)]
+
+
 def read_array(path: Path, memory_map: bool = False) -> np.ndarray:
-    """A NumPy array; pickled content is refused."""
+    """A NumPy array; pickled content is refused, and so is an array that declares more than the file holds."""
     try:
+        _check_declared_size(path)
         found = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, OverflowError, MemoryError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is not a plain NumPy array: {error}") from None
     if not isinstance(found, np.ndarray):  # an archive of arrays, whatever its name
         found.close()
         raise UserError(f"{path} is an archive of several arrays; save one alone, with `numpy.save`")
     return found
+
+
+def _check_declared_size(path: Path) -> None:
+    """Raises ValueError when the header of a `.npy` file declares more than follows it: NumPy would make room first."""
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            return  # an archive, or nothing of NumPy's: `numpy.load` tells
+        file.seek(0)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(file)
+        declared, held = math.prod(shape) * kind.itemsize, path.stat().st_size - file.tell()
+    if declared > held and not kind.hasobject:
+        raise ValueError(f"its header declares {declared} bytes, {held} follow it")
 
 
 def digest_bytes(*parts: bytes | memoryview) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -89,17 +90,21 @@ def load(folder: Path, find: Find, device: str = "cpu") -> Model:
         UserError: the folder holds no model, or weights that are not this network's.
     """
     card, weights = read_json(folder / "model.json"), folder / "weights.safetensors"
-    exported = card["exported"]
-    port = Port(**{**exported["port"], "image": ImageShape(**exported["port"]["image"])})
-    network = build(exported["network"], port, find)
+    try:
+        exported = card["exported"]
+        port = Port(**{**exported["port"], "image": ImageShape(**exported["port"]["image"])})
+        network = build(exported["network"], port, find)
+        choice = dict(exported["sampler"])
+        kind = find("sampler", choice.pop("name"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder / 'model.json'} does not describe a model of genforge ({what})") from None
     try:
         network.load_state_dict(load_file(weights))
     except FileNotFoundError:
         raise UserError(f"{weights} does not exist") from None
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise UserError(f"{weights} does not hold the weights of {folder / 'model.json'}: {error}") from None
-    choice = dict(exported["sampler"])
-    kind = find("sampler", choice.pop("name"))
     return Model(
         network.to(device).eval().requires_grad_(False), kind(kind.settings_type.read(choice, "sampler")), card
     )

@@ -168,15 +168,15 @@ class Campaign:
         self._say(f"blow {blow.number}: {blow.signal.name}{pause} to {kind} ({name})")
         return True
 
-    def _call_the_doctor(self) -> None:
-        """`genforge doctor --fix` while all is at work: it may mend nothing that is alive."""
+    def _call_the_doctor(self) -> subprocess.Popen[bytes]:
+        """`genforge doctor --fix`, also while all is at work: it may mend nothing that is alive."""
         own = environment(self.field.project, self.field.more)
         with (self.launches / "doctor.log").open("ab") as log:
-            subprocess.Popen(
+            self._say("the doctor is called")
+            return subprocess.Popen(
                 ["genforge", "doctor", "--fix"], cwd=self.field.project, env=own, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        self._say("the doctor is called")
 
     def _continue_stopped(self, all_of_them: bool = False) -> None:
         for due, processes in list(self.to_continue):
@@ -226,9 +226,7 @@ class Campaign:
                 words, cwd=self.field.project, env=own, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
-        # A launch that meets a server which is only just starting is not to blame for failing.
-        struck = int(time.monotonic() - self.server_struck < SECONDS_FOR_SERVER)
-        self.launch = Launch(self.count, words, process, log, struck)
+        self.launch = Launch(self.count, words, process, log)
 
     def _ended(self, launch: Launch, status: int) -> None:
         """Note how a launch ended; nothing that it started may outlive it, but for the uploader."""
@@ -243,11 +241,17 @@ class Campaign:
             _kill(process)
         seconds = time.monotonic() - launch.began
         self._say(f"launch {launch.number} `{' '.join(launch.words)}` ended with {status} after {seconds:.0f} s")
-        self.idle_failures = self.idle_failures + 1 if status != 0 and not launch.struck else 0
-        if status != 0 and not launch.struck:
-            self.looks.append(f"launch {launch.number} failed without a blow: {_tail(launch.log)}")
+        # One that met a server which is only just starting again is not to blame for it.
+        tail, away = _tail(launch.log), time.monotonic() - self.server_struck < SECONDS_FOR_SERVER
+        if status == 0 or launch.struck or (away and "MLflow" in tail):
+            self.idle_failures = 0
+            return
+        self.idle_failures += 1
+        self.looks.append(f"launch {launch.number} failed without a blow, and the doctor was called: {tail}")
         if self.idle_failures >= MOST_IDLE_FAILURES:
-            self._lose(f"the pipeline does not go on any more; see {launch.log}: {_tail(launch.log)}")
+            self._lose(f"the pipeline does not go on any more; see {launch.log}: {tail}")
+        else:
+            self._call_the_doctor().wait()
 
     def _finish(self, seconds: float) -> None:
         self._wait_for_server()
@@ -349,7 +353,7 @@ class Campaign:
 
 def _applies(name: str) -> bool:
     """Whether a check has something to look at where only some stages were run."""
-    return "alias" not in name and "DVC" not in name
+    return not any(word in name for word in ("alias", "DVC", "version"))
 
 
 def _group(process: psutil.Process) -> int:

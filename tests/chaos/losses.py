@@ -170,6 +170,25 @@ def aliases_equal_their_histories(field: Field) -> list[str]:
     return lost
 
 
+def versions_draw(field: Field) -> list[str]:
+    """The model of every registered version is there, can be loaded, and draws images."""
+    from genforge.registry.registry import Registry, draw
+
+    registered = read_json(field.project / "results" / "registered.json")
+    registry = Registry(field.project, registered["model"])
+    lost = []
+    for version in registered["versions"].values():
+        try:
+            source = registry.client.get_model_version(registry.name, str(version["version"])).source
+            registry.client.get_logged_model(str(source).removeprefix("models:/"))  # one in the bin still loads
+            draw(registry.load(version["version"], "cpu"), 2, 0)
+        except Exception as error:  # whatever MLflow raises for a model whose files are gone
+            lost.append(
+                f"version {version['version']} ({version['family']}) draws nothing: {type(error).__name__} {error}"
+            )
+    return lost
+
+
 def doctor_finds_nothing(field: Field) -> list[str]:
     """After `genforge doctor --fix` the doctor is content."""
     done = _ask(field, "genforge", "doctor", "--json")
@@ -205,6 +224,7 @@ CHECKS: dict[str, Callable[[Field], list[str]]] = {
     "each alias equals the last entry of its history": aliases_equal_their_histories,
     "the doctor finds nothing": doctor_finds_nothing,
     "no temporary files": no_temporary_files,
+    "every registered version draws images": versions_draw,
 }
 RESULTS = (same_results, curves_are_whole, whole_searches)  # what can be looked at after each whole run
 

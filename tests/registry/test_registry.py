@@ -20,8 +20,7 @@ SCORES = {"fid": {"mean": 3.0, "std": 0.1}}
 
 
 @pytest.fixture
-def digits(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    monkeypatch.setattr(registry, "PATIENCE", 0.0)
+def digits(tracked: Path) -> Registry:
     return Registry(tracked, "digits")
 
 
@@ -127,6 +126,7 @@ def test_a_move_that_was_interrupted_is_finished(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(digits.history_of_aliases if interrupted == "finish" else digits.client, interrupted, killed)
         digits.move("staging", 2, 1, "better")
+    monkeypatch.setattr(registry, "PATIENCE", 0.0)  # its author, this process, is not dead
     assert aliases_moved_to(digits) == [1, 2]
     assert digits.aliases() == {"staging": 2}
     digits.move("staging", 3, 2, "better still")

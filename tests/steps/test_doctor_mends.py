@@ -5,6 +5,7 @@ One small project, prepared once; in each test something else of it is killed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -147,6 +148,17 @@ def test_a_killed_search(project: Path) -> None:
     assert best["trials"] == 1
 
 
+def test_a_table_of_locks_that_dvc_was_killed_in(project: Path) -> None:
+    """DVC truncates its table and then writes it: a kill in between leaves an empty one, and no DVC works any more."""
+    table = project / ".dvc" / "tmp" / "rwlock"
+    table.parent.mkdir(exist_ok=True)
+    table.write_text("")
+    assert start(project, "dvc", "repro", "--single-item", "resolve").wait(60) != 0
+    assert found(project) == {"lock"}
+    mend(project)
+    goes_on(project, "dvc", "repro", "--single-item", "resolve")
+
+
 def test_an_output_that_was_half_written(project: Path) -> None:
     there = Project.load(project)
     importlib.import_module("genforge.steps.train").run(there, "box")
@@ -163,10 +175,11 @@ def test_an_output_that_was_half_written(project: Path) -> None:
 def stop(folder: Path, *words: str) -> bool:
     """SIGSTOP to the command of the project that ends in these words, once it has begun its work; False until then."""
     for process in started_in(folder):
-        command = process.cmdline()
-        if command[0].endswith("python") and command[-len(words) :] == list(words) and process.children():
-            process.suspend()
-            return True
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command = process.cmdline()
+            if command[0].endswith("python") and command[-len(words) :] == list(words) and process.children():
+                process.suspend()
+                return True
     return False
 
 

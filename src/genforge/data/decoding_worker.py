@@ -4,9 +4,9 @@ It reads a file once, takes its digest from the same bytes, decodes it, and puts
 straight to their place in the scratch file, which it has mapped. Only digests, sizes and reasons travel back. Messages
 are `marshal`led, each after its length in 8 bytes: plain values, which cannot run code.
 
-Hostile input is what it is for: a file that takes longer than `max_seconds` of a processor ends the process, and so does
-one that breaks the decoder's C code; more memory than an image within the limits can need is refused. The parent sees
-who it was. A worker whose parent was killed ends after the file that it is at.
+Hostile input is what it is for: a file that takes longer than `max_seconds` of a processor ends the process, and so
+does one that breaks the decoder's C code; more memory than an image within the limits can need is refused. The parent
+sees who it was. A worker whose parent was killed ends after the file that it is at.
 """
 
 from __future__ import annotations

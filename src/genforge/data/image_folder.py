@@ -18,30 +18,35 @@ from genforge.settings import UserError
 SPLIT_NAMES = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 
-def list_folder(folder: Path) -> pl.DataFrame:
+def list_folder(folder: Path, name: str = "") -> pl.DataFrame:
     """Columns `path` (relative to `folder`, `/` between parts) and `label` (null where there are none), sorted by path.
+
+    Args:
+        name: what an error calls the folder; empty: by its path.
 
     Raises:
         UserError: the folder is missing or empty, holds images both beside and inside folders, or holds folders that
             look like splits instead of classes.
     """
+    called = name or str(folder)
     if not folder.is_dir():
         raise UserError(
-            f"data.folder: {str(folder)!r} is not a folder; put images there, or set data.folder to where they are"
+            f"data.folder: {called!r} is not a folder; put images there, or set data.folder to where they are, a "
+            f"folder or an archive"
         )
     paths = sorted(files_below(folder))
     if not paths:
-        raise UserError(f"data.folder: {str(folder)!r} holds no files; put images there, flat or one folder a class")
+        raise UserError(f"data.folder: {called!r} holds no files; put images there, flat or one folder a class")
     loose = [path for path in paths if "/" not in path]
     classes = sorted({path.partition("/")[0] for path in paths if "/" in path})
     if loose and classes:
         raise UserError(
-            f"data.folder: {str(folder)!r} mixes images without a label ({len(loose)}, such as {loose[0]!r}) with "
+            f"data.folder: {called!r} mixes images without a label ({len(loose)}, such as {loose[0]!r}) with "
             f"folders of a class each ({', '.join(map(repr, classes[:3]))}); move all into folders, or none"
         )
     if classes and SPLIT_NAMES.issuperset(name.lower() for name in classes):
         raise UserError(
-            f"data.folder: {str(folder)!r} holds {', '.join(map(repr, classes))}, which look like splits and not like "
+            f"data.folder: {called!r} holds {', '.join(map(repr, classes))}, which look like splits and not like "
             f"classes; set data.folder to one of them: the splits are made here"
         )
     labels = [path.partition("/")[0] if classes else None for path in paths]

@@ -24,6 +24,7 @@ from genforge.config import DataSettings
 from genforge.data import card
 from genforge.data.decoding_pool import usable_processes
 from genforge.data.gathering import Gathered, gather_arrays, gather_files, with_room
+from genforge.data.sources import FILES
 from genforge.data.splitting import KEPT, QUARANTINED, SPLITS, with_splits, with_verdicts
 from genforge.files import digest_array, digest_bytes, digest_json, read_array, read_json, write_array, write_json
 from genforge.settings import UserError
@@ -44,7 +45,7 @@ def prepare(
 
     Args:
         raw: as `ingest` left it.
-        folder: where listed files lie; not read for sources of arrays.
+        folder: where listed files lie, unless they were unpacked into `raw`; not read for sources of arrays.
         settings: what is done to images, and how they are split.
         seed: of the split.
         least_test: images that the test split must hold, because the judge needs as many.
@@ -58,6 +59,7 @@ def prepare(
     scratch = out / "scratch.bin"
     processes = processes or usable_processes()
     if source["form"] == "listing":
+        folder = raw / FILES if (raw / FILES).is_dir() else folder
         gathered = gather_files(pl.read_parquet(raw / "listing.parquet"), folder, scratch, settings, seed, processes)
     else:
         gathered = gather_arrays(raw, source, scratch, settings, seed)
@@ -144,7 +146,7 @@ def _check_broken(manifest: pl.DataFrame, most: float) -> None:
             .agg(pl.len(), pl.col("path").first(), pl.col("detail").first())
             .sort("len", descending=True)
         )
-        lines = [f"  {reason}: {n}, such as {path} ({detail})" for reason, n, path, detail in counts.iter_rows()]
+        lines = [f"  {reason}: {n}, such as {path!r} ({detail})" for reason, n, path, detail in counts.iter_rows()]
         raise UserError(
             f"{len(broken)} of {len(manifest)} inputs are broken, more than data.max_broken_share = {most} allows:\n"
             + "\n".join(lines)

@@ -2,7 +2,8 @@
 
 - arrays: `<part>-images.npy` uint8 (n, h, w, c), `<part>-labels.npy` int64 (n,) where there are labels, and
   `<part>-factors.npy` float32 (n, k) where images were drawn;
-- a listing of image files, `listing.parquet` (path, label): the files stay where they are and are not copied.
+- a listing of image files, `listing.parquet` (path, label): the files stay where they are and are not copied. Files of
+  an archive are unpacked into `files`, and their paths are their names in the archive.
 
 A part is `all`, or `train` and `test` for a source that has an official test split. `source.json` says which form it
 is, the parts and how many each holds, and the names of classes and factors.
@@ -16,15 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from genforge.config import DataSettings
 from genforge.data import tins, torchvision_door
+from genforge.data.archives import SUFFIXES, Limits, is_archive, one_folder, unpack
 from genforge.data.image_folder import list_folder
 from genforge.files import write_array, write_json
-from genforge.progress import Bar
+from genforge.progress import Bar, say
 from genforge.randomness import derive
+from genforge.settings import UserError
 
 TINS_AT_ONCE = 1024
+FILES = "files"  # in data/raw: what was unpacked
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,28 @@ def _write_parts(out: Path, parts: dict[str, torchvision_door.LabelledImages]) -
 
 
 def _image_folder(settings: DataSettings, places: Places, out: Path) -> Source:
-    listing = list_folder(places.folder)
+    folder = places.folder
+    listing = _unpacked(settings, folder, out / FILES) if folder.is_file() else list_folder(folder)
     listing.write_parquet(out / "listing.parquet")
     return Source("listing", {"all": len(listing)}, listing["label"].drop_nulls().unique().sort().to_list())
+
+
+def _unpacked(settings: DataSettings, archive: Path, files: Path) -> pl.DataFrame:
+    """The listing of an archive, whose images are brought into the folder `files`."""
+    if not is_archive(archive):
+        raise UserError(
+            f"data.folder: {str(archive)!r} is neither a folder nor an archive ({', '.join(SUFFIXES)}); name "
+            f"one of them"
+        )
+    limits = Limits(
+        settings.max_bytes, settings.max_unpacked_bytes, settings.max_unpacked_files, settings.max_unpacked_ratio
+    )
+    unpacked = unpack(archive, files, limits)
+    for note in unpacked.notes():
+        say(f"{archive.name}: {note}")
+    way = one_folder(files)
+    listing = list_folder(files / way, name=str(archive))
+    return listing.with_columns(path=pl.lit(way) + pl.col("path"))
 
 
 def _tins(settings: DataSettings, places: Places, out: Path) -> Source:

@@ -4,7 +4,8 @@ It is the truth; an alias is what its last entry says. It lies in MLflow, where 
 parameter n of one run, which the registered model names by its tag `genforge.history`. MLflow writes a parameter once
 and refuses to change it, and its database holds that by a primary key. So of all who would write entry n at the same
 time, on however many machines, one does, and the others are told (`Taken`): that is the compare-and-set which aliases
-themselves do not have. A second parameter, `n.done`, says that the alias was moved.
+themselves do not have. A second parameter, `n.done`, says that the alias was moved; until it is there, or the author of
+entry n is known to be dead, nobody else touches the alias.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from genforge.processes import Identity
 from genforge.tracking import mlflow_store
 
 if TYPE_CHECKING:
@@ -45,6 +47,12 @@ class Move:
     who: str = ""
     time: str = ""  # ISO 8601, UTC
     number: int = 0  # 1, 2, ...: one row for all aliases of the model
+    process: dict[str, Any] = field(default_factory=dict)  # the author, see `processes.Identity`
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether its author is known to have ended."""
+        return Identity.from_json(self.process).is_gone()
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class AliasHistory:
 
         run = self._open_run()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        written = replace(move, who=_who(), time=stamp, number=number)
+        written = replace(move, who=_who(), time=stamp, number=number, process=Identity.own().to_json())
         value: dict[str, Any] = asdict(written)
         text = json.dumps(value, allow_nan=False)
         if len(text) > _LONGEST:

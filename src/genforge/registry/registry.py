@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
 STAGING = "staging"
 TRIES = 5  # to set an alias
-PATIENCE = 1.0  # seconds until an alias that differs from the history is looked at again
+PATIENCE = 60.0  # seconds that a move of another machine may take, until it is taken for dead and finished here
+PAUSE = (0.1, 0.3)  # seconds between looks at whether it is done
 PACKAGES = "package-"  # folders in .genforge/registry where a version is put together: package-<pid>-<start>-...
 PROCESS = "genforge.process"  # tag of MLflow's model: the process that uploads its files
 
@@ -306,8 +308,8 @@ class Registry:
                 return written
 
     def _follow(self, move: Move) -> None:
-        """Bring the alias to what an entry says; and further, while newer ones are written meanwhile: an alias that is
-        set late over a newer one is so set right by whoever was late."""
+        """Bring the alias to what an entry says; and further, where newer ones were written meanwhile, because somebody
+        took this process for dead: an alias that is set late over a newer one is set right by whoever was late."""
         while True:
             self._point(move.alias, move.after)
             self.history_of_aliases.finish(move)
@@ -335,14 +337,17 @@ class Registry:
     def _settle(self) -> Record:
         """Finish moves that a kill interrupted, write down those that somebody made without us, and return the history
         as it is then."""
-        patient = False
+        waiting_since: dict[int, float] = {}
         while True:
             record, aliases = self.history_of_aliases.read(), self.aliases()
             last = record.last()
             unfinished = [move for move in last.values() if move.number not in record.done]
             if unfinished:
                 for move in unfinished:
-                    if aliases.get(move.alias) in (move.before, move.after):
+                    since = waiting_since.setdefault(move.number, time.monotonic())
+                    if not move.is_orphan and time.monotonic() - since < PATIENCE:
+                        time.sleep(random.uniform(*PAUSE))
+                    elif aliases.get(move.alias) in (move.before, move.after):
                         self._follow(move)
                     else:  # somebody has moved it since: that is written down below
                         self.history_of_aliases.finish(move)
@@ -351,10 +356,6 @@ class Registry:
             strange = [alias for alias in sorted(known) if known[alias] != aliases.get(alias)]
             if not strange:
                 return record
-            if not patient:  # a machine that was overtaken sets it right in a moment: see `_follow`
-                patient = True
-                time.sleep(PATIENCE)
-                continue
             alias = strange[0]
             seen = Move(alias, known[alias], aliases.get(alias), "seen", "moved by hand, outside of genforge")
             with contextlib.suppress(Taken):

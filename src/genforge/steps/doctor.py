@@ -74,12 +74,13 @@ class Examination:
 
 def finders() -> dict[str, Finder]:
     """Every room's finder, by the room's name, in the order in which they are asked and mended: the living first."""
+    from genforge.registry.leftovers import find as models
     from genforge.search.leftovers import find as searches
     from genforge.steps.leftovers import find as stages
     from genforge.tracking.leftovers import find as runs
     from genforge.training.leftovers import find as checkpoints
 
-    return {"processes": stages, "search": searches, "training": checkpoints, "tracking": runs}
+    return {"processes": stages, "search": searches, "training": checkpoints, "tracking": runs, "registry": models}
 
 
 def examine(root: Path) -> Examination:

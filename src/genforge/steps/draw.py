@@ -45,7 +45,13 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> 
 
 def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
     """What gives images from seed, count and first."""
-    if (root / model / "model.json").is_file():
+    place = root / model
+    if place.is_file() or (place.is_dir() and not (place / "model.json").is_file()):
+        raise UserError(
+            f"--model {model}: is no trained model of genforge: that is a folder with model.json and "
+            f"weights.safetensors. Other files (.pt, .pth, .ckpt, .pkl) may hold code, and are never opened"
+        )
+    if place.is_dir():
         import torch
 
         from genforge.catalog import target

@@ -72,7 +72,10 @@ def read_images(project: Project, path: Path, shape: ImageShape) -> Found:
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder of images or a uint8 .npy array")
     if path.suffix != ".npy":
-        raise UserError(f"{path} is neither a folder of images nor a .npy array; single images cannot be judged")
+        raise UserError(
+            f"{path} is neither a folder of images nor a .npy array; single images cannot be judged, and files that "
+            f"may hold code (.pt, .pth, .ckpt, .pkl, .npz) are never opened"
+        )
     images = read_array(path, memory_map=True)
     return Found(images[..., None] if images.ndim == 3 and shape.channels == 1 else images)
 

@@ -34,7 +34,7 @@ WRITTEN = ("data", "results")
 def find(root: Path) -> Iterator[Leftover]:
     """All of it in the project `root`. Changes nothing."""
     yield from _orphans(root)
-    yield from _locks_of_dvc(root)
+    yield from locks_of_dvc(root)
     yield from _half_written(root)
 
 
@@ -77,7 +77,8 @@ def _end(identity: Identity, root: Path) -> None:
             process.wait(SECONDS_TO_DIE)  # the kernel takes a moment
 
 
-def _locks_of_dvc(root: Path) -> Iterator[Leftover]:
+def locks_of_dvc(root: Path) -> Iterator[Leftover]:
+    """DVC's table of who reads and writes what, where killed ones stand in it or have cut it off."""
     path = root / ".dvc" / "tmp" / "rwlock"
     table = _read_table(path)
     if table is None:

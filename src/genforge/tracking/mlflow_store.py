@@ -49,9 +49,16 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
+def is_there(root: Path) -> bool:
+    """False where the store would be a database that nobody has made yet. Nothing is made or asked."""
+    uri = store_uri(root)
+    return not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).is_file()
+
+
 def quiet() -> None:
     """Import MLflow so that it reports nothing, prints no links and no bars, and logs warnings at most."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")  # of models: ours hold no pickle
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a uv project around us says nothing about the model

@@ -1,0 +1,120 @@
+"""Many promote at once, on one machine or on several, and some are killed: one order of events, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genforge.registry import leftovers
+from genforge.registry.registry import Registry
+
+
+def promote_at_once(root: Path, promoters: list[str], machines: bool = False) -> dict[int, int]:
+    """Exit codes of the promoters, of which number i, counted from 1, promotes version i."""
+    digits = Registry(root, "digits")
+    digits.history_of_aliases.make_model()
+    for _ in promoters:
+        digits.client.create_model_version("digits", (root / "nothing").as_uri())
+    asked = {"folder": str(root), "promoters": promoters, "machines": machines}
+    command = [sys.executable, str(Path(__file__).with_name("promoters.py")), json.dumps(asked)]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    ends = {int(version): code for version, code in json.loads(answer.stdout).items()}
+    assert set(ends.values()) <= {0, -signal.SIGKILL}, answer.stderr
+    return ends
+
+
+def assert_one_order_of_events(digits: Registry) -> list[int | None]:
+    """Returns the versions in the order in which they held the alias."""
+    moves = digits.history("staging")
+    assert [move.number for move in moves] == list(range(1, len(moves) + 1))
+    assert [move.before for move in moves] == [None, *(move.after for move in moves[:-1])]
+    assert {move.action for move in moves} == {"promote"}
+    assert digits.aliases()["staging"] == moves[-1].after
+    return [move.after for move in moves]
+
+
+@pytest.mark.slow
+def test_fifty_promoters_at_once_make_one_order_of_events(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a folder, and so a lock, of its own, as fifty machines have that share a store."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked / 'mlflow.db'}")
+    ends = promote_at_once(tracked, [""] * 50, machines=True)
+    assert set(ends.values()) == {0}
+    held = assert_one_order_of_events(Registry(tracked, "digits"))
+    assert sorted(version or 0 for version in held) == list(range(1, 51))
+
+
+def test_promoters_that_are_killed_inside_their_move_lose_nothing(tracked: Path) -> None:
+    places = ["before the entry", "between entry and alias", "after the alias"]
+    ends = promote_at_once(tracked, [*places, "", "", *places, ""])
+    assert [ends[version] for version in (4, 5, 9)] == [0, 0, 0]
+    assert [ends[version] for version in (1, 2, 3, 6, 7, 8)] == [-signal.SIGKILL] * 6
+    held = assert_one_order_of_events(Registry(tracked, "digits"))
+    assert {2, 3, 7, 8} | {4, 5, 9} == set(held)  # an entry that was written is a move that was made
+
+
+@pytest.mark.parametrize("place", ["between entry and alias", "after the alias"])
+def test_the_doctor_finds_and_finishes_a_move_that_was_cut(tracked: Path, place: str) -> None:
+    assert list(leftovers.find(tracked)) == []
+    promote_at_once(tracked, [place])
+    digits = Registry(tracked, "digits")
+    assert digits.aliases() == ({} if place == "between entry and alias" else {"staging": 1})
+    (found,) = leftovers.find(tracked)
+    assert (found.kind, found.place, found.remedy) == ("alias", "digits@staging", "finish that move")
+    found.mend()
+    assert digits.aliases() == {"staging": 1}
+    assert list(leftovers.find(tracked)) == []
+    found.mend()  # mended already
+    assert assert_one_order_of_events(digits) == [1]
+
+
+def test_the_doctor_writes_down_a_move_by_hand(tracked: Path) -> None:
+    promote_at_once(tracked, [""])
+    digits = Registry(tracked, "digits")
+    digits.client.create_model_version("digits", (tracked / "nothing").as_uri())
+    digits.client.set_registered_model_alias("digits", "staging", "2")
+    digits.client.set_registered_model_alias("digits", "mine", "1")
+    found = {leftover.place: leftover for leftover in leftovers.find(tracked)}
+    assert set(found) == {"digits@staging", "digits@mine"}
+    assert "moved by hand" in found["digits@staging"].remedy
+    for leftover in found.values():
+        leftover.mend()
+    assert list(leftovers.find(tracked)) == []
+    assert [move.action for move in digits.history()] == ["promote", "seen", "seen"]
+
+
+REGISTER = """
+import os, signal, sys
+from pathlib import Path
+from genforge.registry.registry import Registry
+registry = Registry(Path(sys.argv[1]), "digits")
+def killed(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(registry.client, sys.argv[3], killed)
+registry.register(Path(sys.argv[2]), {"fid": {"mean": 3.0, "std": 0.1}}, "p-1", {})
+"""
+
+
+@pytest.mark.parametrize("place", ["log_model_artifacts", "create_model_version"])
+def test_the_doctor_finds_half_a_version(tracked: Path, place: str) -> None:
+    from tests.trained_models import trained_folder
+
+    folder = trained_folder(tracked / "gan", "gan")
+    command = [sys.executable, "-c", REGISTER, str(tracked), str(folder), place]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    found = list(leftovers.find(tracked))
+    kinds = ["folder"] * (place == "log_model_artifacts") + ["half a version"]
+    assert [leftover.kind for leftover in found] == kinds
+    for leftover in found:
+        leftover.mend()
+        leftover.mend()
+    assert list(leftovers.find(tracked)) == []
+    digits = Registry(tracked, "digits")
+    version, is_new = digits.register(folder, {"fid": {"mean": 3.0, "std": 0.1}}, "p-1", {})
+    assert (version.number, is_new) == (1, True)
+    assert list(leftovers.find(tracked)) == []  # what is whole is left alone
