@@ -30,7 +30,8 @@ PROTOCOL: dict[str, Any] = {
 
 def result(name: str, family: str, fid: float, recall: float = 0.5, **changes: Any) -> dict[str, Any]:
     metrics = {
-        key: {"mean": mean, "std": 0.25, "values": [mean] * 3} for key, mean in (("fid", fid), ("recall", recall))
+        key: {"mean": mean, "low": mean - 0.25, "high": mean + 0.25, "values": [mean] * 3}
+        for key, mean in (("fid", fid), ("recall", recall))
     }
     return {"name": name, "family": family, "origin": name, "metrics": metrics, "protocol": {**PROTOCOL, **changes}}
 
@@ -120,7 +121,7 @@ def test_markdown_has_every_row_the_spread_the_protocol_and_the_best_in_bold() -
 def test_what_only_some_rows_have_stands_in_a_second_table_and_not_in_the_terminals() -> None:
     results = [dict(row, metrics=dict(row["metrics"])) for row in RESULTS]
     for row, value in ((results[0], 3.0), (results[3], 2.0)):  # vae and gan have a latent
-        row["metrics"]["path_length"] = {"mean": value, "std": 0.5, "values": [value] * 3}
+        row["metrics"]["path_length"] = {"mean": value, "low": value - 0.5, "high": value + 0.5, "values": [value] * 3}
     board = build(results, "fid")
     text = markdown(board)
     assert "| gan | **2.0 ± 0.5** |" in text
@@ -147,4 +148,4 @@ def test_a_terminal_shows_protocol_roles_and_directions() -> None:
 def test_plots_get_a_row_for_each_name() -> None:
     rows = list(csv.DictReader(comma_separated(build(RESULTS, "fid")).splitlines()))
     assert [row["name"] for row in rows] == ["floor", "gan", "vae", "gaussian", "diffusion"]
-    assert (rows[1]["fid"], rows[1]["fid_std"], rows[1]["rank"], rows[0]["rank"]) == ("12.0", "0.25", "1", "")
+    assert (rows[1]["fid"], rows[1]["fid_low"], rows[1]["rank"], rows[0]["rank"]) == ("12.0", "11.75", "1", "")

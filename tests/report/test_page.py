@@ -10,7 +10,11 @@ from genforge.report.page import headline, number, seconds, standing
 
 
 def row(name: str, role: str, fid: float) -> dict[str, Any]:
-    return {"name": name, "role": role, "metrics": {"fid": {"mean": fid, "std": 0.5, "values": [fid]}}}
+    return {
+        "name": name,
+        "role": role,
+        "metrics": {"fid": {"mean": fid, "low": fid - 0.5, "high": fid + 0.5, "values": [fid]}},
+    }
 
 
 def board(*rows: dict[str, Any]) -> dict[str, Any]:

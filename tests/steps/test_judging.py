@@ -276,7 +276,7 @@ def test_from_samples_to_leaderboard(project: Project, held_out: np.ndarray) -> 
     assert board["rows"][1]["parameters"] == 1000
     assert board["rows"][1]["images_per_second"] == 100.0
     assert project.leaderboard.with_suffix(".md").is_file()
-    assert project.leaderboard.with_suffix(".csv").read_text().startswith("name,role,rank,family,fid,fid_std,")
+    assert project.leaderboard.with_suffix(".csv").read_text().startswith("name,role,rank,family,fid,fid_low,fid_high,")
 
 
 def test_samples_of_another_number_are_refused(project: Project, held_out: np.ndarray) -> None:

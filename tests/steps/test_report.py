@@ -47,7 +47,8 @@ PROTOCOL = Protocol(
 
 
 def score(*values: float) -> dict[str, Any]:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "values": list(values)}
+    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+    return {"mean": mean, "std": deviation, "low": mean - deviation, "high": mean + deviation, "values": list(values)}
 
 
 def result(name: str) -> dict[str, Any]:

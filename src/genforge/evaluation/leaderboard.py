@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from rich.table import Table
@@ -108,7 +109,7 @@ def best(board: Mapping[str, Any], name: str) -> float | None:
 
 
 def render(board: Mapping[str, Any]) -> Table:
-    """The leaderboard for a terminal: mean ± standard deviation over the sampling seeds, the best in bold."""
+    """The leaderboard for a terminal: mean ± half of its 95% interval, the best in bold."""
     from rich.box import SIMPLE_HEAD
 
     table = Table(
@@ -131,7 +132,7 @@ def render(board: Mapping[str, Any]) -> Table:
         cells = []
         for name in columns(board):
             bold = row["role"] != "floor" and row["metrics"][name]["mean"] == bests[name]
-            cells.append(f"[bold]{spread(row, name)}[/bold]" if bold else spread(row, name))
+            cells.append(f"[bold]{with_error(row, name)}[/bold]" if bold else with_error(row, name))
         style = "dim" if row["role"] == "floor" else "cyan" if row["role"] == "ceiling" else None
         table.add_row(place(row), row["name"], row["family"], *cells, speed(row), style=style)
     return table
@@ -146,8 +147,9 @@ def markdown(board: Mapping[str, Any]) -> str:
     protocol = board["protocol"]
     about = (
         f"Protocol `{board['protocol_name']}`: {protocol['images']} images for each of the sampling seeds against "
-        f"{protocol['reference_images']} of the split `{protocol['reference_split']}`; mean ± standard deviation over "
-        f"the seeds. The floor is held-out real images, the ceilings are the baselines."
+        f"{protocol['reference_images']} of the split `{protocol['reference_split']}`; the mean, ± half of the "
+        f"interval that holds the expectation over all seeds with 95%. The floor is held-out real images, the ceilings "
+        f"are the baselines."
     )
     meanings = [
         f"- {METRICS[name].title}: {METRICS[name].meaning}; {METRICS[name].better} is better"
@@ -175,7 +177,7 @@ def _rows_of(
     for row in board["rows"]:
         cells = begin(row)
         for name in names:
-            text = spread(row, name)
+            text = with_error(row, name)
             bold = text and row["role"] != "floor" and row["metrics"][name]["mean"] == bests[name]
             cells.append(f"**{text}**" if bold else text)
         lines.append("| " + " | ".join([*cells, speed(row)] if speeds else cells) + " |")
@@ -183,13 +185,21 @@ def _rows_of(
 
 
 def comma_separated(board: Mapping[str, Any]) -> str:
-    """The leaderboard for plots: a row each, the mean of every metric and its standard deviation."""
+    """The leaderboard for plots: a row each, the mean of every metric and its 95% interval."""
     names = [*columns(board), *further(board)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "role", "rank", "family", *(column for name in names for column in (name, f"{name}_std"))])
+    writer.writerow(
+        [
+            "name",
+            "role",
+            "rank",
+            "family",
+            *chain.from_iterable((name, f"{name}_low", f"{name}_high") for name in names),
+        ]
+    )
     for row in board["rows"]:
-        values = [row["metrics"].get(name, {}).get(part, "") for name in names for part in ("mean", "std")]
+        values = [row["metrics"].get(name, {}).get(part, "") for name in names for part in ("mean", "low", "high")]
         writer.writerow([row["name"], row["role"], row["rank"] or "", row["family"], *values])
     return text.getvalue()
 
@@ -198,12 +208,17 @@ def place(row: Mapping[str, Any]) -> str:
     return str(row["rank"]) if row["role"] == "model" else row["role"]
 
 
-def spread(row: Mapping[str, Any], name: str) -> str:
-    """Mean ± standard deviation of a metric, as a person reads it; nothing where the row has none."""
+def with_error(row: Mapping[str, Any], name: str) -> str:
+    """Mean ± half of its interval, as a person reads it; nothing where the row has none."""
     if name not in row["metrics"]:
         return ""
     found = row["metrics"][name]
-    return f"{METRICS[name].show(found['mean'])} ± {METRICS[name].show(found['std'])}"
+    return f"{METRICS[name].show(found['mean'])} ± {METRICS[name].show(half_width(found))}"
+
+
+def half_width(found: Mapping[str, Any]) -> float:
+    """What stands behind ±: half of the interval of one metric."""
+    return float((found["high"] - found["low"]) / 2)
 
 
 def speed(row: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ def write(report: Report, folder: Path) -> None:
         "models": [_model(model, series.get(model.name), pictures) for model in _in_order(report)],
         "searches": [_search(search, pictures) for search in report.searches],
         "balance": _balance(report, pictures),
-        "spread": leaderboard.spread,
+        "half_width": leaderboard.half_width,
         "place": leaderboard.place,
         "speed": leaderboard.speed,
         "series": series,
@@ -85,14 +85,14 @@ def standing(board: Mapping[str, Any]) -> str:
     if not by_role["model"]:
         return ""
     leader = by_role["model"][0]
-    text = f"Its {metric.title} is {leaderboard.spread(leader, metric.name)}"
+    text = f"Its {metric.title} is {leaderboard.with_error(leader, metric.name)}"
     text += f" ({metric.better} is better)"
     if by_role["floor"]:
-        text += f"; held-out real images, the floor, have {leaderboard.spread(by_role['floor'][0], metric.name)}"
+        text += f"; held-out real images, the floor, have {leaderboard.with_error(by_role['floor'][0], metric.name)}"
     if by_role["ceiling"]:
         ceiling = by_role["ceiling"][0]
         ours, theirs = (row["metrics"][metric.name]["mean"] for row in (leader, ceiling))
-        text += f"; the best baseline, {ceiling['name']}, has {leaderboard.spread(ceiling, metric.name)}"
+        text += f"; the best baseline, {ceiling['name']}, has {leaderboard.with_error(ceiling, metric.name)}"
         if not metric.is_better(ours, theirs):
             text += ", which the leader does not beat"
     return text + "."

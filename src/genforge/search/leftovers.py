@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from genforge.leftovers import Leftover
+from genforge.locks import Lock
 from genforge.processes import Identity
 from genforge.search.run import supervisor_lock
 from genforge.search.storage import STORAGE_VARIABLE, open_existing_database, open_journal
@@ -122,14 +122,10 @@ def _delete_checkpoints(path: Path, storage: BaseStorage) -> None:
 @contextlib.contextmanager
 def _no_supervisor(folder: Path) -> Iterator[bool]:
     """Whether no search runs in this folder; and none begins within the block."""
-    lock = FileLock(supervisor_lock(folder), timeout=0)
+    lock = Lock(supervisor_lock(folder))
+    free = lock.acquire()
     try:
-        lock.acquire()
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
+        yield free
     finally:
         lock.release()
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from genforge.config import load
 from genforge.leftovers import Leftover
 from genforge.progress import say
 from genforge.settings import UserError
@@ -75,12 +76,18 @@ class Examination:
 def finders() -> dict[str, Finder]:
     """Every room's finder, by the room's name, in the order in which they are asked and mended: the living first."""
     from genforge.registry.leftovers import find as models
-    from genforge.search.leftovers import find as searches
     from genforge.steps.leftovers import find as stages
     from genforge.tracking.leftovers import find as runs
     from genforge.training.leftovers import find as checkpoints
 
-    return {"processes": stages, "search": searches, "training": checkpoints, "tracking": runs, "registry": models}
+    return {"processes": stages, "search": _searches, "training": checkpoints, "tracking": runs, "registry": models}
+
+
+def _searches(root: Path) -> Iterator[Leftover]:
+    """What searches have left, by the lease that this project gives their workers."""
+    from genforge.search.leftovers import find
+
+    return find(root, load(root / "params.yaml").search.lease)
 
 
 def examine(root: Path) -> Examination:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genforge.evaluation.leaderboard import FLOOR
+from genforge.evaluation.leaderboard import FLOOR, half_width, with_error
 from genforge.evaluation.metrics import metric
 from genforge.files import read_array, write_json
 from genforge.progress import say
@@ -79,8 +79,7 @@ def run(project: Project, name: str | None = None) -> None:
     write_json(project.evaluation(name), result)
     write_json(project.metrics(name), in_short(result))
     ranking = metric(project.config.registry.metric)
-    mean, spread = (ranking.show(metrics[ranking.name][part]) for part in ("mean", "std"))
-    say(f"{name}: {ranking.title} {mean} ± {spread} (protocol {protocol.name})")
+    say(f"{name}: {ranking.title} {with_error(result, ranking.name)} (protocol {protocol.name})")
 
 
 def wanted(project: Project, judge: Judge) -> list[str]:
@@ -169,10 +168,10 @@ def around(found: dict[str, Any], error: float | None) -> dict[str, Any]:
 
 
 def in_short(result: dict[str, Any]) -> dict[str, Any]:
-    """Means and spreads alone, beside the protocol's name: what `dvc metrics show` has room for."""
+    """Means and what stands behind their ± alone, beside the protocol's name: what `dvc metrics show` has room for."""
     short: dict[str, Any] = {}
     for key, found in result["metrics"].items():
-        short |= {key: found["mean"], f"{key}_std": found["std"]}
+        short |= {key: found["mean"], f"{key}_error": half_width(found)}
     return {**short, "protocol": result["protocol_name"]}
 
 

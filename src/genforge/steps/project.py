@@ -74,7 +74,7 @@ class Project:
         return self.results / "evaluations" / f"{name}.json"
 
     def metrics(self, name: str) -> Path:
-        """The same in short, for `dvc metrics`: the mean and spread of each metric."""
+        """The same in short, for `dvc metrics`: the mean of each metric, and half of its interval."""
         return self.results / "metrics" / f"{name}.json"
 
     @property

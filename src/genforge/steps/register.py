@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from genforge.evaluation.leaderboard import with_error
 from genforge.evaluation.metrics import metric as metric_of
 from genforge.files import digest_file, read_json, write_json
 from genforge.progress import say
@@ -174,9 +175,8 @@ class _Aliases:
 
     def _tags(self, row: Mapping[str, Any]) -> dict[str, str]:
         card = read_json(self.project.model(row["name"]) / "model.json")
-        found, lock = row["metrics"][self.metric], self.project.root / "dvc.lock"
-        show = metric_of(self.metric).show
-        score = f"{metric_of(self.metric).title} {show(found['mean'])} ± {show(found['std'])} under {self.protocol}"
+        lock = self.project.root / "dvc.lock"
+        score = f"{metric_of(self.metric).title} {with_error(row, self.metric)} under {self.protocol}"
         tags = {
             "recipe": row["name"],
             "family": row["family"],
