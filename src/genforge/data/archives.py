@@ -22,6 +22,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -197,18 +198,18 @@ def _of_zip(file: IO[bytes]) -> Iterator[_Member]:
                 continue
             kind = entry.external_attr >> 28 if entry.create_system == 3 else 0  # Unix: the type bits of the mode
             plain = kind in (0, 0o10)
-            yield _Member(entry.filename, entry.file_size if plain else None, lambda entry=entry: archive.open(entry))
+            yield _Member(entry.filename, entry.file_size if plain else None, partial(archive.open, entry))
 
 
 def _of_tar(file: IO[bytes], name: str, budget: _Budget) -> Iterator[_Member]:
     stream = _Counted(_unpacked(file, name.lower()), budget)
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, bufsize=AT_ONCE) as archive:
         while (entry := archive.next()) is not None:
-            archive.members = []  # or memory would hold every header
+            archive.members = []  # type: ignore[attr-defined]  # or memory would hold every header
             if entry.isdir():
                 continue
             plain = entry.isreg() and entry.sparse is None
-            yield _Member(entry.name, entry.size if plain else None, lambda entry=entry: archive.extractfile(entry))
+            yield _Member(entry.name, entry.size if plain else None, partial(archive.extractfile, entry))
 
 
 def _unpacked(file: IO[bytes], name: str) -> IO[bytes]:

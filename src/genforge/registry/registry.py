@@ -15,6 +15,7 @@ import contextlib
 import json
 import math
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
+from genforge.config import check_name
 from genforge.contracts import ImageShape
 from genforge.evaluation.metrics import metric as metric_of
 from genforge.files import read_json
@@ -296,6 +298,7 @@ class Registry:
     def _change(self, alias: str, decide: Callable[[list[Move]], Move]) -> Move:
         """What `decide` makes of the entries of an alias becomes the next entry, and then the alias follows. Where
         another machine is faster, it is asked again about what that one has left."""
+        _check_alias(alias)  # an entry whose alias MLflow refuses could never be followed
         with self._in_turn():
             while True:
                 record = self._settle()
@@ -366,6 +369,16 @@ class Registry:
             return bool(self.version(number))
         except UserError:
             return False
+
+
+def _check_alias(alias: str) -> None:
+    """Raises UserError unless MLflow takes it for an alias."""
+    try:
+        check_name(alias)
+    except ValueError as error:
+        raise UserError(f"alias: {error}") from None
+    if alias == "latest" or re.fullmatch(r"v\d+", alias):
+        raise UserError(f"alias: {alias!r} means something else to MLflow; give it another name")
 
 
 def _named(number: int | None) -> str:

@@ -1,0 +1,100 @@
+"""Promotion, rollback and history by hand, on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from genforge import cli
+from genforge.registry.registry import Registry
+
+
+@pytest.fixture
+def digits(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """Three versions, of which 1 and then 2 were staged."""
+    monkeypatch.chdir(tracked)
+    registry = Registry(tracked, "digits")
+    registry.history_of_aliases.make_model()
+    for mean in (5.0, 4.0, 3.0):
+        scores = {"genforge.scores.p-1": json.dumps({"fid": {"mean": mean, "std": 0.1}})}
+        registry.client.create_model_version("digits", (tracked / "nothing").as_uri(), tags=scores)
+    registry.move("staging", 1, None, "the first")
+    registry.move("staging", 2, 1, "better")
+    return registry
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:  # type: ignore[type-arg]
+    assert cli.main([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err and not captured.out
+    return captured.err
+
+
+def test_rolling_back_is_one_command(digits: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = told(capsys, "rollback", "--reason", "it draws no sevens")
+    assert (moved["model"], moved["alias"], moved["before"], moved["after"]) == ("digits", "staging", 2, 1)
+    assert "it draws no sevens" in moved["reason"] and moved["who"] and moved["time"]
+    assert digits.aliases() == {"staging": 1}
+    assert "no earlier version" in refused(capsys, "rollback")
+    assert "nobody's" in refused(capsys, "rollback", "--alias", "production")
+    assert told(capsys, "rollback", "--to", "2")["after"] == 2
+    assert "cannot go back to version 3" in refused(capsys, "rollback", "--to", "3")
+    assert [move.action for move in digits.history()] == ["promote", "promote", "rollback", "rollback"]
+
+
+def test_promotion_by_hand_is_written_down_with_its_evidence(
+    digits: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model, version in (("digits", 2), ("digits/1", 1), ("digits@staging", 2), ("digits/3", 3)):
+        moved = told(capsys, "promote", model, "--alias", "production", "--reason", "we looked at them")
+        assert (moved["alias"], moved["after"], moved["reason"]) == ("production", version, "we looked at them")
+    assert moved["evidence"]["candidate"] == {"p-1": {"fid": {"mean": 3.0, "std": 0.1}}}
+    assert moved["evidence"]["holder"] == {"p-1": {"fid": {"mean": 4.0, "std": 0.1}}}
+    assert digits.aliases() == {"staging": 2, "production": 3}
+    assert told(capsys, "rollback", "--alias", "production")["after"] == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("digits/9", "no version 9"),
+        ("digits@nope", "staging (version 2)"),
+        ("nothing", "nothing is registered"),
+        ("digits@a@b", "NAME@ALIAS"),
+        ("digits/2", "is version 2 already"),
+    ],
+)
+def test_what_cannot_be_promoted_is_told(
+    digits: Registry, capsys: pytest.CaptureFixture[str], model: str, words: str
+) -> None:
+    assert words in refused(capsys, "promote", model, "--alias", "staging", "--reason", "why not")
+    assert digits.aliases() == {"staging": 2}
+    assert len(digits.history()) == 2
+
+
+@pytest.mark.parametrize("alias", ["latest", "v1", "a b", "a/b", "$(touch owned)", "x" * 300, ""])
+def test_an_alias_that_mlflow_refuses_is_told_before_it_is_written_down(
+    digits: Registry, capsys: pytest.CaptureFixture[str], alias: str
+) -> None:
+    assert "alias" in refused(capsys, "promote", "digits/3", "--alias", alias, "--reason", "why not")
+    assert len(digits.history()) == 2
+
+
+def test_the_history_is_for_people_and_for_programs(digits: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+    digits.move("production", 1, None, "[bold]<script>")
+    moves = told(capsys, "history")
+    assert [(move["alias"], move["before"], move["after"]) for move in moves] == [
+        ("staging", None, 1),
+        ("staging", 1, 2),
+        ("production", None, 1),
+    ]
+    assert told(capsys, "history", "digits", "--alias", "staging") == moves[:2]
+    assert cli.main(["history"]) == 0
+    assert "[bold]<script>" in capsys.readouterr().out
