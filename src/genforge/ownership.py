@@ -39,6 +39,7 @@ DVC_STAGE = "DVC_STAGE"  # environment: DVC gives it to the command of a stage
 OURS = frozenset({"make", "gmake", "dvc", "genforge", "pipelines", "prefect"})
 SECONDS_BETWEEN_LOOKS = 0.25
 SECONDS_TO_STOP = 2.5  # from SIGTERM to SIGKILL: with what comes before and after, all have ended within 5
+SECONDS_TO_CLOSE = 1.0  # for DVC, once its stage has ended: a signal while it writes its table of locks would tear it
 
 _watching = threading.Lock()
 _started = False
@@ -110,8 +111,9 @@ def _watch(owners: list[tuple[Identity, str]], with_group: bool) -> None:
             if owner.is_gone():
                 with contextlib.suppress(OSError):  # the terminal may be gone, too
                     os.write(2, f"ending, since {command} (pid {owner.pid}) has gone\n".encode())
-                if with_group and os.getpgrp() == os.getpid():
+                if with_group and os.getpgrp() == os.getpid() and _others():
                     _end_group()
+                    time.sleep(SECONDS_TO_CLOSE)
                 _end()
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
