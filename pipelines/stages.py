@@ -27,6 +27,7 @@ from genforge.files import read_yaml
 from genforge.processes import Identity, command_line, describe, words_of
 from genforge.progress import CHANNEL
 from genforge.settings import Settings, UserError
+from genforge.steps.leftovers import mend_cut_off_table
 
 # What DVC says when another of its processes holds a lock for a moment: a try later can pass.
 BUSY = ("Unable to acquire lock", "is busy, it is being blocked by", "database is locked")
@@ -50,6 +51,7 @@ class Graph:
         from dvc.repo import Repo
 
         check_watched_keys(root)
+        mend_cut_off_table(root)  # a kill of DVC can leave it so, and then no dvc command works
         try:
             with Repo(str(root)) as repo:
                 graph = repo.index.graph

@@ -11,6 +11,9 @@ and no further than the terminal's own shell. So `nohup make run &` lives on wit
 without its make. An owner that is no ancestor any more, or has a name that says nothing (a test, a notebook), is known
 from the environment that it gave: see `environment`.
 
+GNU make does not end on a SIGINT or SIGHUP to its own process alone: it waits for its recipe, which lives on with it.
+A terminal sends both to all that runs in it.
+
 What is not ours, such as DVC and the Prefect server, runs as `python -m genforge.ownership MODULE ...`, which is
 `python -m MODULE ...` in a process that watches.
 """
@@ -35,7 +38,8 @@ OWNER = "GENFORGE_OWNER"  # environment: the process that this one works for
 DVC_STAGE = "DVC_STAGE"  # environment: DVC gives it to the command of a stage
 OURS = frozenset({"make", "gmake", "dvc", "genforge", "pipelines", "prefect"})
 SECONDS_BETWEEN_LOOKS = 0.25
-SECONDS_TO_STOP = 3.0  # from SIGTERM to SIGKILL: with what comes before, everything has ended after 5
+SECONDS_TO_STOP = 2.5  # from SIGTERM to SIGKILL: with what comes before and after, all have ended within 5
+SECONDS_TO_CLOSE = 1.0  # for DVC, once its stage has ended: a signal while it writes its table of locks would tear it
 
 _watching = threading.Lock()
 _started = False
@@ -107,8 +111,9 @@ def _watch(owners: list[tuple[Identity, str]], with_group: bool) -> None:
             if owner.is_gone():
                 with contextlib.suppress(OSError):  # the terminal may be gone, too
                     os.write(2, f"ending, since {command} (pid {owner.pid}) has gone\n".encode())
-                if with_group and os.getpgrp() == os.getpid():
+                if with_group and os.getpgrp() == os.getpid() and _others():
                     _end_group()
+                    time.sleep(SECONDS_TO_CLOSE)
                 _end()
         time.sleep(SECONDS_BETWEEN_LOOKS)
 

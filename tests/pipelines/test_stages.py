@@ -109,6 +109,14 @@ def test_a_broken_pipeline_file_is_a_users_mistake(tmp_path: Path) -> None:
         Graph.read(folder)
 
 
+def test_a_table_of_locks_that_was_cut_off_is_no_hindrance(tmp_path: Path) -> None:
+    folder = make_project(tmp_path)
+    (folder / ".dvc" / "tmp").mkdir(exist_ok=True)
+    (folder / ".dvc" / "tmp" / "rwlock").write_text('{"write": {"/a": {"pi')
+    assert Graph.read(folder).stale == {"first", "second", "other"}
+    run("first", folder)
+
+
 @pytest.mark.parametrize("name", [b"dangling.png", b"\xff.png"])
 def test_a_file_that_dvc_cannot_take_is_a_users_mistake(tmp_path: Path, name: bytes) -> None:
     folder = make_project(tmp_path)

@@ -113,6 +113,16 @@ def _read_table(path: Path) -> dict[str, Any] | None:
     return table if isinstance(table, dict) else None
 
 
+def mend_cut_off_table(root: Path) -> None:
+    """Remove DVC's table of locks when its writer was killed in the middle, so that DVC works again.
+
+    Raises:
+        UserError: a dvc process is writing it at this very time.
+    """
+    if _read_table(root / ".dvc" / "tmp" / "rwlock") is None:
+        _mend_table(root)
+
+
 def _entries(table: dict[str, Any]) -> list[dict[str, Any]]:
     readers = [entry for entries in table.get("read", {}).values() for entry in entries]
     return [*readers, *table.get("write", {}).values()]
