@@ -25,7 +25,6 @@ from typing import IO, Any, NamedTuple
 from PIL import Image
 
 from genforge.data.decoding import Broken, Declared, Rules, content_digest, decode_onto, draw_lot, read
-from genforge.ownership import end_with_owner
 
 WAITING = 10  # times max_seconds: the longest that a file may take by the clock, on a busy machine or a slow disk
 OWN_MEMORY = 2 << 30  # bytes of address space for the interpreter and its libraries
@@ -109,26 +108,35 @@ def _canvas(mode: str, side: int, count: int) -> Image.Image:
 
 
 def main() -> None:
-    """Serve chunks until the parent closes the pipe."""
-    end_with_owner()
+    """Serve jobs and their chunks until the parent closes the pipe."""
     incoming, outgoing = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints does not end up between messages
-    folder, rules, seed, scratch_path = receive(incoming)
-    job = Job(folder, Rules(*rules), seed, scratch_path)
-    with open(scratch_path, "r+b") as file:  # noqa: PTH123  (pathlib would double what is imported)
-        scratch = mmap.mmap(file.fileno(), 0)
-    memory = OWN_MEMORY + len(scratch) + BYTES_A_PIXEL * job.rules.max_pixels + 2 * job.rules.max_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    Image.MAX_IMAGE_PIXELS = job.rules.max_pixels  # also for frames that are larger than the header says
     warnings.simplefilter("ignore")  # odd metadata is no fault
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    send(outgoing, "ready")
+    job, scratch = None, None
     while True:
         try:
-            start, paths = receive(incoming)
+            message = receive(incoming)
         except EOFError:
             return
-        send(outgoing, work(job, scratch, start, paths))
+        if len(message) == len(Job._fields):
+            folder, rules, seed, scratch_path = message
+            job = Job(folder, Rules(*rules), seed, scratch_path)
+            scratch = _begin(job)
+            send(outgoing, "ready")
+        else:
+            assert job is not None and scratch is not None
+            send(outgoing, work(job, scratch, *message))
+
+
+def _begin(job: Job) -> mmap.mmap:
+    """The scratch file, with this process's limits set for the job."""
+    with open(job.scratch, "r+b") as file:  # noqa: PTH123  (pathlib would double what is imported)
+        scratch = mmap.mmap(file.fileno(), 0)
+    memory = OWN_MEMORY + len(scratch) + BYTES_A_PIXEL * job.rules.max_pixels + 2 * job.rules.max_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    Image.MAX_IMAGE_PIXELS = job.rules.max_pixels  # also for frames that are larger than the header says
+    return scratch
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from PIL import Image
 from genforge.config import DataSettings
 from genforge.contracts import SMALLEST, ImageShape
 from genforge.data.decoding import Rules, content_digest, draw_lot, fitted
-from genforge.data.decoding_pool import decode_all
+from genforge.data.decoding_pool import Decoders
 from genforge.data.decoding_worker import FACTS, Columns, Job
 from genforge.files import digest_bytes, read_array
 from genforge.progress import Bar
@@ -78,23 +78,17 @@ def gather_files(
         UserError: images have several sizes and no size is set, or one that networks do not take.
     """
     paths = listing["path"].to_list()
-    side = settings.image_size or _usual_side(paths, folder, scratch, settings)
     channels = settings.channels or 3
-    rules = Rules(
-        side,
-        settings.image_size is not None,
-        channels,
-        settings.fit,
-        settings.max_pixels,
-        settings.max_bytes,
-        settings.max_seconds,
-    )
-    with_room(scratch, len(paths) * side * side * channels)
     found: dict[int, Columns] = {}
-    with Bar("preparing", len(paths), "images") as bar:
-        for start, columns in decode_all(Job(str(folder), rules, seed, str(scratch)), paths, processes):
-            found[start] = columns
-            bar.advance(len(columns[0]))
+    with Decoders(processes) as decoders:
+        side = settings.image_size or _usual_side(decoders, paths, folder, scratch, settings)
+        limits = (settings.max_pixels, settings.max_bytes, settings.max_seconds)
+        rules = Rules(side, settings.image_size is not None, channels, settings.fit, *limits)
+        with_room(scratch, len(paths) * side * side * channels)
+        with Bar("preparing", len(paths), "images") as bar:
+            for start, columns in decoders.decode(Job(str(folder), rules, seed, str(scratch)), paths):
+                found[start] = columns
+                bar.advance(len(columns[0]))
     ordered = [found[start] for start in sorted(found)]
     facts = {fact: list(chain.from_iterable(chunk[place] for chunk in ordered)) for place, fact in enumerate(FACTS)}
     inputs = _table(listing["path"], "all", listing["label"], facts).with_row_index("row")
@@ -106,7 +100,7 @@ def gather_files(
     return Gathered(inputs, pixels, channels)
 
 
-def _usual_side(paths: list[str], folder: Path, scratch: Path, settings: DataSettings) -> int:
+def _usual_side(decoders: Decoders, paths: list[str], folder: Path, scratch: Path, settings: DataSettings) -> int:
     """The side that most images have, by the headers of some that are evenly spread over the listing. A worker reads
     them: no file from outside is opened in this process."""
     sizes: Counter[tuple[int, int]] = Counter()
@@ -114,7 +108,7 @@ def _usual_side(paths: list[str], folder: Path, scratch: Path, settings: DataSet
     limits = (settings.max_pixels, settings.max_bytes, settings.max_seconds)
     with_room(scratch, len(probes) * SMALLEST**2)
     job = Job(str(folder), Rules(SMALLEST, False, 1, settings.fit, *limits), 0, str(scratch))
-    for _, columns in decode_all(job, probes, processes=1):
+    for _, columns in decoders.decode(job, probes):
         found = dict(zip(FACTS, columns, strict=True))
         sizes.update(
             (width, height)
