@@ -8,8 +8,10 @@ from torch import Tensor
 
 from genforge import randomness
 from genforge.contracts import Draw, ImageShape, Network, Port
-from genforge.networks.denoiser import DDPMDenoiser, DDPMSettings, kept_signal
-from genforge.samplers.diffusion import DDIM, DDPM, DDIMSettings, DiffusionSettings, posterior
+from genforge.networks.ddpm import DDPMDenoiser, DDPMSettings, kept_signal
+from genforge.samplers.ddim import DDIM, DDIMSettings
+from genforge.samplers.ddpm import DDPM, posterior
+from genforge.samplers.diffusion import DiffusionSettings
 from genforge.settings import Settings
 from tests.networks.network_cases import EIGHT, build
 
@@ -74,7 +76,7 @@ def test_posterior_and_forward_process_make_the_joint_distribution() -> None:
     torch.testing.assert_close(slope**2 * sigma**2 + deviation**2, following**2)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(DDIMSettings(steps=1000)), DDPM(DiffusionSettings(steps=1000))])
+@pytest.mark.parametrize("sampler", [DDIM(DDIMSettings(steps=1000, clip=False)), DDPM(DiffusionSettings(steps=1000, clip=False))])
 def test_noise_becomes_the_gaussian_that_the_denoiser_knows(sampler: DDIM | DDPM) -> None:
     sampler.clip = False
     network = ExactGaussian().eval()
