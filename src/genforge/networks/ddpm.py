@@ -7,14 +7,14 @@ or the velocity alpha * noise - alpha * sigma * clean (Salimans & Ho 2022): thre
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from genforge.contracts import Network, Port
-from genforge.networks.denoiser import Denoiser, Scales
+from genforge.networks.denoiser import Denoiser, PathName, Scales
 from genforge.settings import Settings, UserError
 
 Prediction = Literal["noise", "image", "velocity"]
@@ -38,6 +38,7 @@ class DDPMDenoiser(Denoiser):
     """The denoiser of denoising diffusion probabilistic models, over any backbone."""
 
     settings_type = DDPMSettings
+    path: ClassVar[PathName] = "preserving"
     sigmas: Tensor  # (timesteps,), rising
 
     def __init__(self, settings: DDPMSettings, port: Port, backbone: Network) -> None:

@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from genforge.contracts import Network, Port, PortKind
 from genforge.settings import Settings
+
+PathName = Literal["exploding", "straight", "preserving"]  # see genforge.samplers.paths
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,12 @@ class Scales:
 
 
 class Denoiser(Network):
-    """Base of all denoisers. A new one states its scales, its training noise, its sampling grid and
-    the range that grids lie in."""
+    """Base of all denoisers. A new one states its scales, its training noise, its sampling grid, the range that grids
+    lie in, and the path along which a solver has the least to do on that grid."""
 
     kind: ClassVar[PortKind] = "denoiser"
     inner: ClassVar[tuple[str, ...]] = ("backbone",)
+    path: ClassVar[PathName]
 
     @classmethod
     def inner_port(cls, key: str, settings: Settings, port: Port) -> Port:

@@ -8,14 +8,14 @@ then their lambda(sigma) = (sigma^2 + s^2) / (sigma s)^2.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from genforge.contracts import Network, Port
-from genforge.networks.denoiser import Denoiser, Scales, karras_levels
+from genforge.networks.denoiser import Denoiser, PathName, Scales, karras_levels
 from genforge.settings import Settings
 
 
@@ -39,6 +39,7 @@ class EDMDenoiser(Denoiser):
     """EDM preconditioning over any backbone."""
 
     settings_type = EDMSettings
+    path: ClassVar[PathName] = "exploding"
 
     def __init__(self, settings: EDMSettings, port: Port, backbone: Network) -> None:
         super().__init__(settings, port, backbone)

@@ -10,14 +10,14 @@ Time 1, all noise, is an infinite sigma. Sampling starts a little before, at `la
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from genforge.contracts import Network, Port
-from genforge.networks.denoiser import Denoiser, Scales
+from genforge.networks.denoiser import Denoiser, PathName, Scales
 from genforge.settings import Settings
 
 
@@ -37,6 +37,7 @@ class FlowMatchingDenoiser(Denoiser):
     """Straight-line flow matching over any backbone."""
 
     settings_type = FlowMatchingSettings
+    path: ClassVar[PathName] = "straight"
 
     def __init__(self, settings: FlowMatchingSettings, port: Port, backbone: Network) -> None:
         super().__init__(settings, port, backbone)

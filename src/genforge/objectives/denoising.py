@@ -39,9 +39,7 @@ class DenoisingSettings(Settings):
     @model_validator(mode="after")
     def _labels_to_drop(self) -> DenoisingSettings:
         if self.label_dropout and not self.conditional:
-            raise ValueError(
-                "with conditional: true, or label_dropout: 0; without labels none can be withheld"
-            )
+            raise ValueError("with conditional: true, or label_dropout: 0; without labels none can be withheld")
         return self
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from genforge import randomness
 from genforge.contracts import Draw, Network, Sampler
-from genforge.networks.denoiser import Denoiser, karras_levels
+from genforge.networks.denoiser import Denoiser, PathName, karras_levels
 from genforge.samplers.drawing import begin
 from genforge.settings import Settings, UserError
 
@@ -81,8 +81,8 @@ class Step:
     """What a sampler knows when it takes a step from `noisy` at noise level `sigma` to level `following`.
 
     clean: D(noisy, sigma), (n, c, h, w) like noisy. sigma, following: scalars, following < sigma and above zero.
-    denoise: D, for one more evaluation elsewhere. fresh: makes this step's standard normal noise. before: the step
-    before this one, None at the first.
+    denoise: D, for one more evaluation elsewhere. fresh: makes this step's standard normal noise. path: the denoiser's
+    own (genforge.samplers.paths). before: the step before this one, None at the first.
     """
 
     noisy: Tensor
@@ -91,6 +91,7 @@ class Step:
     following: Tensor
     denoise: Denoise
     fresh: Callable[[], Tensor]
+    path: PathName
     before: Step | None
 
     @property
@@ -168,15 +169,18 @@ class DiffusionSampler(Sampler):
 
         start = noise(0)
         sigmas = self.grid(network).to(start.device)
-        yield from self.walk(self.denoise(network, labels), sigmas[0] * start, sigmas, noise)
+        yield from self.walk(self.denoise(network, labels), sigmas[0] * start, sigmas, noise, network.path)
 
-    def walk(self, denoise: Denoise, noisy: Tensor, sigmas: Tensor, noise: Noise) -> Iterator[State]:
+    def walk(
+        self, denoise: Denoise, noisy: Tensor, sigmas: Tensor, noise: Noise, path: PathName = "exploding"
+    ) -> Iterator[State]:
         """Every state on the way from images at noise level sigmas[0] down to clean ones.
 
         Args:
             noisy: images at sigmas[0], (n, c, h, w).
             sigmas: (steps + 1,), falling, the last zero; of the precision of noisy.
             noise: of a stream; the k-th step, counted from 1, may take stream k.
+            path: the denoiser's own, for solvers that are not told another.
         """
         before: Step | None = None
         levels = sigmas.tolist()
@@ -188,7 +192,7 @@ class DiffusionSampler(Sampler):
                 def fresh(stream: int = index + 1) -> Tensor:
                     return noise(stream)
 
-                at = Step(noisy, clean, sigma, following, denoise, fresh, before)
+                at = Step(noisy, clean, sigma, following, denoise, fresh, path, before)
                 noisy = self.step(at) if levels[index + 1] > 0 else clean
                 before = replace(at, before=None)  # one step is remembered, not all
             yield State(levels[index + 1], noisy, clean)

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from genforge.networks.denoiser import PathName
 from genforge.samplers.diffusion import DiffusionSampler, Step
 from genforge.samplers.paths import OdeSettings, clock, scale, velocity
 from genforge.settings import Settings
@@ -20,11 +21,11 @@ class Euler(DiffusionSampler):
     settings: OdeSettings
 
     def step(self, at: Step) -> Tensor:
-        return euler(at, self.settings, velocity(self.settings.path, at.sigma, at.clean, at.noise))
+        path = self.settings.path_of(at)
+        return euler(at, path, velocity(path, at.sigma, at.clean, at.noise))
 
 
-def euler(at: Step, settings: OdeSettings, slope: Tensor) -> Tensor:
+def euler(at: Step, path: PathName, slope: Tensor) -> Tensor:
     """The images at `at.following` when dx / du is `slope` all the way, (n, c, h, w)."""
-    path = settings.path
     time = clock(path, at.following) - clock(path, at.sigma)
     return (scale(path, at.sigma) * at.noisy + time * slope) / scale(path, at.following)

@@ -21,9 +21,9 @@ class Heun(DiffusionSampler):
     settings: OdeSettings
 
     def step(self, at: Step) -> Tensor:
-        path = self.settings.path
+        path = self.settings.path_of(at)
         slope = velocity(path, at.sigma, at.clean, at.noise)
-        tried = euler(at, self.settings, slope)
+        tried = euler(at, path, slope)
         clean = at.denoise(tried, at.following)
         there = velocity(path, at.following, clean, (tried - clean) / at.following)
-        return euler(at, self.settings, (slope + there) / 2)
+        return euler(at, path, (slope + there) / 2)

@@ -19,17 +19,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from genforge.samplers.diffusion import DiffusionSettings
-
-PathName = Literal["exploding", "straight", "preserving"]
+from genforge.networks.denoiser import PathName
+from genforge.samplers.diffusion import DiffusionSettings, Step
 
 
 class OdeSettings(DiffusionSettings):
-    path: PathName = Field(
-        "exploding",
-        description="in which variable the ODE is solved: exploding (Karras 2022), straight (flow matching), "
-        "preserving (DDPM's angle); the last two suit grids that begin at a very large noise level",
+    path: Literal["own", "exploding", "straight", "preserving"] = Field(
+        "own",
+        description="in which variable the ODE is solved: the denoiser's own, or exploding (EDM), straight (flow "
+        "matching), preserving (DDPM); exploding does not suit grids that begin at a noise level of hundreds",
     )
+
+    def path_of(self, at: Step) -> PathName:
+        return at.path if self.path == "own" else self.path
 
 
 def clock(path: PathName, sigma: Tensor) -> Tensor:
