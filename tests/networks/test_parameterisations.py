@@ -24,16 +24,17 @@ CHOICES = {
 
 
 class Given(Network):
-    """A backbone that gives what it is told to."""
+    """A backbone that gives what it is told to, and remembers what it was given."""
 
     kind = "backbone"
     settings_type = Settings
 
     def __init__(self, answer: Tensor) -> None:
         super().__init__(Settings(), Port("backbone", SHAPE, outputs=1))
-        self.answer = answer
+        self.answer, self.images, self.time = answer, torch.empty(0), torch.empty(0)
 
     def forward(self, images: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.images, self.time = images, time
         return self.answer  # the base rounds it to float32
 
 
@@ -81,6 +82,21 @@ def test_one_denoiser_passes_from_one_parameterisation_to_another_and_back(taugh
         network.backbone = Given(target(network, estimate, noisy))
         torch.testing.assert_close(network(noisy, LEVELS), 0.9 * clean, atol=1e-4, rtol=1e-4)
         estimate = network(noisy, LEVELS)
+
+
+@pytest.mark.parametrize("name", list(CHOICES))
+def test_the_backbone_sees_what_its_paper_trains_on(name: str) -> None:
+    clean, noise, sigma = pair()
+    network = denoiser(name).double()
+    network.backbone = given = Given(torch.zeros_like(clean))
+    network(clean + sigma * noise, LEVELS)
+    kept, time = 1 / (1 + sigma**2), sigma / (1 + sigma)
+    ho = kept.sqrt() * clean + (1 - kept).sqrt() * noise  # Ho et al. 2020, eq. 4
+    expected = {"flow": (1 - time) * clean + time * noise, "edm": (clean + sigma * noise) / (sigma**2 + 0.25).sqrt()}
+    torch.testing.assert_close(given.images, expected.get(name, ho))
+    if name in ("flow", "edm"):
+        told = {"flow": LEVELS / (1 + LEVELS), "edm": LEVELS.log() / 4}[name]
+        torch.testing.assert_close(given.time, told)
 
 
 def test_edm_s_backbone_sees_and_gives_unit_variance() -> None:
