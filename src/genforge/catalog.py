@@ -25,7 +25,9 @@ NETWORKS: dict[str, str] = {
     "dcgan-generator": "genforge.networks.dcgan:Generator",
     "dcgan-critic": "genforge.networks.dcgan:Critic",
     "unet": "genforge.networks.unet:UNet",
-    "ddpm-denoiser": "genforge.networks.denoiser:DDPMDenoiser",
+    "ddpm-denoiser": "genforge.networks.ddpm:DDPMDenoiser",
+    "edm-denoiser": "genforge.networks.edm:EDMDenoiser",
+    "flow-matching-denoiser": "genforge.networks.flow_matching:FlowMatchingDenoiser",
     "box": "genforge.networks.baselines:Box",
     "gaussian": "genforge.networks.baselines:Gaussian",
     "mixture": "genforge.networks.baselines:Mixture",
@@ -38,8 +40,11 @@ OBJECTIVES: dict[str, str] = {
 }
 SAMPLERS: dict[str, str] = {
     "one-shot": "genforge.samplers.one_shot:OneShot",
-    "ddpm": "genforge.samplers.diffusion:DDPM",
-    "ddim": "genforge.samplers.diffusion:DDIM",
+    "ddpm": "genforge.samplers.ddpm:DDPM",
+    "ddim": "genforge.samplers.ddim:DDIM",
+    "euler": "genforge.samplers.euler:Euler",
+    "heun": "genforge.samplers.heun:Heun",
+    "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
 }
 GATES: dict[str, str] = {
     "finite": "genforge.evaluation.gates.finite:Finite",

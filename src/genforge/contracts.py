@@ -81,6 +81,7 @@ class Port:
     latent_size: int = 0
     outputs: int = 0
     classes: int = 0  # 0: not conditioned on labels
+    unlabelled: bool = False  # a label may also be `classes`, which stands for none (classifier-free guidance)
 
 
 class Network(nn.Module):

@@ -17,6 +17,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "dcgan-critic": {"width": 8, "spectral_norm": True, "style": "sngan"},
     "unet": {"width": 8},
     "ddpm-denoiser": {"backbone": {"name": "unet", "width": 8}},
+    "edm-denoiser": {"backbone": {"name": "unet", "width": 8, "time_embedding": "fourier"}},
+    "flow-matching-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "gaussian": {"components": 8},
     "mixture": {"components": 2, "dimensions": 16},
 }
@@ -71,25 +73,29 @@ def output_shape(network: Network, count: int) -> tuple[int, ...]:
 
 
 class Images(TrainingData):
-    """Images given as floats (n, c, h, w); no labels."""
+    """Images given as floats (n, c, h, w), labelled in turn where there are classes."""
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Tensor, classes: int = 0) -> None:
         self.images = images
-        self.shape, self.count, self.classes = ImageShape(*images.shape[1:]), len(images), 0
+        self.shape, self.count, self.classes = ImageShape(*images.shape[1:]), len(images), classes
+        self.labels = torch.arange(self.count) % classes if classes else None
 
     def chunks(self, size: int = 1024) -> Iterator[Batch]:
-        for part in self.images.split(size):
-            yield Batch(part)
+        for start in range(0, self.count, size):
+            yield self._chosen(torch.arange(start, min(start + size, self.count)))
 
     def batch(self, turn: int, size: int) -> Batch:
         generator = torch.Generator().manual_seed(turn)
-        return Batch(self.images[torch.randint(self.count, (size,), generator=generator)])
+        return self._chosen(torch.randint(self.count, (size,), generator=generator))
+
+    def _chosen(self, which: Tensor) -> Batch:
+        return Batch(self.images[which], None if self.labels is None else self.labels[which])
 
 
-def some_pixels(image: ImageShape, count: int = 64) -> Images:
+def some_pixels(image: ImageShape, count: int = 64, classes: int = 0) -> Images:
     generator = torch.Generator().manual_seed(2)
     pixels = torch.randint(256, (count, image.height, image.width, image.channels), generator=generator)
-    return Images(to_network(pixels.to(torch.uint8)))
+    return Images(to_network(pixels.to(torch.uint8)), classes)
 
 
 ALL = sorted(NETWORKS)

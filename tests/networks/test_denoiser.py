@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from genforge.contracts import ImageShape, Network, Port
-from genforge.networks.denoiser import DDPMDenoiser, DDPMSettings, kept_signal
+from genforge.networks.ddpm import DDPMDenoiser, DDPMSettings, kept_signal
 from genforge.settings import Settings, UserError
 
 SHAPE = ImageShape(1, 8, 8)

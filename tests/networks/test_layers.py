@@ -9,7 +9,14 @@ import torch
 from torch import nn
 
 from genforge.contracts import ImageShape
-from genforge.networks.layers import SinusoidalEmbedding, SpectralNorm, group_norm, halvings, spectral_norm
+from genforge.networks.layers import (
+    FourierEmbedding,
+    SinusoidalEmbedding,
+    SpectralNorm,
+    group_norm,
+    halvings,
+    spectral_norm,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +88,19 @@ def test_groups_divide_the_channels(channels: int) -> None:
     assert channels % groups == 0
     assert channels // groups >= 4
     assert groups <= 32
+
+
+def test_fourier_features_of_near_times_are_near() -> None:
+    """Their mean product is a Gaussian of the difference: E[cos(w d)] = exp(-d^2 (2 pi scale)^2 / 2) for normal w."""
+    torch.manual_seed(0)
+    embed = FourierEmbedding(20_000, scale=2.0)
+    first, second = embed(torch.full((5,), 0.3)), embed(0.3 + torch.tensor([0.0, 0.02, 0.05, 0.1, 1.0]))
+    alike = (first * second).sum(1) / 10_000
+    difference = 2 * torch.pi * 2.0 * torch.tensor([0.0, 0.02, 0.05, 0.1, 1.0])
+    torch.testing.assert_close(alike, (-(difference**2) / 2).exp(), atol=0.03, rtol=0)
+
+
+def test_fourier_frequencies_are_kept_with_the_weights() -> None:
+    first, second = FourierEmbedding(8), FourierEmbedding(8)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(torch.tensor([0.7])), second(torch.tensor([0.7])))

@@ -14,6 +14,8 @@ from tests.networks.network_cases import ALL, build, inputs, output_shape, port
 
 SIZES, CHANNELS = (8, 12, 28, 32, 64), (1, 3)
 EIGHT = ImageShape(1, 8, 8)
+CONDITIONED = [name for name in ALL if target("network", name).kind == "denoiser"]
+CONDITIONED += ["dcgan-generator", "dcgan-critic", "unet"]
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -90,7 +92,7 @@ def test_settings_survive_json(name: str) -> None:
     assert settings.read(defaults.model_dump(mode="json"), "test") == defaults
 
 
-@pytest.mark.parametrize("name", ["dcgan-generator", "dcgan-critic", "unet", "ddpm-denoiser"])
+@pytest.mark.parametrize("name", CONDITIONED)
 def test_labels_change_the_output_and_are_asked_for(name: str) -> None:
     network = build(name, EIGHT, classes=3).eval()
     *given, labels = inputs(network, 6)
@@ -100,7 +102,7 @@ def test_labels_change_the_output_and_are_asked_for(name: str) -> None:
         network(*given)
 
 
-@pytest.mark.parametrize("name", ["dcgan-generator", "dcgan-critic", "unet", "ddpm-denoiser"])
+@pytest.mark.parametrize("name", CONDITIONED)
 def test_memory_format_does_not_matter(name: str) -> None:
     network = build(name, ImageShape(3, 8, 8)).eval()
     given = inputs(network, 3)

@@ -49,6 +49,18 @@ def test_min_snr_weighs_the_clean_image_the_same_whatever_is_predicted() -> None
         torch.testing.assert_close(weights, torch.tensor([5.0, 5.0, 4.0, 0.25]))
 
 
+@pytest.mark.parametrize("prediction", ["noise", "image", "velocity"])
+def test_min_snr_is_the_paper_s_weight_of_the_backbone_s_own_error(prediction: str) -> None:
+    """Hang et al. 2023, section 3.4: min(SNR, 5) on the image, divided by SNR on the noise, by SNR + 1 on the velocity.
+    The error of the clean image is `out` times the backbone's."""
+    sigma = torch.logspace(-2, 2, 9)
+    snr = sigma**-2
+    objective = denoising(prediction, weighting="min-snr")
+    own = objective._weight(sigma) * objective.denoiser.scales(sigma).out ** 2
+    divisor = {"noise": snr, "image": torch.ones(9), "velocity": snr + 1}[prediction]
+    torch.testing.assert_close(own, snr.clamp(max=5) / divisor)
+
+
 def test_even_spread_is_uniform_and_fills_every_part() -> None:
     torch.manual_seed(0)
     drawn: Tensor = torch.stack([evenly_spread(8, torch.device("cpu")) for _ in range(2000)])

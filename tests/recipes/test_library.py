@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from genforge import catalog
 from genforge.catalog import OBJECTIVES, Exported, Recipe, lookup
-from genforge.contracts import Draw, ImageShape, Objective
-from tests.networks.network_cases import some_pixels
+from genforge.contracts import Draw, ImageShape, Network, Objective
+from tests.networks.network_cases import Images, some_pixels
 
 LIBRARY = catalog.library()
+CLASSES = 3
 SHAPES = [ImageShape(1, 8, 8), ImageShape(3, 12, 12), ImageShape(1, 28, 28)]
 
 
@@ -22,9 +24,17 @@ def resolve(name: str, **over: Any) -> Recipe:
     return catalog.resolve("test", {"from": name, **over})
 
 
-def build(recipe: Recipe, image: ImageShape, classes: int = 0) -> Objective:
+def labelled_pixels(image: ImageShape) -> Images:
+    return some_pixels(image, classes=CLASSES)
+
+
+def request(network: Network, seed: int, indices: Tensor) -> Draw:
+    return Draw(seed, indices, indices % CLASSES if network.port.classes else None)
+
+
+def build(recipe: Recipe, image: ImageShape) -> Objective:
     torch.manual_seed(0)
-    objective = catalog.build_objective(recipe, image, classes)
+    objective = catalog.build_objective(recipe, image, CLASSES)
     for player in objective.players:
         player.module.train()
         with torch.no_grad():
@@ -62,7 +72,7 @@ def test_the_search_space_holds_the_recipe_s_own_settings(name: str) -> None:
 @pytest.mark.parametrize("image", SHAPES, ids=str)
 @pytest.mark.parametrize("name", LIBRARY)
 def test_every_turn_teaches_its_player_and_no_other(name: str, image: ImageShape) -> None:
-    objective, data = build(resolve(name), image), some_pixels(image)
+    objective, data = build(resolve(name), image), labelled_pixels(image)
     objective.prepare(data)
     for player in objective.players:
         others = [other for other in objective.players if other is not player]
@@ -89,7 +99,7 @@ def test_every_turn_teaches_its_player_and_no_other(name: str, image: ImageShape
 def test_state_outside_of_networks_is_taken_over(name: str) -> None:
     """That it holds all that training depends on is shown in tests/training/test_resume.py."""
     image = ImageShape(1, 8, 8)
-    first, second, data = build(resolve(name), image), build(resolve(name), image), some_pixels(image)
+    first, second, data = build(resolve(name), image), build(resolve(name), image), labelled_pixels(image)
     first.prepare(data)
     for turn in range(3):
         for player in first.players:
@@ -104,7 +114,7 @@ def test_state_outside_of_networks_is_taken_over(name: str) -> None:
 @pytest.mark.parametrize("name", LIBRARY)
 def test_bfloat16_makes_a_finite_float32_loss(name: str) -> None:
     image = ImageShape(1, 8, 8)
-    objective, data = build(resolve(name), image), some_pixels(image)
+    objective, data = build(resolve(name), image), labelled_pixels(image)
     for player in objective.players:
         with torch.autocast("cpu", torch.bfloat16):
             loss = objective.loss(player, data.batch(0, 8))
@@ -115,24 +125,24 @@ def test_bfloat16_makes_a_finite_float32_loss(name: str) -> None:
 @pytest.mark.parametrize("name", LIBRARY)
 def test_a_seed_s_image_is_the_same_at_any_batch_size(name: str) -> None:
     image = ImageShape(1, 8, 8)
-    recipe, data = resolve(name), some_pixels(image)
+    recipe, data = resolve(name), labelled_pixels(image)
     objective = build(recipe, image)
     objective.prepare(data)
     for player in objective.players:
         objective.loss(player, data.batch(0, 16))  # gives batch normalisation something to remember
     sampler = catalog.build_sampler(recipe.sampler)
     network = objective.exported.eval()
-    draw = Draw(5, torch.arange(64))
-    whole = sampler.sample(network, draw)
-    assert whole.shape == (64, 1, 8, 8)
+    whole = sampler.sample(network, request(network, 5, torch.arange(24)))
+    assert whole.shape == (24, 1, 8, 8)
     assert not whole.requires_grad
     assert torch.isfinite(whole).all()
-    for size in (1, 7):
-        parts = torch.cat([sampler.sample(network, part) for part in Draw(5, torch.arange(14)).split(size)])
-        torch.testing.assert_close(parts, whole[:14], atol=1e-5, rtol=1e-5)
-    backwards = sampler.sample(network, Draw(5, torch.arange(63, -1, -1)))
+    for size, count in ((1, 4), (7, 14)):
+        pieces = request(network, 5, torch.arange(count)).split(size)
+        parts = torch.cat([sampler.sample(network, piece) for piece in pieces])
+        torch.testing.assert_close(parts, whole[:count], atol=1e-5, rtol=1e-5)
+    backwards = sampler.sample(network, request(network, 5, torch.arange(23, -1, -1)))
     torch.testing.assert_close(backwards.flip(0), whole, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(sampler.sample(network, Draw(6, torch.arange(64))), whole, atol=1e-2)
+    assert not torch.allclose(sampler.sample(network, request(network, 6, torch.arange(24))), whole, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", LIBRARY)
@@ -140,11 +150,11 @@ def test_what_was_exported_is_built_again_and_draws_the_same(name: str) -> None:
     image = ImageShape(1, 8, 8)
     recipe = resolve(name)
     objective = build(recipe, image)
-    objective.prepare(some_pixels(image))
-    exported = Exported.from_json(catalog.exported(recipe, image, 0).to_json())
+    objective.prepare(labelled_pixels(image))
+    exported = Exported.from_json(catalog.exported(recipe, image, CLASSES).to_json())
     network, sampler = exported.build()
     network.load_state_dict(objective.exported.state_dict(), strict=True)
-    draw = Draw(0, torch.arange(3))
+    draw = request(network, 0, torch.arange(3))
     expected = catalog.build_sampler(recipe.sampler).sample(objective.exported.eval(), draw)
     torch.testing.assert_close(sampler.sample(network.eval(), draw), expected, rtol=0, atol=0)
 

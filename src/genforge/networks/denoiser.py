@@ -5,23 +5,25 @@ diffusion-based generative models", section 2), and
 
     D(x, sigma) = skip * x + out * F(input * x, time)        (their eq. 7)
 
-with F the backbone. The variance-preserving x_t of Ho et al. 2020 is x / sqrt(1 + sigma^2): with a_t their cumulated
-alpha, sigma_t = sqrt((1 - a_t) / a_t).
+with F the backbone. What other papers train on is this x in other units:
+
+    Ho et al. 2020             x_t = x / sqrt(1 + sigma^2)    sigma = sqrt((1 - a_t) / a_t), a_t their cumulated alpha
+    Lipman et al. 2022         x_t = x / (1 + sigma)          sigma = t / (1 - t), t = 1 the noise
 """
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from genforge.contracts import Network, Port, PortKind
-from genforge.settings import Settings, UserError
+from genforge.settings import Settings
+
+PathName = Literal["exploding", "straight", "preserving"]  # see genforge.samplers.paths
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,17 @@ class Scales:
 
 
 class Denoiser(Network):
-    """Base of all denoisers. A new one states its scales, its training noise and its sampling grid."""
+    """Base of all denoisers. A new one states its scales, its training noise, its sampling grid, the range that grids
+    lie in, and the path along which a solver has the least to do on that grid."""
 
     kind: ClassVar[PortKind] = "denoiser"
     inner: ClassVar[tuple[str, ...]] = ("backbone",)
+    path: ClassVar[PathName]
 
     @classmethod
     def inner_port(cls, key: str, settings: Settings, port: Port) -> Port:
-        return Port("backbone", port.image, outputs=port.image.channels, classes=port.classes)
+        channels = port.image.channels
+        return Port("backbone", port.image, outputs=channels, classes=port.classes, unlabelled=port.unlabelled)
 
     def __init__(self, settings: Settings, port: Port, backbone: Network) -> None:
         super().__init__(settings, port)
@@ -58,7 +63,12 @@ class Denoiser(Network):
 
     @abstractmethod
     def sampling_sigmas(self, steps: int) -> Tensor:
-        """The grid of a sampler of `steps` steps: float32 (steps + 1,), falling, the last zero."""
+        """The grid of a sampler of `steps` steps: float32 (steps + 1,), falling, the last zero, on any
+        device."""
+
+    @abstractmethod
+    def sigma_range(self) -> tuple[float, float]:
+        """The smallest and the largest noise level that a sampler may start from or pass."""
 
     def weight(self, sigma: Tensor) -> Tensor:
         """Weight of the squared error of D at which F's own error has weight one: 1 / out^2. sigma: (n,)."""
@@ -71,87 +81,10 @@ class Denoiser(Network):
         return _wide(scales.skip) * noisy + _wide(scales.out) * output.float()
 
 
-Prediction = Literal["noise", "image", "velocity"]
-
-
-class DDPMSettings(Settings):
-    backbone: dict[str, Any] = Field(default_factory=lambda: {"name": "unet"}, description="the network inside")
-    schedule: Literal["linear", "cosine"] = Field(
-        "cosine",
-        description="how noise grows: linear (Ho 2020) or cosine (Nichol & Dhariwal 2021); cosine suits small images",
-    )
-    timesteps: int = Field(1000, ge=2, le=100_000, description="length of the schedule")
-    prediction: Prediction = Field(
-        "noise",
-        description="what the backbone predicts: the noise (Ho 2020), the clean image, or the velocity "
-        "(Salimans & Ho 2022)",
-    )
-
-
-class DDPMDenoiser(Denoiser):
-    """The denoiser of denoising diffusion probabilistic models, over any backbone."""
-
-    settings_type = DDPMSettings
-    sigmas: Tensor  # (timesteps,), rising
-
-    def __init__(self, settings: DDPMSettings, port: Port, backbone: Network) -> None:
-        super().__init__(settings, port, backbone)
-        self.prediction: Prediction = settings.prediction
-        kept = kept_signal(settings.schedule, settings.timesteps)
-        self.register_buffer("sigmas", ((1 - kept) / kept).sqrt().float(), persistent=False)
-
-    def scales(self, sigma: Tensor) -> Scales:
-        one = torch.ones_like(sigma)
-        match self.prediction:
-            case "noise":  # clean = x - sigma * noise
-                skip, out = one, -sigma
-            case "image":
-                skip, out = torch.zeros_like(sigma), one
-            case (
-                "velocity"
-            ):  # clean = alpha x_t - sigma_t v (Salimans & Ho 2022, appendix D), alpha^2 = 1 / (1 + sigma^2)
-                skip, out = 1 / (1 + sigma**2), -sigma / (1 + sigma**2).sqrt()
-        return Scales(skip, out, 1 / (1 + sigma**2).sqrt(), self.time(sigma))
-
-    def time(self, sigma: Tensor) -> Tensor:
-        """Place in the schedule, 0 to 1: exact on the schedule, linear in log sigma between, held at the ends. (n,)"""
-        table, value = self.sigmas.log(), sigma.clamp(self.sigmas[0], self.sigmas[-1]).log()
-        above = torch.searchsorted(table, value).clamp(1, len(table) - 1)
-        low, high = table[above - 1], table[above]
-        return (above - 1 + (value - low) / (high - low)) / (len(table) - 1)
-
-    def training_sigma(self, uniform: Tensor) -> Tensor:
-        return self.sigmas[(uniform * len(self.sigmas)).long().clamp(max=len(self.sigmas) - 1)]
-
-    def sampling_sigmas(self, steps: int) -> Tensor:
-        """Steps spread evenly over the schedule, its last (noisiest) and its first included.
-
-        Raises:
-            UserError: more steps than the schedule has.
-        """
-        if not 1 <= steps <= len(self.sigmas):
-            raise UserError(
-                f"sampler.steps is {steps}; it should be 1 to {len(self.sigmas)}, the timesteps of the denoiser's "
-                f"schedule"
-            )
-        places = torch.linspace(len(self.sigmas) - 1, 0, steps, dtype=torch.float64).round().long()
-        return torch.cat([self.sigmas[places.to(self.sigmas.device)], self.sigmas.new_zeros(1)])
-
-
-def kept_signal(schedule: Literal["linear", "cosine"], timesteps: int) -> Tensor:
-    """Share of the signal's variance kept at each timestep (Ho's cumulated alpha): float64 (timesteps,), falling.
-
-    linear: beta from 1e-4 to 0.02 at 1000 timesteps (Ho et al. 2020, section 4), scaled for other lengths so that the
-    noise at the end is the same. cosine: Nichol & Dhariwal 2021, eq. 17, with s = 0.008 and beta at most 0.999.
-    """
-    if schedule == "linear":
-        scale = 1000 / timesteps
-        beta = torch.linspace(1e-4 * scale, 0.02 * scale, timesteps, dtype=torch.float64)
-    else:
-        place = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
-        target = torch.cos((place + 0.008) / 1.008 * math.pi / 2) ** 2
-        beta = 1 - target[1:] / target[:-1]
-    return torch.cumprod(1 - beta.clamp(max=0.999), dim=0)
+def karras_levels(low: float, high: float, steps: int, rho: float = 7.0) -> Tensor:
+    """Noise levels from `high` down to `low`, closer and closer: float64 (steps,). Karras et al. 2022, eq. 5."""
+    places = torch.linspace(0, 1, steps, dtype=torch.float64)
+    return (high ** (1 / rho) + places * (low ** (1 / rho) - high ** (1 / rho))) ** rho
 
 
 def _wide(values: Tensor) -> Tensor:

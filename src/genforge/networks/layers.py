@@ -115,12 +115,30 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-class LabelEmbedding(nn.Module):
-    """A learned vector a class: labels (n,) int64 to (n, size)."""
+class FourierEmbedding(nn.Module):
+    """Time as sines and cosines of random frequencies (Tancik et al. 2020; Song et al. 2021, appendix C).
 
-    def __init__(self, classes: int, size: int) -> None:
+    Takes time of order 0 to 1, (n,), to (n, size). Frequencies are normal with standard deviation `scale` turns a unit
+    of time, drawn once and kept with the weights: for time that is not spread evenly, such as EDM's log sigma / 4.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, size: int, scale: float = 16.0) -> None:
         super().__init__()
-        self.table = nn.Embedding(classes, size)
+        self.register_buffer("frequencies", 2 * math.pi * scale * torch.randn(size // 2))
+
+    def forward(self, time: Tensor) -> Tensor:
+        angles = time.float()[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class LabelEmbedding(nn.Module):
+    """A learned vector a class, and one for no class where labels may be missing: labels (n,) int64 to (n, size)."""
+
+    def __init__(self, classes: int, size: int, unlabelled: bool = False) -> None:
+        super().__init__()
+        self.table = nn.Embedding(classes + int(unlabelled), size)
 
     def forward(self, labels: Tensor | None) -> Tensor:
         if labels is None:

@@ -6,7 +6,7 @@ third less work at the same width. Every residual branch and the last layer begi
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genforge.contracts import Network, Port, PortKind
-from genforge.networks.layers import LabelEmbedding, SinusoidalEmbedding, group_norm, halvings, zero
+from genforge.networks.layers import FourierEmbedding, LabelEmbedding, SinusoidalEmbedding, group_norm, halvings, zero
 from genforge.settings import Settings
 
 Multiplier = Annotated[int, Field(ge=1, le=64)]
@@ -35,6 +35,9 @@ class UNetSettings(Settings):
     )
     head_width: int = Field(32, ge=4, description="channels of one attention head; fewer where the level has fewer")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of values dropped in residual blocks in training")
+    time_embedding: Literal["sinusoidal", "fourier"] = Field(
+        "sinusoidal", description="sinusoidal: fixed frequencies (Ho 2020); fourier: random ones (Song 2021)"
+    )
 
 
 class ResidualBlock(nn.Module):
@@ -101,13 +104,14 @@ class UNet(Network):
         widths = [settings.width * multiplier for multiplier in settings.multipliers[:levels]]
         sides = [max(port.image.height, port.image.width) >> level for level in range(levels)]
         embedding = 4 * settings.width
+        embed = SinusoidalEmbedding if settings.time_embedding == "sinusoidal" else FourierEmbedding
         self.time = nn.Sequential(
-            SinusoidalEmbedding(settings.width),
+            embed(settings.width),
             nn.Linear(settings.width, embedding),
             nn.SiLU(),
             nn.Linear(embedding, embedding),
         )
-        self.label = LabelEmbedding(port.classes, embedding) if port.classes else None
+        self.label = LabelEmbedding(port.classes, embedding, port.unlabelled) if port.classes else None
         self.enter = nn.Conv2d(port.image.channels, settings.width, 3, padding=1)
 
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()

@@ -1,7 +1,8 @@
 """Denoising: the one loss of every diffusion model, weight(sigma) * |D(clean + sigma * noise, sigma) - clean|^2.
 
 Karras et al. 2022, eq. 8. Which noise levels are drawn, and the weight at which the backbone's own output has squared
-error one, are the denoiser's; with a DDPM that predicts noise this is L_simple of Ho et al. 2020, eq. 14.
+error one, are the denoiser's; with a DDPM that predicts noise this is L_simple of Ho et al. 2020, eq. 14, and with
+flow matching the squared error of the velocity, Lipman et al. 2022, eq. 23.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port
@@ -27,6 +28,19 @@ class DenoisingSettings(Settings):
     )
     snr_limit: float = Field(5.0, gt=0.0, description="min-snr: the largest weight")
     conditional: bool = Field(False, description="give the denoiser the labels")
+    label_dropout: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of images whose label is withheld, so that the sampler can guide (Ho & Salimans 2022, "
+        "Algorithm 1; they use 0.1)",
+    )
+
+    @model_validator(mode="after")
+    def _labels_to_drop(self) -> DenoisingSettings:
+        if self.label_dropout and not self.conditional:
+            raise ValueError("with conditional: true, or label_dropout: 0; without labels none can be withheld")
+        return self
 
 
 class Denoising(Objective):
@@ -38,7 +52,10 @@ class Denoising(Objective):
     @classmethod
     def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:
         assert isinstance(settings, DenoisingSettings)
-        return {"denoiser": Port("denoiser", image, classes=classes if settings.conditional else 0)}
+        unlabelled = settings.label_dropout > 0
+        return {
+            "denoiser": Port("denoiser", image, classes=classes if settings.conditional else 0, unlabelled=unlabelled)
+        }
 
     @classmethod
     def exported_role(cls) -> str:
@@ -56,9 +73,16 @@ class Denoising(Objective):
         clean = batch.images
         sigma = self.denoiser.training_sigma(evenly_spread(len(batch), clean.device))
         noisy = clean + sigma[:, None, None, None] * torch.randn_like(clean)
-        error = (self.denoiser(noisy, sigma, batch.labels) - clean).square().flatten(1).mean(dim=1)  # (n,)
+        labels = self._with_some_withheld(batch.labels)
+        error = (self.denoiser(noisy, sigma, labels) - clean).square().flatten(1).mean(dim=1)  # (n,)
         value = (self._weight(sigma) * error).mean()
         return Loss(value, {"loss": value.detach()})
+
+    def _with_some_withheld(self, labels: Tensor | None) -> Tensor | None:
+        if labels is None or not self.settings.label_dropout:
+            return labels
+        withheld = torch.rand(len(labels), device=labels.device) < self.settings.label_dropout
+        return labels.masked_fill(withheld, self.denoiser.port.classes)
 
     def _weight(self, sigma: Tensor) -> Tensor:
         if self.settings.weighting == "min-snr":

@@ -1,37 +1,66 @@
-"""Samplers of diffusion models. All of them see one thing: a denoiser D(noisy, sigma), and its grid of noise levels.
+"""What all samplers of diffusion models share: the walk down a grid of noise levels. A new sampler states one step.
 
-In the convention noisy = clean + sigma * noise every step goes from x at sigma to x' at sigma' < sigma. The forward
-process from x' to x only adds noise, so that given the clean image
+A sampler sees one thing, a denoiser D(noisy, sigma) with noisy = clean + sigma * noise, whatever its network predicts.
+With predicted noise e = (noisy - D) / sigma, what follows from D without chance is the probability-flow ODE
 
-    x' | x, clean ~ N(clean + (sigma'^2 / sigma^2) (x - clean), sigma'^2 (sigma^2 - sigma'^2) / sigma^2),
+    d noisy / d sigma = e                   (Karras et al. 2022, eq. 1 and 3, with sigma(t) = t)
 
-which is eq. 6 and 7 of Ho et al. 2020 in other units. Step k takes its fresh noise from stream k of the image's own
-randomness, so that a seed gives the same image at any batch size.
+The k-th step takes its fresh noise from stream k of the image's own randomness, so that a seed gives the same image at
+any batch size. The last step, to noise level zero, is D itself in every sampler.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from genforge import randomness
 from genforge.contracts import Draw, Network, Sampler
-from genforge.networks.denoiser import Denoiser
+from genforge.networks.denoiser import Denoiser, PathName, karras_levels
 from genforge.samplers.drawing import begin
-from genforge.settings import Settings
+from genforge.settings import Settings, UserError
 
-Noise = Callable[[], Tensor]  # fresh standard normal noise of this step, (n, c, h, w), made only when asked for
+Denoise = Callable[[Tensor, Tensor], Tensor]  # noisy (n, c, h, w) at noise level sigma () to clean (n, c, h, w)
+Noise = Callable[[int], Tensor]  # stream to fresh standard normal noise, (n, c, h, w)
 
 
 class DiffusionSettings(Settings):
-    steps: int = Field(50, ge=1, le=100_000, description="denoiser evaluations an image")
+    steps: int = Field(
+        50, ge=1, le=100_000, description="steps an image, an evaluation of the denoiser each (heun: two)"
+    )
+    spacing: Literal["own", "karras", "logarithmic"] = Field(
+        "own",
+        description="noise levels of the steps: the denoiser's own grid; karras: closer and closer (Karras 2022, "
+        "eq. 5); logarithmic: in equal ratios",
+    )
+    sigmas: tuple[float, ...] | None = Field(
+        None, min_length=1, description="noise levels of the steps one by one, falling, in place of steps and spacing"
+    )
     clip: bool = Field(True, description="clip the predicted clean image to [-1, 1] at every step")
+    guidance: float = Field(
+        1.0,
+        ge=0.0,
+        description="strength of classifier-free guidance (Ho & Salimans 2022): 1 none, more is more typical of the "
+        "label and less varied, 0 as if there were no label. Other than 1 takes two evaluations in place of one",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_eta(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "eta" in values and "eta" not in cls.model_fields:
+            raise ValueError(
+                "without `eta`: how much fresh noise a step adds can be chosen with ddim alone; ddpm adds all of it, "
+                "and the solvers of the probability-flow ODE (euler, heun, dpm-solver) none. Set sampler.name to ddim, "
+                "or leave eta out"
+            )
+        return values
 
 
 @dataclass(frozen=True)
@@ -47,23 +76,78 @@ class State:
     clean: Tensor
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a sampler knows when it takes a step from `noisy` at noise level `sigma` to level `following`.
+
+    clean: D(noisy, sigma), (n, c, h, w) like noisy. sigma, following: scalars, following < sigma and above zero.
+    denoise: D, for one more evaluation elsewhere. fresh: makes this step's standard normal noise. path: the denoiser's
+    own (genforge.samplers.paths). before: the step before this one, None at the first.
+    """
+
+    noisy: Tensor
+    clean: Tensor
+    sigma: Tensor
+    following: Tensor
+    denoise: Denoise
+    fresh: Callable[[], Tensor]
+    path: PathName
+    before: Step | None
+
+    @property
+    def noise(self) -> Tensor:
+        """The predicted noise e = (noisy - clean) / sigma."""
+        return (self.noisy - self.clean) / self.sigma
+
+
 class DiffusionSampler(Sampler):
-    """Walks down the denoiser's grid. A new sampler states one step."""
+    """Walks down a grid of noise levels. A new sampler states one step."""
 
     kinds: ClassVar[tuple[str, ...]] = ("denoiser",)
+    settings_type: ClassVar[type[Settings]] = DiffusionSettings
+    settings: DiffusionSettings
 
     def __init__(self, settings: Settings) -> None:
         assert isinstance(settings, DiffusionSettings)
         super().__init__(settings)
-        self.steps, self.clip = settings.steps, settings.clip
-
-    def check(self, network: Network) -> None:
-        assert isinstance(network, Denoiser)
-        network.sampling_sigmas(self.steps)
 
     @abstractmethod
-    def step(self, noisy: Tensor, clean: Tensor, sigma: Tensor, following: Tensor, noise: Noise) -> Tensor:
-        """Images at noise level `following`, a scalar above zero, from those at `sigma` and the predicted clean."""
+    def step(self, at: Step) -> Tensor:
+        """Images at noise level `at.following`, (n, c, h, w)."""
+
+    def check(self, network: Network) -> None:
+        """Raises UserError when the grid leaves the denoiser's range, or guidance has nothing to lead away from."""
+        assert isinstance(network, Denoiser)
+        self.grid(network)
+        if self.settings.guidance != 1.0 and not network.port.unlabelled:
+            raise UserError(
+                f"sampler.guidance is {self.settings.guidance:g}, but the network never learned to do without labels, "
+                f"which guidance leads away from; set objective.conditional to true and objective.label_dropout above "
+                f"0, such as 0.1, or sampler.guidance to 1"
+            )
+
+    def grid(self, network: Denoiser) -> Tensor:
+        """The noise levels of this sampler on this denoiser: float32 (steps + 1,), falling, the last zero.
+
+        Raises:
+            UserError: levels outside of the denoiser's range, or not falling.
+        """
+        low, high = network.sigma_range()
+        sigmas, steps, spacing = self.settings.sigmas, self.settings.steps, self.settings.spacing
+        if sigmas is not None:
+            levels = torch.tensor(sigmas)
+            if (levels.diff() >= 0).any() or not (low <= sigmas[-1] and sigmas[0] <= high):
+                raise UserError(
+                    f"sampler.sigmas is {list(sigmas)}; it should fall, between {high:g} and {low:g}, the noise levels "
+                    f"of the denoiser"
+                )
+        elif spacing == "karras":
+            levels = karras_levels(low, high, steps).float()
+        elif spacing == "logarithmic":
+            levels = torch.logspace(math.log10(high), math.log10(low), steps)
+        else:
+            return network.sampling_sigmas(steps)
+        return torch.cat([levels, levels.new_zeros(1)])
 
     @torch.no_grad()
     def sample(self, network: Network, draw: Draw) -> Tensor:
@@ -79,66 +163,54 @@ class DiffusionSampler(Sampler):
         indices, labels = begin(network, draw)
         image = network.port.image
         shape = (image.channels, image.height, image.width)
-        sigmas = network.sampling_sigmas(self.steps)
-        noisy = sigmas[0] * randomness.normal(draw.seed, indices, shape)
-        for index in range(self.steps):
-            sigma, following = sigmas[index], sigmas[index + 1]
 
-            def noise(stream: int = index + 1) -> Tensor:
-                return randomness.normal(draw.seed, indices, shape, stream)
+        def noise(stream: int) -> Tensor:
+            return randomness.normal(draw.seed, indices, shape, stream)
 
+        start = noise(0)
+        sigmas = self.grid(network).to(start.device)
+        yield from self.walk(self.denoise(network, labels), sigmas[0] * start, sigmas, noise, network.path)
+
+    def walk(
+        self, denoise: Denoise, noisy: Tensor, sigmas: Tensor, noise: Noise, path: PathName = "exploding"
+    ) -> Iterator[State]:
+        """Every state on the way from images at noise level sigmas[0] down to clean ones.
+
+        Args:
+            noisy: images at sigmas[0], (n, c, h, w).
+            sigmas: (steps + 1,), falling, the last zero; of the precision of noisy.
+            noise: of a stream; the k-th step, counted from 1, may take stream k.
+            path: the denoiser's own, for solvers that are not told another.
+        """
+        before: Step | None = None
+        levels = sigmas.tolist()
+        for index in range(len(levels) - 1):
             with torch.no_grad():
-                clean = network(noisy, sigma.expand(len(noisy)), labels)
-                clean = clean.clamp(-1, 1) if self.clip else clean
-                last = index == self.steps - 1
-                noisy = clean if last else self.step(noisy, clean, sigma, following, noise)
-            yield State(float(following), noisy, clean)
+                sigma, following = sigmas[index], sigmas[index + 1]
+                clean = denoise(noisy, sigma)
 
+                def fresh(stream: int = index + 1) -> Tensor:
+                    return noise(stream)
 
-class DDPM(DiffusionSampler):
-    """Ancestral sampling (Ho et al. 2020, Algorithm 2, with the posterior's own variance, their section 3.2)."""
+                at = Step(noisy, clean, sigma, following, denoise, fresh, path, before)
+                noisy = self.step(at) if levels[index + 1] > 0 else clean
+                before = replace(at, before=None)  # one step is remembered, not all
+            yield State(levels[index + 1], noisy, clean)
 
-    settings_type = DiffusionSettings
+    def denoise(self, network: Denoiser, labels: Tensor | None) -> Denoise:
+        """D as the steps see it: the network, guided and clipped.
 
-    def step(self, noisy: Tensor, clean: Tensor, sigma: Tensor, following: Tensor, noise: Noise) -> Tensor:
-        mean, deviation = posterior(noisy, clean, sigma, following)
-        return mean + deviation * noise()
+        Guidance is Ho & Salimans 2022, eq. 6, with guidance = 1 + w. It is linear in the predicted noise, and so the
+        same in the clean image.
+        """
 
+        def evaluate(noisy: Tensor, sigma: Tensor) -> Tensor:
+            levels = sigma.expand(len(noisy))
+            clean = network(noisy, levels, labels)
+            if self.settings.guidance != 1.0:
+                assert labels is not None
+                without = network(noisy, levels, torch.full_like(labels, network.port.classes))
+                clean = without + self.settings.guidance * (clean - without)
+            return clean.clamp(-1, 1) if self.settings.clip else clean
 
-class DDIMSettings(DiffusionSettings):
-    eta: float = Field(
-        0.0,
-        ge=0.0,
-        le=1.0,
-        description="fresh noise: 0 none, the image follows from its first noise alone; "
-        "1 as much as ancestral sampling",
-    )
-
-
-class DDIM(DiffusionSampler):
-    """Denoising diffusion implicit models (Song et al. 2021, eq. 12 and 16)."""
-
-    settings_type = DDIMSettings
-
-    def __init__(self, settings: Settings) -> None:
-        assert isinstance(settings, DDIMSettings)
-        super().__init__(settings)
-        self.eta = settings.eta
-
-    def step(self, noisy: Tensor, clean: Tensor, sigma: Tensor, following: Tensor, noise: Noise) -> Tensor:
-        predicted_noise = (noisy - clean) / sigma
-        if self.eta == 0.0:
-            return clean + following * predicted_noise
-        fresh = self.eta * posterior_deviation(sigma, following)
-        return clean + (following**2 - fresh**2).sqrt() * predicted_noise + fresh * noise()
-
-
-def posterior(noisy: Tensor, clean: Tensor, sigma: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (n, c, h, w) and standard deviation (scalar) of the images at `following`, given those at `sigma` and the
-    clean ones. Ho et al. 2020, eq. 6 and 7."""
-    return clean + (following / sigma) ** 2 * (noisy - clean), posterior_deviation(sigma, following)
-
-
-def posterior_deviation(sigma: Tensor, following: Tensor) -> Tensor:
-    """sigma' sqrt(1 - (sigma' / sigma)^2) for sigma' = following."""
-    return following * (1 - (following / sigma) ** 2).sqrt()
+        return evaluate
