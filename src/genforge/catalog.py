@@ -24,6 +24,10 @@ from genforge.settings import Settings, UserError, nearest
 NETWORKS: dict[str, str] = {
     "dcgan-generator": "genforge.networks.dcgan:Generator",
     "dcgan-critic": "genforge.networks.dcgan:Critic",
+    "mlp-generator": "genforge.networks.mlp:Generator",
+    "mlp-critic": "genforge.networks.mlp:Critic",
+    "resnet-generator": "genforge.networks.resnet:Generator",
+    "resnet-critic": "genforge.networks.resnet:Critic",
     "unet": "genforge.networks.unet:UNet",
     "ddpm-denoiser": "genforge.networks.denoiser:DDPMDenoiser",
     "box": "genforge.networks.baselines:Box",

@@ -15,6 +15,10 @@ from genforge.contracts import Batch, ImageShape, Network, Port, TrainingData, t
 SMALL: dict[str, dict[str, Any]] = {
     "dcgan-generator": {"width": 8},
     "dcgan-critic": {"width": 8, "spectral_norm": True, "style": "sngan"},
+    "mlp-generator": {"widths": [16, 24]},
+    "mlp-critic": {"widths": [24, 16], "spectral_norm": True},
+    "resnet-generator": {"width": 8},
+    "resnet-critic": {"width": 8},
     "unet": {"width": 8},
     "ddpm-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "gaussian": {"components": 8},
