@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,14 @@ class Network(nn.Module):
     def __init__(self, settings: Settings, port: Port) -> None:
         super().__init__()
         self.port = port
+
+
+@runtime_checkable
+class WithFeatures(Protocol):
+    """A network of kind `image_to_vector` that lets others see what its last layer sees."""
+
+    def features(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(n, as many as there are)."""
 
 
 @dataclass

@@ -39,11 +39,11 @@ def port(kind: str, image: ImageShape, classes: int = 0) -> Port:
     raise AssertionError(f"no case for networks of kind {kind}")
 
 
-def build(name: str, image: ImageShape, classes: int = 0) -> Network:
+def build(name: str, image: ImageShape, classes: int = 0, **settings: Any) -> Network:
     """The small network with every weight moved off zero, so that no zero-initialised layer hides what is before it."""
     torch.manual_seed(0)
     kind = target("network", name).kind
-    network = build_network({"name": name, **SMALL.get(name, {})}, port(kind, image, classes), "test")
+    network = build_network({"name": name, **SMALL.get(name, {}), **settings}, port(kind, image, classes), "test")
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.02 * torch.randn_like(weight))
@@ -75,26 +75,30 @@ def output_shape(network: Network, count: int) -> tuple[int, ...]:
 
 
 class Images(TrainingData):
-    """Images given as floats (n, c, h, w); no labels."""
+    """Images given as floats (n, c, h, w), in `classes` classes by turns; 0: no labels."""
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Tensor, classes: int = 0) -> None:
         self.images = images
-        self.shape, self.count, self.classes = ImageShape(*images.shape[1:]), len(images), 0
+        self.shape, self.count, self.classes = ImageShape(*images.shape[1:]), len(images), classes
 
     def chunks(self, size: int = 1024) -> Iterator[Batch]:
-        for part in self.images.split(size):
-            yield Batch(part)
+        for chosen in torch.arange(self.count).split(size):
+            yield self._of(chosen)
 
     def batch(self, turn: int, size: int) -> Batch:
         generator = torch.Generator().manual_seed(turn)
-        return Batch(self.images[torch.randint(self.count, (size,), generator=generator)])
+        return self._of(torch.randint(self.count, (size,), generator=generator))
+
+    def _of(self, chosen: Tensor) -> Batch:
+        return Batch(self.images[chosen], chosen % self.classes if self.classes else None)
 
 
-def some_pixels(image: ImageShape, count: int = 64) -> Images:
+def some_pixels(image: ImageShape, count: int = 64, classes: int = 0) -> Images:
     generator = torch.Generator().manual_seed(2)
     pixels = torch.randint(256, (count, image.height, image.width, image.channels), generator=generator)
-    return Images(to_network(pixels.to(torch.uint8)))
+    return Images(to_network(pixels.to(torch.uint8)), classes)
 
 
 ALL = sorted(NETWORKS)
+CONDITIONED = [name for name in ALL if target("network", name).__module__ != "genforge.networks.baselines"]  # on labels
 EIGHT = ImageShape(1, 8, 8)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from genforge.catalog import build_network, target
 from genforge.contracts import ImageShape
-from tests.networks.network_cases import ALL, build, inputs, output_shape, port
+from tests.networks.network_cases import ALL, CONDITIONED, build, inputs, output_shape, port
 
 SIZES, CHANNELS = (8, 12, 28, 32, 64), (1, 3)
 EIGHT = ImageShape(1, 8, 8)
@@ -28,7 +28,7 @@ def test_shapes_at_every_size(name: str, size: int, channels: int) -> None:
 
 
 @pytest.mark.parametrize("size", range(8, 65, 4))
-@pytest.mark.parametrize("name", ["dcgan-generator", "dcgan-critic", "unet"])
+@pytest.mark.parametrize("name", [name for name in CONDITIONED if name != "ddpm-denoiser"])
 def test_every_multiple_of_four_is_native(name: str, size: int) -> None:
     network = build(name, ImageShape(1, size, size)).eval()
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_settings_survive_json(name: str) -> None:
     assert settings.read(defaults.model_dump(mode="json"), "test") == defaults
 
 
-@pytest.mark.parametrize("name", ["dcgan-generator", "dcgan-critic", "unet", "ddpm-denoiser"])
+@pytest.mark.parametrize("name", CONDITIONED)
 def test_labels_change_the_output_and_are_asked_for(name: str) -> None:
     network = build(name, EIGHT, classes=3).eval()
     *given, labels = inputs(network, 6)
@@ -100,7 +100,7 @@ def test_labels_change_the_output_and_are_asked_for(name: str) -> None:
         network(*given)
 
 
-@pytest.mark.parametrize("name", ["dcgan-generator", "dcgan-critic", "unet", "ddpm-denoiser"])
+@pytest.mark.parametrize("name", CONDITIONED)
 def test_memory_format_does_not_matter(name: str) -> None:
     network = build(name, ImageShape(3, 8, 8)).eval()
     given = inputs(network, 3)

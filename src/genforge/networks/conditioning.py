@@ -49,8 +49,8 @@ class ConditionalBatchNorm(nn.Module):
 
 
 class Projection(nn.Module):
-    """Features (n, size) and labels to what the class adds to the critic's outputs, (n, outputs): the inner products of
-    the features with the class's learned vectors. Miyato & Koyama 2018, "cGANs with projection discriminator", eq. 3."""
+    """Features (n, size) and labels to what the class adds to the critic's outputs, (n, outputs): the features' inner
+    products with the class's learned vectors. Miyato & Koyama 2018, "cGANs with projection discriminator", eq. 3."""
 
     def __init__(self, classes: int, size: int, outputs: int, spectral: bool) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def join(values: Tensor, label: LabelEmbedding | OneHot | None, labels: Tensor |
 
 
 def join_planes(images: Tensor, label: LabelEmbedding | OneHot | None, labels: Tensor | None) -> Tensor:
-    """Images (n, c, h, w) with the label's planes behind their channels: one learned plane, or a constant one a class."""
+    """Images (n, c, h, w) with the label's planes behind their channels: a learned one, or a constant one a class."""
     if label is None:
         return images
     height, width = images.shape[2:]

@@ -145,7 +145,8 @@ class Critic(Network):
     def features(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """What the head sees of the images: (n, values)."""
         values = join_planes(images, self.label, labels)
-        for layer in self.layers[:-1]:
+        *body, _ = self.layers
+        for layer in body:
             values = layer(values)
         return values
 

@@ -2,8 +2,8 @@
 
 Made for CIFAR: at 32x32 with the default widths it is that table's. The generator doubles the sides from the smallest
 that `layers.halvings` gives; the critic halves them as long as they are even and greater than 8 (at least once), then
-keeps them for two more blocks. The number of channels is the same everywhere. Labels, where there are any, are given
-as in Miyato & Koyama 2018, "cGANs with projection discriminator".
+keeps them for two more blocks. The number of channels is the same everywhere. With conditioning `batch-norm` in the
+generator and `projection` in the critic it is the pair of Miyato & Koyama 2018, "cGANs with projection discriminator".
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class GeneratorSettings(Settings):
     width: int = Field(256, ge=4, le=1024, description="channels of every block")
     normalisation: Normalisation = Field("batch", description="before every rectifier")
     conditioning: GeneratorConditioning = Field(
-        "batch-norm", description="how labels come in, where there are any (`networks/conditioning.py`)"
+        "embedding", description="how labels come in, where there are any (`networks/conditioning.py`)"
     )
 
     @field_validator("conditioning")
@@ -98,7 +98,7 @@ class CriticSettings(Settings):
     width: int = Field(128, ge=4, le=1024, description="channels of every block, and features")
     spectral_norm: bool = Field(True, description="keep every layer's largest singular value at one")
     conditioning: CriticConditioning = Field(
-        "projection", description="how labels come in, where there are any (`networks/conditioning.py`)"
+        "embedding", description="how labels come in, where there are any (`networks/conditioning.py`)"
     )
 
 

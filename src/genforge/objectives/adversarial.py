@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port
+from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port, WithFeatures
 from genforge.objectives.adversarial_settings import AdversarialSettings, check_critic, normalises_batches
 from genforge.objectives.augmentation import augment
 from genforge.objectives.conditioning import check_conditioning
@@ -145,10 +145,11 @@ class Adversarial(Objective):
 
     def _feature_distance(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
         """|E[f(x)] - E[f(G(z))]|^2, f being the critic's last features. Salimans et al. 2016, section 3.1."""
-        features = self.critic.features
+        critic = self.critic
+        assert isinstance(critic, WithFeatures)
         with torch.no_grad():
-            wanted = features(real, labels).float().mean(dim=0)
-        return (wanted - features(fake, labels).float().mean(dim=0)).square().sum()
+            wanted = critic.features(real, labels).float().mean(dim=0)
+        return (wanted - critic.features(fake, labels).float().mean(dim=0)).square().sum()
 
     def _outputs(self, real: Tensor, fake: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """The critic's outputs on real and on fake images, each (n, 1), float32."""

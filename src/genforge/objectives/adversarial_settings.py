@@ -11,7 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from genforge.contracts import Network
+from genforge.contracts import Network, WithFeatures
 from genforge.objectives.augmentation import AUGMENTATIONS
 from genforge.objectives.gan_losses import LOSSES
 from genforge.settings import Settings, UserError, nearest
@@ -144,7 +144,7 @@ def check_critic(settings: AdversarialSettings, critic: Network) -> None:
             f"whole batch and so has no slope of its own (Gulrajani et al. 2017, section 4); set "
             f"networks.critic.normalisation to group or none"
         )
-    if settings.feature_matching and not hasattr(critic, "features"):
+    if settings.feature_matching and not isinstance(critic, WithFeatures):
         raise UserError(
             f"objective.feature_matching is {settings.feature_matching}, but {type(critic).__name__} has no `features` "
             f"to match; set it to 0 or take another critic"

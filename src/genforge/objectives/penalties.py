@@ -32,9 +32,9 @@ def one_centred(slopes: Tensor) -> Tensor:
 
 
 def between(real: Tensor, fake: Tensor) -> Tensor:
-    """A point on the straight line between each real image and its fake one, uniform on it: (n, c, h, w)."""
+    """A point on the straight line between each real image and its fake one, uniform on it: (n, c, h, w) float32."""
     share = torch.rand(len(real), 1, 1, 1, device=real.device)
-    return torch.lerp(fake, real, share)
+    return torch.lerp(fake.float(), real.float(), share)
 
 
 def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
