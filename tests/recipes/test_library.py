@@ -22,9 +22,18 @@ def resolve(name: str, **over: Any) -> Recipe:
     return catalog.resolve("test", {"from": name, **over})
 
 
-def build(recipe: Recipe, image: ImageShape, classes: int = 0) -> Objective:
+def classes(recipe: Recipe) -> int:
+    """What the data has for this recipe: labels where it asks for them."""
+    return 3 if recipe.objective.get("conditional") else 0
+
+
+def draw(recipe: Recipe, seed: int, indices: torch.Tensor) -> Draw:
+    return Draw(seed, indices, indices % 3 if classes(recipe) else None)
+
+
+def build(recipe: Recipe, image: ImageShape) -> Objective:
     torch.manual_seed(0)
-    objective = catalog.build_objective(recipe, image, classes)
+    objective = catalog.build_objective(recipe, image, classes(recipe))
     for player in objective.players:
         player.module.train()
         with torch.no_grad():
@@ -62,7 +71,8 @@ def test_the_search_space_holds_the_recipe_s_own_settings(name: str) -> None:
 @pytest.mark.parametrize("image", SHAPES, ids=str)
 @pytest.mark.parametrize("name", LIBRARY)
 def test_every_turn_teaches_its_player_and_no_other(name: str, image: ImageShape) -> None:
-    objective, data = build(resolve(name), image), some_pixels(image)
+    recipe = resolve(name)
+    objective, data = build(recipe, image), some_pixels(image, classes=classes(recipe))
     objective.prepare(data)
     for player in objective.players:
         others = [other for other in objective.players if other is not player]
@@ -89,7 +99,8 @@ def test_every_turn_teaches_its_player_and_no_other(name: str, image: ImageShape
 def test_state_outside_of_networks_is_taken_over(name: str) -> None:
     """That it holds all that training depends on is shown in tests/training/test_resume.py."""
     image = ImageShape(1, 8, 8)
-    first, second, data = build(resolve(name), image), build(resolve(name), image), some_pixels(image)
+    recipe = resolve(name)
+    first, second, data = build(recipe, image), build(recipe, image), some_pixels(image, classes=classes(recipe))
     first.prepare(data)
     for turn in range(3):
         for player in first.players:
@@ -104,7 +115,8 @@ def test_state_outside_of_networks_is_taken_over(name: str) -> None:
 @pytest.mark.parametrize("name", LIBRARY)
 def test_bfloat16_makes_a_finite_float32_loss(name: str) -> None:
     image = ImageShape(1, 8, 8)
-    objective, data = build(resolve(name), image), some_pixels(image)
+    recipe = resolve(name)
+    objective, data = build(recipe, image), some_pixels(image, classes=classes(recipe))
     for player in objective.players:
         with torch.autocast("cpu", torch.bfloat16):
             loss = objective.loss(player, data.batch(0, 8))
@@ -115,24 +127,23 @@ def test_bfloat16_makes_a_finite_float32_loss(name: str) -> None:
 @pytest.mark.parametrize("name", LIBRARY)
 def test_a_seed_s_image_is_the_same_at_any_batch_size(name: str) -> None:
     image = ImageShape(1, 8, 8)
-    recipe, data = resolve(name), some_pixels(image)
-    objective = build(recipe, image)
+    recipe = resolve(name)
+    objective, data = build(recipe, image), some_pixels(image, classes=classes(recipe))
     objective.prepare(data)
     for player in objective.players:
         objective.loss(player, data.batch(0, 16))  # gives batch normalisation something to remember
     sampler = catalog.build_sampler(recipe.sampler)
     network = objective.exported.eval()
-    draw = Draw(5, torch.arange(64))
-    whole = sampler.sample(network, draw)
+    whole = sampler.sample(network, draw(recipe, 5, torch.arange(64)))
     assert whole.shape == (64, 1, 8, 8)
     assert not whole.requires_grad
     assert torch.isfinite(whole).all()
     for size in (1, 7):
-        parts = torch.cat([sampler.sample(network, part) for part in Draw(5, torch.arange(14)).split(size)])
+        parts = torch.cat([sampler.sample(network, part) for part in draw(recipe, 5, torch.arange(14)).split(size)])
         torch.testing.assert_close(parts, whole[:14], atol=1e-5, rtol=1e-5)
-    backwards = sampler.sample(network, Draw(5, torch.arange(63, -1, -1)))
+    backwards = sampler.sample(network, draw(recipe, 5, torch.arange(63, -1, -1)))
     torch.testing.assert_close(backwards.flip(0), whole, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(sampler.sample(network, Draw(6, torch.arange(64))), whole, atol=1e-2)
+    assert not torch.allclose(sampler.sample(network, draw(recipe, 6, torch.arange(64))), whole, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", LIBRARY)
@@ -140,13 +151,13 @@ def test_what_was_exported_is_built_again_and_draws_the_same(name: str) -> None:
     image = ImageShape(1, 8, 8)
     recipe = resolve(name)
     objective = build(recipe, image)
-    objective.prepare(some_pixels(image))
-    exported = Exported.from_json(catalog.exported(recipe, image, 0).to_json())
+    objective.prepare(some_pixels(image, classes=classes(recipe)))
+    exported = Exported.from_json(catalog.exported(recipe, image, classes(recipe)).to_json())
     network, sampler = exported.build()
     network.load_state_dict(objective.exported.state_dict(), strict=True)
-    draw = Draw(0, torch.arange(3))
-    expected = catalog.build_sampler(recipe.sampler).sample(objective.exported.eval(), draw)
-    torch.testing.assert_close(sampler.sample(network.eval(), draw), expected, rtol=0, atol=0)
+    three = draw(recipe, 0, torch.arange(3))
+    expected = catalog.build_sampler(recipe.sampler).sample(objective.exported.eval(), three)
+    torch.testing.assert_close(sampler.sample(network.eval(), three), expected, rtol=0, atol=0)
 
 
 def test_an_entry_changes_the_kind_of_a_range_and_takes_keys_out_of_the_space() -> None:

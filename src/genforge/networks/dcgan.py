@@ -11,7 +11,7 @@ Both halve (or double) the sides as long as they are even and greater than 4, so
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
@@ -30,10 +30,14 @@ from genforge.networks.conditioning import (
     planes,
     run,
 )
-from genforge.networks.layers import Normalisation, halvings, normalisation, spectral_norm
+from genforge.networks.layers import Normalisation, draw_weights, halvings, normalisation, spectral_norm
 from genforge.settings import Settings
 
 Style = Literal["dcgan", "sngan"]
+InitialDeviation = Annotated[float, Field(gt=0.0, le=1.0)] | None
+FIRST_WEIGHTS = Field(
+    None, description="standard deviation of the first weights (Radford et al. 2016: 0.02); null: torch's own choice"
+)
 SLOPE = 0.2  # of the critic's leaky rectifier below zero (Radford et al. 2016, section 3)
 
 
@@ -46,6 +50,7 @@ class GeneratorSettings(Settings):
         "dcgan",
         description="dcgan: transposed convolutions alone. sngan: a 3x3 convolution at full size makes the image",
     )
+    initial_deviation: InitialDeviation = FIRST_WEIGHTS
     conditioning: GeneratorConditioning = Field(
         "embedding", description="how labels come in, where there are any (`networks/conditioning.py`)"
     )
@@ -88,6 +93,7 @@ class Generator(Network):
         else:
             layers.append(nn.ConvTranspose2d(channels, image.channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers, nn.Tanh())
+        draw_weights(self, settings.initial_deviation)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         start = self.project(join(latent, self.label, labels)).unflatten(1, self.base)
@@ -102,6 +108,7 @@ class CriticSettings(Settings):
         "dcgan",
         description="dcgan: strided convolutions alone. sngan: a 3x3 convolution before each and after the last",
     )
+    initial_deviation: InitialDeviation = FIRST_WEIGHTS
     conditioning: CriticConditioning = Field(
         "embedding", description="how labels come in, where there are any (`networks/conditioning.py`)"
     )
@@ -141,6 +148,7 @@ class Critic(Network):
         self.layers = nn.Sequential(*layers, nn.Flatten(), head)
         wanted = port.classes and settings.conditioning == "projection"
         self.projection = Projection(port.classes, values, port.outputs, settings.spectral_norm) if wanted else None
+        draw_weights(self, settings.initial_deviation)
 
     def features(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """What the head sees of the images: (n, values)."""
