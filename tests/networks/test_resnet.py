@@ -40,6 +40,16 @@ def test_the_critic_halves_down_to_eight_or_less(side: int, left: int) -> None:
     assert side >> critic_halvings(ImageShape(1, side, side)) == left
 
 
+def test_the_first_block_sees_the_darker_half_of_the_image() -> None:
+    critic = Critic(CriticSettings(width=8), Port("image_to_vector", ImageShape(1, 8, 8), outputs=1)).eval()
+    dark, darker = -0.5 * torch.rand(1, 1, 8, 8), -0.5 - 0.5 * torch.rand(1, 1, 8, 8)
+    branches = [block.branch for block in list(critic.blocks)[:-1]]
+    assert not torch.allclose(branches[0](dark), branches[0](darker))
+    for branch in branches[1:]:  # all others begin with a rectifier
+        images = torch.rand(1, 8, 4, 4)
+        torch.testing.assert_close(branch(-images), branch(-2 * images))
+
+
 def test_images_are_within_range() -> None:
     port = Port("latent_to_image", ImageShape(1, 28, 28), latent_size=4)
     assert Generator(GeneratorSettings(width=8), port)(1000 * torch.randn(8, 4)).abs().max() <= 1

@@ -126,6 +126,23 @@ def test_bfloat16_penalises_nearly_the_same() -> None:
         torch.testing.assert_close(found[True][name], found[False][name], rtol=0.1, atol=0)
 
 
+@pytest.mark.parametrize("name", ["r1", "r2"])
+def test_r1_looks_at_real_and_r2_at_fake_images(name: str) -> None:
+    """On D(x) = c x^2 / 2 the slope is |c x|, and the penalty c^2 E[x^2] / 2."""
+
+    class Quadratic(Linear):
+        def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+            return 0.5 * self.direction[0] * images.flatten(1).square().sum(dim=1, keepdim=True)
+
+    read = AdversarialSettings.read({name: 1.0}, "objective")
+    objective = Adversarial(read, {"generator": OneImage(), "critic": Quadratic()})
+    loss = objective.loss(objective.players[0], real())
+    seen = real().images if name == "r1" else objective.generator.image.detach()
+    expected = 0.5 * objective.critic.direction.detach()[0] ** 2 * seen.square().flatten(1).sum(dim=1).mean()
+    torch.testing.assert_close(loss.logs[name], expected)
+    torch.testing.assert_close(loss.value.detach(), loss.logs["critic_loss"] + expected)
+
+
 def test_weights_are_clipped_after_the_critic_s_turn_and_the_critic_s_alone() -> None:
     objective = tiny(loss="wasserstein", weight_clip=0.01)
     turn(objective).take(real(), 1.0)
