@@ -182,6 +182,7 @@ class Objective(ABC):
 
     players: list[Player]  # empty for what has a closed form: then `prepare` does all the work and no step is run
     exported: Network
+    differentiates_gradients: bool = False  # a loss holds gradients, such as a penalty on slopes
 
     def prepare(self, data: TrainingData) -> None:
         """Called before the first step: fit what has a closed form. Called again when a stopped run is resumed, before

@@ -13,8 +13,11 @@ from genforge.contracts import Batch, ImageShape, Network, Port
 from genforge.objectives.adversarial import Adversarial, AdversarialSettings
 from genforge.objectives.gan_losses import LOSSES
 from genforge.settings import Settings, UserError
+from genforge.training.loop import train
 from genforge.training.optimization import OptimizerSettings
+from genforge.training.settings import TrainingSettings
 from genforge.training.turn import Turn, TurnSettings
+from tests.networks.network_cases import some_pixels
 
 IMAGE = ImageShape(1, 8, 8)
 
@@ -277,6 +280,13 @@ def test_settings_that_contradict_each_other_say_why(settings: dict[str, Any], m
 def test_what_the_critic_cannot_give_says_why(critic: dict[str, Any], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         dcgan({"style": "sngan", **critic}, **settings)
+
+
+@pytest.mark.parametrize("name", ["r1", "r2", "gradient_penalty"])
+def test_compiled_networks_have_no_slopes_to_differentiate(name: str) -> None:
+    assert not tiny().differentiates_gradients
+    with pytest.raises(UserError, match=r"training.compile is true, but this objective differentiates gradients"):
+        train(tiny(**{name: 1.0}), some_pixels(IMAGE), TrainingSettings(steps=1, compile=True))
 
 
 def test_a_critic_without_features_cannot_be_matched() -> None:

@@ -54,6 +54,7 @@ class Adversarial(Objective):
         ]
         # Batch normalisation would mix real and fake statistics, which tells the critic nothing it sees in evaluation.
         self.mixed_pass = not normalises_batches(self.critic)
+        self.differentiates_gradients = bool(settings.slope_penalties)
         self.critic_turns = 0  # that the critic has had, which decide how strong the instance noise is
 
     def loss(self, player: Player, batch: Batch) -> Loss:
