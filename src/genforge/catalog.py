@@ -24,6 +24,10 @@ from genforge.settings import Settings, UserError, nearest
 NETWORKS: dict[str, str] = {
     "dcgan-generator": "genforge.networks.dcgan:Generator",
     "dcgan-critic": "genforge.networks.dcgan:Critic",
+    "mlp-generator": "genforge.networks.mlp:Generator",
+    "mlp-critic": "genforge.networks.mlp:Critic",
+    "resnet-generator": "genforge.networks.resnet:Generator",
+    "resnet-critic": "genforge.networks.resnet:Critic",
     "unet": "genforge.networks.unet:UNet",
     "ddpm-denoiser": "genforge.networks.ddpm:DDPMDenoiser",
     "edm-denoiser": "genforge.networks.edm:EDMDenoiser",
@@ -407,11 +411,13 @@ def _check_fit(recipe: Recipe, where: str) -> None:
 
 
 def _check_built(recipe: Recipe, where: str) -> None:
-    """Everything is built once, for the smallest images: what the parts have to say about each other (an inner network,
-    a player's name, a sampler's steps) is said before any work."""
+    """Everything is built once, for the smallest images and for larger ones, for which some networks have layers that
+    they else have not: what the parts have to say about each other (an inner network, a player's name, a sampler's
+    steps) is said before any work."""
     try:
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
-            objective = build_objective(recipe, ImageShape(1, SMALLEST, SMALLEST), classes=2)
+            for side in (2 * SMALLEST, SMALLEST):
+                objective = build_objective(recipe, ImageShape(1, side, side), classes=2)
             build_sampler(recipe.sampler).check(objective.exported)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None

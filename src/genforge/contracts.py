@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,14 @@ class Network(nn.Module):
         self.port = port
 
 
+@runtime_checkable
+class WithFeatures(Protocol):
+    """A network of kind `image_to_vector` that lets others see what its last layer sees."""
+
+    def features(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(n, as many as there are)."""
+
+
 @dataclass
 class Batch:
     """Real images of one turn: float (n, c, h, w) in [-1, 1], and labels (n,) int64 where the data has them."""
@@ -175,6 +183,7 @@ class Objective(ABC):
 
     players: list[Player]  # empty for what has a closed form: then `prepare` does all the work and no step is run
     exported: Network
+    differentiates_gradients: bool = False  # a loss holds gradients, such as a penalty on slopes
 
     def prepare(self, data: TrainingData) -> None:
         """Called before the first step: fit what has a closed form. Called again when a stopped run is resumed, before

@@ -15,6 +15,10 @@ from genforge.contracts import Batch, ImageShape, Network, Port, TrainingData, t
 SMALL: dict[str, dict[str, Any]] = {
     "dcgan-generator": {"width": 8},
     "dcgan-critic": {"width": 8, "spectral_norm": True, "style": "sngan"},
+    "mlp-generator": {"widths": [16, 24]},
+    "mlp-critic": {"widths": [24, 16], "spectral_norm": True},
+    "resnet-generator": {"width": 8},
+    "resnet-critic": {"width": 8},
     "unet": {"width": 8},
     "ddpm-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "edm-denoiser": {"backbone": {"name": "unet", "width": 8, "time_embedding": "fourier"}},
@@ -37,11 +41,11 @@ def port(kind: str, image: ImageShape, classes: int = 0) -> Port:
     raise AssertionError(f"no case for networks of kind {kind}")
 
 
-def build(name: str, image: ImageShape, classes: int = 0) -> Network:
+def build(name: str, image: ImageShape, classes: int = 0, **settings: Any) -> Network:
     """The small network with every weight moved off zero, so that no zero-initialised layer hides what is before it."""
     torch.manual_seed(0)
     kind = target("network", name).kind
-    network = build_network({"name": name, **SMALL.get(name, {})}, port(kind, image, classes), "test")
+    network = build_network({"name": name, **SMALL.get(name, {}), **settings}, port(kind, image, classes), "test")
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.02 * torch.randn_like(weight))
@@ -99,4 +103,5 @@ def some_pixels(image: ImageShape, count: int = 64, classes: int = 0) -> Images:
 
 
 ALL = sorted(NETWORKS)
+CONDITIONED = [name for name in ALL if target("network", name).__module__ != "genforge.networks.baselines"]  # on labels
 EIGHT = ImageShape(1, 8, 8)

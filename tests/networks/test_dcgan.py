@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -26,6 +27,20 @@ def test_the_sngan_critic_at_32() -> None:
     assert [layer.stride[0] for layer in convolutions] == [1, 2, 1, 2, 1, 2, 1]
     head = network.layers[-1]
     assert isinstance(head, nn.Linear) and head.in_features == 512 * 4 * 4
+
+
+def test_the_classic_first_weights() -> None:
+    """Radford et al. 2016, section 3: a normal of standard deviation 0.02."""
+    torch.manual_seed(0)
+    networks: list[nn.Module] = [
+        Generator(GeneratorSettings(initial_deviation=0.02), Port("latent_to_image", ImageShape(3, 32, 32), 64)),
+        Critic(CriticSettings(initial_deviation=0.02), Port("image_to_vector", ImageShape(3, 32, 32), outputs=1)),
+    ]
+    drawn = [weight for network in networks for weight in network.parameters() if weight.dim() > 1]
+    assert len(drawn) == 8
+    for weight in drawn:
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert abs(weight.mean().item()) < 5 * 0.02 / weight.numel() ** 0.5
 
 
 def test_images_are_within_range() -> None:

@@ -10,12 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from genforge.catalog import build_network, target
 from genforge.contracts import ImageShape
-from tests.networks.network_cases import ALL, build, inputs, output_shape, port
+from tests.networks.network_cases import ALL, CONDITIONED, build, inputs, output_shape, port
 
 SIZES, CHANNELS = (8, 12, 28, 32, 64), (1, 3)
 EIGHT = ImageShape(1, 8, 8)
-CONDITIONED = [name for name in ALL if target("network", name).kind == "denoiser"]
-CONDITIONED += ["dcgan-generator", "dcgan-critic", "unet"]
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -30,7 +28,7 @@ def test_shapes_at_every_size(name: str, size: int, channels: int) -> None:
 
 
 @pytest.mark.parametrize("size", range(8, 65, 4))
-@pytest.mark.parametrize("name", ["dcgan-generator", "dcgan-critic", "unet"])
+@pytest.mark.parametrize("name", [name for name in CONDITIONED if name != "ddpm-denoiser"])
 def test_every_multiple_of_four_is_native(name: str, size: int) -> None:
     network = build(name, ImageShape(1, size, size)).eval()
     with torch.no_grad():

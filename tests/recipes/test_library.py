@@ -13,6 +13,7 @@ from torch import Tensor
 from genforge import catalog
 from genforge.catalog import OBJECTIVES, Exported, Recipe, lookup
 from genforge.contracts import Draw, ImageShape, Network, Objective
+from genforge.settings import UserError
 from tests.networks.network_cases import Images, some_pixels
 
 LIBRARY = catalog.library()
@@ -172,6 +173,12 @@ def test_what_an_entry_states_itself_is_not_turned_by_the_search() -> None:
     stated = resolve("vae", objective={"latent_size": 100})  # outside of the library's choices, too
     assert set(resolve("vae").search.space) - set(stated.search.space) == {"objective.latent_size"}
     assert stated.objective["latent_size"] == 100
+
+
+def test_what_only_larger_images_would_show_is_told_at_once() -> None:
+    """At 8x8 the critic of style dcgan has one convolution, which is not normalised; at larger sizes it has more."""
+    with pytest.raises(UserError, match=r"objective\.r1: not with batch normalisation"):
+        resolve("dcgan", objective={"r1": 1.0})
 
 
 def test_checking_a_recipe_draws_nothing_from_the_generator() -> None:

@@ -59,7 +59,9 @@ def killed_search(root: Path) -> tuple[int, int]:
     search = subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
-        while not (kept := list((root / ".genforge" / "search" / "vae").glob("*/trial-*-0/step-*"))):
+        while not (
+            kept := list((root / ".genforge" / "search" / "vae").glob("*/trial-*-0/step-*[1-9]*"))
+        ):  # not its beginning
             assert search.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         family = [psutil.Process(search.pid), *psutil.Process(search.pid).children(recursive=True)]

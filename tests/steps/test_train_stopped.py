@@ -220,5 +220,5 @@ def test_the_extractor_goes_on_too(project: Project, tmp_path: Path, monkeypatch
     (kept,) = (project.state / "checkpoints" / "_extractor").iterdir()
     assert Checkpoints(kept).steps()[0] == 40
     extractor.run(project)
-    for name in ("weights.safetensors", "reference-moments.safetensors"):
+    for name in ("weights.safetensors", "reference.safetensors"):
         assert digest_file(project.extractor / name) == digest_file(Project.load(other).extractor / name)

@@ -208,6 +208,26 @@ def test_every_way_of_training_is_resumed_to_the_same_end(tmp_path: Path, name: 
     assert_same_bits(run(build, settings, None), resumed)
 
 
+def test_every_stabiliser_of_a_gan_is_resumed_to_the_same_end(tmp_path: Path) -> None:
+    """What they draw hangs on torch's generator, how strong the noise is on the turns that the critic has had."""
+    objective = {
+        "loss": "non-saturating",
+        "label_smoothing": 0.1,
+        "label_flipping": 0.2,
+        "instance_noise": 0.5,
+        "instance_noise_turns": 20,
+        "augmentation": ["colour", "translation", "cutout"],
+        "gradient_penalty": 1.0,
+        "r1": 1.0,
+        "feature_matching": 1.0,
+        "conditional": True,
+    }
+    recipe = resolve("test", {"from": "hinge-sngan", "objective": objective})
+    build: Build = lambda: build_objective(recipe, SHAPE, classes=3)  # noqa: E731
+    resumed = stopped_and_resumed(build, 13, tmp_path)
+    assert_same_bits(run(build, SETTINGS, None), resumed)
+
+
 def test_what_an_objective_gives_and_does_not_take_back_is_told(tmp_path: Path) -> None:
     class Forgetful(Remembering):
         load_state = Objective.load_state

@@ -11,17 +11,33 @@ Both halve (or double) the sides as long as they are even and greater than 4, so
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from genforge.contracts import Network, Port, PortKind
-from genforge.networks.layers import LabelEmbedding, Normalisation, halvings, normalisation, spectral_norm
+from genforge.networks.conditioning import (
+    CriticConditioning,
+    GeneratorConditioning,
+    Projection,
+    check_generator,
+    generator_normalisation,
+    join,
+    join_planes,
+    joined_label,
+    label_size,
+    planes,
+    run,
+)
+from genforge.networks.layers import Normalisation, draw_weights, halvings, normalisation, spectral_norm
 from genforge.settings import Settings
 
 Style = Literal["dcgan", "sngan"]
+InitialDeviation = Annotated[float, Field(gt=0.0, le=1.0)] | None
+FIRST_WEIGHTS = Field(
+    None, description="standard deviation of the first weights (Radford et al. 2016: 0.02); null: torch's own choice"
+)
 SLOPE = 0.2  # of the critic's leaky rectifier below zero (Radford et al. 2016, section 3)
 
 
@@ -34,10 +50,19 @@ class GeneratorSettings(Settings):
         "dcgan",
         description="dcgan: transposed convolutions alone. sngan: a 3x3 convolution at full size makes the image",
     )
+    initial_deviation: InitialDeviation = FIRST_WEIGHTS
+    conditioning: GeneratorConditioning = Field(
+        "embedding", description="how labels come in, where there are any (`networks/conditioning.py`)"
+    )
+
+    @field_validator("conditioning")
+    @classmethod
+    def _conditioning(cls, conditioning: GeneratorConditioning, info: ValidationInfo) -> str:
+        return check_generator(conditioning, info.data.get("normalisation"))
 
 
 class Generator(Network):
-    """Latent (n, latent_size) to images (n, c, h, w) in [-1, 1]. Labels are embedded and joined to the latent."""
+    """Latent (n, latent_size) to images (n, c, h, w) in [-1, 1]."""
 
     kind: ClassVar[PortKind] = "latent_to_image"
     settings_type = GeneratorSettings
@@ -45,18 +70,21 @@ class Generator(Network):
     def __init__(self, settings: GeneratorSettings, port: Port) -> None:
         super().__init__(settings, port)
         image, doublings = port.image, halvings(port.image)
-        self.label = LabelEmbedding(port.classes, port.latent_size) if port.classes else None
+        self.label = joined_label(settings.conditioning, port.classes, port.latent_size)
+
+        def normalised(channels: int) -> nn.Module:
+            return generator_normalisation(settings.normalisation, channels, settings.conditioning, port.classes)
+
         # The classic last layer doubles the size and makes the image at once; sngan keeps the two apart.
         widest = doublings if settings.style == "sngan" else doublings - 1
         channels = settings.width * 2**widest
         self.base = (channels, image.height >> doublings, image.width >> doublings)
-        inputs = port.latent_size * (2 if self.label else 1)
-        self.project = nn.Linear(inputs, channels * self.base[1] * self.base[2])
-        layers: list[nn.Module] = [normalisation(settings.normalisation, channels), nn.ReLU()]
+        self.project = nn.Linear(port.latent_size + label_size(self.label), channels * self.base[1] * self.base[2])
+        layers: list[nn.Module] = [normalised(channels), nn.ReLU()]
         for _ in range(widest):
             layers += [
                 nn.ConvTranspose2d(channels, channels // 2, 4, stride=2, padding=1),
-                normalisation(settings.normalisation, channels // 2),
+                normalised(channels // 2),
                 nn.ReLU(),
             ]
             channels //= 2
@@ -65,11 +93,11 @@ class Generator(Network):
         else:
             layers.append(nn.ConvTranspose2d(channels, image.channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers, nn.Tanh())
+        draw_weights(self, settings.initial_deviation)
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
-        if self.label is not None:
-            latent = torch.cat([latent, self.label(labels)], dim=1)
-        return self.layers(self.project(latent).unflatten(1, self.base))
+        start = self.project(join(latent, self.label, labels)).unflatten(1, self.base)
+        return run(self.layers, start, labels)
 
 
 class CriticSettings(Settings):
@@ -80,13 +108,14 @@ class CriticSettings(Settings):
         "dcgan",
         description="dcgan: strided convolutions alone. sngan: a 3x3 convolution before each and after the last",
     )
+    initial_deviation: InitialDeviation = FIRST_WEIGHTS
+    conditioning: CriticConditioning = Field(
+        "embedding", description="how labels come in, where there are any (`networks/conditioning.py`)"
+    )
 
 
 class Critic(Network):
-    """Images (n, c, h, w) to a vector (n, outputs): one number for a critic, twice the latent size for an encoder.
-
-    Labels are embedded as one more channel (Mirza & Osindero 2014, "Conditional generative adversarial nets").
-    """
+    """Images (n, c, h, w) to a vector (n, outputs): one number for a critic, twice the latent size for an encoder."""
 
     kind: ClassVar[PortKind] = "image_to_vector"
     settings_type = CriticSettings
@@ -94,7 +123,7 @@ class Critic(Network):
     def __init__(self, settings: CriticSettings, port: Port) -> None:
         super().__init__(settings, port)
         image, count = port.image, halvings(port.image)
-        self.label = LabelEmbedding(port.classes, image.height * image.width) if port.classes else None
+        self.label = joined_label(settings.conditioning, port.classes, image.height * image.width)
         layers: list[nn.Module] = []
 
         def convolution(inputs: int, outputs: int, size: int, stride: int) -> None:
@@ -103,7 +132,7 @@ class Critic(Network):
                 layers.append(normalisation(settings.normalisation, outputs))
             layers.append(nn.LeakyReLU(SLOPE))
 
-        inputs = image.channels + (1 if self.label else 0)
+        inputs = image.channels + planes(self.label)
         for level in range(count):
             outputs = settings.width * 2**level
             if settings.style == "sngan":
@@ -117,9 +146,19 @@ class Critic(Network):
         values = inputs * (image.height >> count) * (image.width >> count)
         head = spectral_norm(nn.Linear(values, port.outputs), settings.spectral_norm)
         self.layers = nn.Sequential(*layers, nn.Flatten(), head)
+        wanted = port.classes and settings.conditioning == "projection"
+        self.projection = Projection(port.classes, values, port.outputs, settings.spectral_norm) if wanted else None
+        draw_weights(self, settings.initial_deviation)
+
+    def features(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """What the head sees of the images: (n, values)."""
+        values = join_planes(images, self.label, labels)
+        *body, _ = self.layers
+        for layer in body:
+            values = layer(values)
+        return values
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        if self.label is not None:
-            plane = self.label(labels).view(len(images), 1, *images.shape[2:])
-            images = torch.cat([images, plane], dim=1)
-        return self.layers(images)
+        features = self.features(images, labels)
+        outputs = self.layers[-1](features)
+        return outputs if self.projection is None else outputs + self.projection(features, labels)

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
 from genforge.contracts import ImageShape
 
@@ -51,6 +51,19 @@ def zero(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def draw_weights(network: nn.Module, deviation: float | None) -> None:
+    """Draw the weights of convolutions and linear layers from a normal of this standard deviation, with biases zero, as
+    Radford et al. 2016, section 3, do with 0.02. None leaves them as they are; so is a weight that spectral
+    normalisation divides by its size anyway."""
+    if deviation is None:
+        return
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and not is_parametrized(layer):
+            nn.init.normal_(layer.weight, 0.0, deviation)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 class SpectralNorm(nn.Module):

@@ -186,7 +186,10 @@ class RunLog:
         target = self.folder / "artifacts" / inside / path.name
         if path.is_dir():
             with replacing_folder(target) as aside:
-                shutil.copytree(path, aside, dirs_exist_ok=True)
+                for file in (file for file in sorted(path.rglob("*")) if file.is_file()):
+                    copy_of = aside / file.relative_to(path)
+                    copy_of.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, copy_of)  # `copytree` would hide which error it was
         else:
             with path.open("rb") as source, replacing(target) as copy:
                 shutil.copyfileobj(source, copy)

@@ -1,0 +1,156 @@
+"""What may be set about adversarial training: the loss, the turns, and what steadies the critic.
+
+Every stabiliser is a number or a list that is off by default and goes with every other and with every loss, but for
+what the validators and `check_critic` refuse, with the reason. Spectral normalisation is the critic network's own
+setting; two time scales, `training.players`; the generator's average, `training.ema`.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, ValidationInfo, field_validator
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from genforge.contracts import Network, WithFeatures
+from genforge.objectives.augmentation import AUGMENTATIONS
+from genforge.objectives.gan_losses import LOSSES
+from genforge.settings import Settings, UserError, nearest
+
+
+class AdversarialSettings(Settings):
+    loss: str = Field("hinge", description=f"what the players minimise: {', '.join(LOSSES)}")
+    latent_size: int = Field(64, ge=1, le=4096, description="length of the generator's latent vector, standard normal")
+    critic_steps: int = Field(1, ge=1, le=100, description="turns of the critic for each turn of the generator")
+    conditional: bool = Field(False, description="give both players the labels")
+
+    # Bounds on the critic's slope.
+    weight_clip: float | None = Field(
+        None,
+        gt=0.0,
+        description="the critic's weights are cut to this distance from zero after each of its turns (Arjovsky et al. "
+        "2017: 0.01); null: not cut",
+    )
+    gradient_penalty: float = Field(
+        0.0, ge=0.0, description="weight of the pull of slopes between real and fake images to 1 (Gulrajani 2017: 10)"
+    )
+    r1: float = Field(
+        0.0, ge=0.0, description="weight of the pull of slopes at real images to 0 (gamma of Mescheder et al. 2018: 10)"
+    )
+    r2: float = Field(0.0, ge=0.0, description="the same at generated images")
+
+    # What the critic is told, and shown.
+    label_smoothing: float = Field(
+        0.0,
+        ge=0.0,
+        lt=0.5,
+        description="how far below 1 the target of real images is (Salimans et al. 2016, one-sided: 0.1)",
+    )
+    label_flipping: float = Field(
+        0.0,
+        ge=0.0,
+        lt=0.5,
+        description="share of pairs of a real and a fake image, drawn at random, that the critic is told the wrong way "
+        "round",
+    )
+    instance_noise: float = Field(
+        0.0,
+        ge=0.0,
+        description="standard deviation of noise on every image that the critic sees, at the start (Sønderby et al. "
+        "2017); images are in [-1, 1]",
+    )
+    instance_noise_turns: int | None = Field(
+        None, ge=1, description="turns of the critic over which that noise falls to 0 in a straight line; null: never"
+    )
+    augmentation: tuple[str, ...] = Field(
+        (),
+        description=f"random changes of every image that the critic sees, in this order: {', '.join(AUGMENTATIONS)} "
+        f"(Zhao et al. 2020)",
+    )
+
+    # What the generator is told beside its loss.
+    feature_matching: float = Field(
+        0.0,
+        ge=0.0,
+        description="weight of the squared distance between the critic's mean features of real and of fake images "
+        "(Salimans et al. 2016), added to the generator's loss; means are over the images of one pass",
+    )
+
+    @field_validator("loss")
+    @classmethod
+    def _loss(cls, loss: str) -> str:
+        if loss not in LOSSES:
+            raise ValueError(f"one of {', '.join(LOSSES)}; {nearest(loss, list(LOSSES))}")
+        return loss
+
+    @field_validator("gradient_penalty")
+    @classmethod
+    def _gradient_penalty(cls, weight: float, info: ValidationInfo) -> float:
+        if weight and info.data.get("weight_clip") is not None:
+            raise ValueError(
+                "0 with weight_clip: clipped weights keep slopes far below the 1 that the penalty pulls them to; set "
+                "one of the two"
+            )
+        return weight
+
+    @field_validator("label_smoothing")
+    @classmethod
+    def _label_smoothing(cls, smoothing: float, info: ValidationInfo) -> float:
+        loss = info.data.get("loss")
+        if smoothing and loss in LOSSES and not LOSSES[loss].has_target:
+            fitting = ", ".join(name for name, pair in LOSSES.items() if pair.has_target)
+            raise ValueError(f"0 with loss {loss}, which gives real images no target to soften; these do: {fitting}")
+        return smoothing
+
+    @field_validator("instance_noise_turns")
+    @classmethod
+    def _instance_noise_turns(cls, turns: int | None, info: ValidationInfo) -> int | None:
+        if turns is not None and info.data.get("instance_noise") == 0:
+            raise ValueError("null without instance_noise: there is no noise to fall")
+        return turns
+
+    @field_validator("augmentation")
+    @classmethod
+    def _augmentation(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in AUGMENTATIONS:
+                raise ValueError(f"of {', '.join(AUGMENTATIONS)}; {nearest(name, list(AUGMENTATIONS))}")
+        return names
+
+    @property
+    def slope_penalties(self) -> dict[str, float]:
+        """Weights of the penalties that differentiate the critic by its images, of those that are on."""
+        weights = {"gradient_penalty": self.gradient_penalty, "r1": self.r1, "r2": self.r2}
+        return {name: weight for name, weight in weights.items() if weight}
+
+
+def check_critic(settings: AdversarialSettings, critic: Network) -> None:
+    """Raises UserError when a setting asks of the critic what it cannot give."""
+    spectral = any(is_parametrized(layer) for layer in critic.modules())
+    bounded = spectral or settings.weight_clip is not None or settings.slope_penalties
+    if LOSSES[settings.loss].needs_bound and not bounded:
+        raise UserError(
+            f"objective.loss {settings.loss} has no least value for a critic whose slopes nothing bounds: it would run "
+            f"away; set objective.weight_clip, gradient_penalty, r1 or r2, or networks.critic.spectral_norm"
+        )
+    if settings.weight_clip is not None and spectral:
+        raise UserError(
+            f"objective.weight_clip is {settings.weight_clip}, but networks.critic.spectral_norm divides every weight "
+            f"by its size, so that clipping changes nothing of the kind; set one of the two"
+        )
+    if settings.slope_penalties and normalises_batches(critic):
+        names = ", ".join(settings.slope_penalties)
+        raise UserError(
+            f"objective.{names}: not with batch normalisation in the critic, where an image's output depends on its "
+            f"whole batch and so has no slope of its own (Gulrajani et al. 2017, section 4); set "
+            f"networks.critic.normalisation to group or none"
+        )
+    if settings.feature_matching and not isinstance(critic, WithFeatures):
+        raise UserError(
+            f"objective.feature_matching is {settings.feature_matching}, but {type(critic).__name__} has no `features` "
+            f"to match; set it to 0 or take another critic"
+        )
+
+
+def normalises_batches(critic: Network) -> bool:
+    """Whether an image's output depends on the other images of its batch."""
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in critic.modules())
