@@ -86,7 +86,7 @@ def test_killed_workers_and_a_killed_supervisor_lose_nothing_and_trials_go_on(st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", ["journal", "postgresql", "sqlite"], indirect=True)
+@pytest.mark.parametrize("storage", ["journal", "postgresql"], indirect=True)
 def test_sixteen_workers_start_at_once_on_an_empty_storage(storage: str, tmp_path: Path) -> None:
     plan = toy("bowl", tmp_path, trials=20)
     script = (
