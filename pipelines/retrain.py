@@ -296,4 +296,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if "PREFECT_API_URL" not in os.environ:
+        # The temporary server has ended. What Prefect would still tell it now, for minutes, nobody hears.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

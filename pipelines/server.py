@@ -12,17 +12,21 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from genforge import ownership
+from genforge.progress import say
 from genforge.settings import UserError
 from pipelines.stages import Processes
 
 SECONDS_TO_START = 120.0
+SECONDS_BETWEEN_LOOKS = 0.5
+MOST_RESTARTS = 5
 
 
 @contextlib.contextmanager
@@ -61,14 +65,46 @@ def api(root: Path, processes: Processes) -> Iterator[str]:
         "--port",
         str(port),
     ]
-    with (
-        log.open("ab") as output,
-        processes.started(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        ) as process,
-    ):
-        _wait(process, f"{url}/health", log)
-        yield url
+    with log.open("ab") as output:
+
+        def start() -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+            return processes.started(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+
+        with start() as process:
+            _wait(process, f"{url}/health", log)
+            with _kept_alive(process, start):
+                yield url
+
+
+@contextlib.contextmanager
+def _kept_alive(
+    process: subprocess.Popen[bytes], start: Callable[[], contextlib.AbstractContextManager[subprocess.Popen[bytes]]]
+) -> Iterator[None]:
+    """Within the block, a server that was killed is started again, at the same address and on the same database: what
+    talks to it would otherwise try for minutes, and tell the terminal about it."""
+    over = threading.Event()
+
+    def keep() -> None:
+        with contextlib.ExitStack() as servers, contextlib.suppress(InterruptedError):  # the pipeline is stopping
+            current = process
+            for _ in range(MOST_RESTARTS):
+                while current.poll() is None:
+                    if over.wait(SECONDS_BETWEEN_LOOKS):
+                        return
+                servers.close()
+                current = servers.enter_context(start())
+                say("the temporary Prefect server was ended from outside; it is started again")
+            over.wait()
+
+    keeper = threading.Thread(target=keep, name="keeper of the Prefect server")
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
 
 
 def _check_answers(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -84,10 +85,24 @@ def family_of(flow: int, folder: Path) -> list[psutil.Process]:
     return family
 
 
+def server_of(flow: int) -> psutil.Process | None:
+    """The flow's temporary server, where it has one now."""
+    for process in psutil.Process(flow).children():
+        with contextlib.suppress(psutil.Error):
+            if "server" in process.cmdline():
+                return process
+    return None
+
+
 @pytest.mark.slow
-def test_ending_the_flow_ends_its_stages_and_its_server(tmp_path: Path) -> None:
+def test_ending_the_flow_ends_its_stages_and_its_server_which_is_started_again_when_killed(tmp_path: Path) -> None:
     folder = make_project(tmp_path, LONG)
     flow = start(folder)
+    family_of(flow.pid, folder)
+    killed = server_of(flow.pid)
+    assert killed is not None
+    killed.kill()
+    wait_for(lambda: (now := server_of(flow.pid)) is not None and now.pid != killed.pid)
     family = family_of(flow.pid, folder)
     flow.send_signal(signal.SIGTERM)
     _, err = flow.communicate(timeout=60)
