@@ -64,7 +64,7 @@ class Campaign:
         seed: of blows and commands.
         pace: mean seconds between blows.
         goal: the stage up to which the uninterrupted run goes.
-        recipes: of the library; none: all.
+        recipes: of the library; none: one of every objective.
         head_start: the stage up to which the project is brought before, undisturbed: what is not to be tested. The runs
             of such a part of the pipeline are told to MLflow's embedded store, those of a whole one to a server.
     """
