@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, rankdata
+from scipy.special import ndtr
 
 from genforge.evaluation.statistics import distances
 
@@ -121,13 +121,15 @@ def data_copying(
     shares = np.array(weights) / sum(weights)
     statistic = float(shares @ scores)
     spread = float(np.sqrt((shares**2).sum()))
-    return DataCopying(statistic, tuple(scores), float(norm.cdf(statistic / spread)))
+    return DataCopying(statistic, tuple(scores), float(ndtr(statistic / spread)))
 
 
 def rank_z(first: np.ndarray, second: np.ndarray) -> float:
     """z of the Mann-Whitney U of `first` being larger than `second`, by mid-ranks (Mann and Whitney 1947). 0 when all
     values are equal."""
     m, n = len(first), len(second)
+    from scipy.stats import rankdata  # half a second to import
+
     ranks = rankdata(np.concatenate([first, second]))
     u = ranks[:m].sum() - m * (m + 1) / 2
     _, ties = np.unique(ranks, return_counts=True)

@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri  # a normal's distribution and its inverse, without all of `scipy.stats`
 
 from genforge.evaluation.extractor import Features
 from genforge.evaluation.statistics import FrechetDistance, Statistic
@@ -112,7 +112,7 @@ def estimate(
     """
     values = np.array([statistic.of(one) for one in seen])
     mean, error = float(values.mean()), standard_error(statistic, seen, deals, seed)
-    reach = float(norm.ppf(0.5 + confidence / 2)) * error
+    reach = float(ndtri(0.5 + confidence / 2)) * error
     return Estimate(mean, error, mean - reach, mean + reach, confidence, tuple(map(float, values)))
 
 
@@ -144,7 +144,7 @@ def compare(
     ours, theirs = (float(np.mean([statistic.of(one) for one in side])) for side in (first, second))
     apart = _deviations(statistic, first, deals, seed) - _deviations(statistic, second, deals, seed)
     difference, error = ours - theirs, _standard_error(apart)
-    reach = float(norm.ppf(0.5 + confidence / 2)) * error
+    reach = float(ndtri(0.5 + confidence / 2)) * error
     gain = (-difference if statistic.lower_is_better else difference) - margin
     return Comparison(
         statistic.name,
@@ -226,5 +226,5 @@ def _standard_error(deviations: np.ndarray) -> float:
 def _probability(gain: float, error: float) -> float:
     """That the true gain is above 0."""
     if error > 0.0:
-        return float(norm.cdf(gain / error))
+        return float(ndtr(gain / error))
     return 0.5 if gain == 0.0 else float(math.copysign(0.5, gain) + 0.5)
