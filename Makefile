@@ -9,6 +9,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
+# Tests that start servers mostly wait: two workers more than there are cores.
+WORKERS ?= $(shell expr $$(nproc) + 2)
 .PHONY: help run test quick chaos check lint types layers lock clean
 
 help: ## show these lines
@@ -26,10 +28,10 @@ run: $(VENV)/installed ## the whole pipeline as a flow, ending with the leaderbo
 	@genforge run
 
 test: $(VENV)/installed ## every test
-	@pytest -n auto --dist worksteal
+	@pytest -n $(WORKERS) --dist worksteal
 
 quick: $(VENV)/installed ## the tests that take seconds
-	@pytest -n auto --dist worksteal -m "not slow"
+	@pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 MINUTES := 10
 SEED := 0

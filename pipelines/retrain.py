@@ -29,6 +29,7 @@ from prefect import flow, tags, task  # noqa: E402  its settings are read at imp
 from prefect.artifacts import create_image_artifact, create_markdown_artifact  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.client.schemas.schedules import CronSchedule  # noqa: E402
+from prefect.exceptions import TerminationSignal  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
@@ -49,6 +50,7 @@ from pipelines.stages import Graph, Processes, StageFailed, run_stage  # noqa: E
 
 ON_DEVICE = ("extractor", "search", "train", "sample", "evaluate", "floor", "gates")  # steps that use a GPU
 RETRAIN = "retrain this project"
+_stopping = threading.Event()  # set from the first signal to the end of all that it ends
 RETRY_SECONDS = [1.0, 4.0, 10.0]
 
 
@@ -214,17 +216,27 @@ def _stop_on_signal() -> Iterator[None]:
         return
 
     def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        # Signals come in twos and threes: a closed terminal, its shell and make each send one. Those after the first
+        # would break off the ending of stages that the first has begun.
+        if not _stopping.is_set():
+            _stopping.set()
+            raise KeyboardInterrupt
 
-    numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
+    numbers = [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) if _is_heard(number)]
     before = {number: signal.signal(number, stop) for number in numbers}
+    is_outermost = not any(getattr(handler, "__name__", "") == stop.__name__ for handler in before.values())
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if is_outermost:
+            _stopping.clear()
+
+
+def _is_heard(number: int) -> bool:
+    """Not where whoever started this process wanted it ignored, as `nohup` does."""
+    return signal.getsignal(number) is not signal.SIG_IGN
 
 
 def _mend_locks(root: Path) -> None:
@@ -289,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
         if error.skipped:
             print(f"not run, since they need what failed: {', '.join(error.skipped)}", file=sys.stderr)
         return EXIT_USER if all(failure.mistake for failure in error.failures) else EXIT_FAILED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TerminationSignal):  # the second is Prefect's own, while it begins or ends a flow run
         print("interrupted; what was done is kept, and `genforge run` goes on from there", file=sys.stderr)
         return 130
     return 0
