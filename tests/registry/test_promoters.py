@@ -43,9 +43,7 @@ def assert_one_order_of_events(digits: Registry) -> list[int | None]:
 
 
 @pytest.mark.slow
-def test_promoters_of_many_machines_make_one_order_of_events(
-    tracked: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_promoters_of_many_machines_make_one_order_of_events(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a folder, and so a lock, of its own, as machines have that share a store."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tracked / 'mlflow.db'}")
     ends = promote_at_once(tracked, [""] * PROMOTERS, machines=True)
