@@ -307,19 +307,25 @@ class Registry:
                     written = self.history_of_aliases.append(wanted, len(record.moves) + 1)
                 except Taken:
                     continue
-                self._follow(written)
+                self._follow(alias)
                 return written
 
-    def _follow(self, move: Move) -> None:
-        """Bring the alias to what an entry says; and further, where newer ones were written meanwhile, because somebody
-        took this process for dead: an alias that is set late over a newer one is set right by whoever was late."""
+    def _follow(self, alias: str) -> None:
+        """Bring an alias to what its newest entry says, until no newer one was written meanwhile.
+
+        Always the newest: whoever was so slow that others took it for dead must not set the alias back to its own.
+        """
+        move = self._newest(alias)
         while True:
-            self._point(move.alias, move.after)
+            self._point(alias, move.after)
             self.history_of_aliases.finish(move)
-            last = self.history_of_aliases.read().last()[move.alias]
+            last = self._newest(alias)
             if last.number == move.number:
                 return
             move = last
+
+    def _newest(self, alias: str) -> Move:
+        return self.history_of_aliases.read().last()[alias]
 
     def _point(self, alias: str, to: int | None) -> None:
         from mlflow.exceptions import MlflowException
@@ -351,7 +357,7 @@ class Registry:
                     if not move.is_orphan and time.monotonic() - since < PATIENCE:
                         time.sleep(random.uniform(*PAUSE))
                     elif aliases.get(move.alias) in (move.before, move.after):
-                        self._follow(move)
+                        self._follow(move.alias)
                     else:  # somebody has moved it since: that is written down below
                         self.history_of_aliases.finish(move)
                 continue
