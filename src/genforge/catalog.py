@@ -35,6 +35,7 @@ NETWORKS: dict[str, str] = {
     "box": "genforge.networks.baselines:Box",
     "gaussian": "genforge.networks.baselines:Gaussian",
     "mixture": "genforge.networks.baselines:Mixture",
+    "kernel-density": "genforge.networks.kernel_density:KernelDensity",
 }
 OBJECTIVES: dict[str, str] = {
     "adversarial": "genforge.objectives.adversarial:Adversarial",

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from sklearn.neighbors import KernelDensity as Neighbours
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -21,6 +22,7 @@ from genforge.networks.baselines import (
     MixtureSettings,
     latent_size,
 )
+from genforge.networks.kernel_density import KernelDensity, KernelDensitySettings, likeliest_bandwidth
 from genforge.networks.mlp import Generator, GeneratorSettings
 from genforge.settings import UserError
 from tests.networks.network_cases import Images
@@ -39,6 +41,7 @@ def fitted(image: ImageShape, images: Tensor) -> list[Baseline]:
         Box(BoxSettings(), port(image)),
         Gaussian(GaussianSettings(), port(image)),
         Mixture(MixtureSettings(components=2, dimensions=min(image.size, 12)), port(image)),
+        KernelDensity(KernelDensitySettings(images=400), port(image)),  # more than there are
     ]
     for network in networks:
         network.fit(Images(images))
@@ -64,7 +67,7 @@ def test_the_gaussian_s_density_is_torch_s_with_the_variance_of_the_noise_added(
     generator = torch.Generator().manual_seed(1)
     images = 0.3 * torch.randn(300, 1, 8, 8, generator=generator)
     images[:, :, 0] = -1.0  # pixels that never vary
-    _, gaussian, _ = fitted(SHAPE, images)
+    _, gaussian, *_ = fitted(SHAPE, images)
     flat = images.flatten(1).double()
     covariance = torch.cov(flat.T, correction=0) + 0.05**2 / 12 * torch.eye(64)
     expected = MultivariateNormal(flat.mean(0), covariance).log_prob(flat[:10])
@@ -74,7 +77,7 @@ def test_the_gaussian_s_density_is_torch_s_with_the_variance_of_the_noise_added(
 def test_the_mixture_s_density_is_the_sum_over_its_components_in_all_directions() -> None:
     generator = torch.Generator().manual_seed(1)
     images = 0.3 * torch.randn(100, 1, 8, 8, generator=generator)
-    _, _, mixture = fitted(SHAPE, images)
+    _, _, mixture, _ = fitted(SHAPE, images)
     assert isinstance(mixture, Mixture)
     flat, directions = images.flatten(1).double(), mixture.directions.double()
     beside = mixture.rest.double() ** 2 * (torch.eye(64) - directions @ directions.T)
@@ -85,6 +88,42 @@ def test_the_mixture_s_density_is_the_sum_over_its_components_in_all_directions(
         told.append(share.log() + normal.log_prob(flat))
     expected = torch.stack(told).logsumexp(0)
     torch.testing.assert_close(mixture.log_density(flat, cell=0.05), expected, rtol=1e-5, atol=1e-3)
+
+
+def test_the_kernel_density_is_scikit_learn_s_at_the_likeliest_bandwidth() -> None:
+    images = heaps(60)
+    *_, kernel = fitted(PLANE, images)
+    assert isinstance(kernel, KernelDensity)
+    flat = images.flatten(1).double()
+    theirs = Neighbours(bandwidth=kernel.bandwidth.item()).fit(flat.numpy()).score_samples(flat.numpy() + 0.01)
+    torch.testing.assert_close(kernel.log_density(flat + 0.01), torch.from_numpy(theirs), rtol=1e-4, atol=1e-4)
+
+    def left_out(bandwidth: float) -> float:
+        each = torch.arange(len(flat))
+        return sum(
+            Neighbours(bandwidth=bandwidth).fit(flat[each != one].numpy()).score(flat[one : one + 1].numpy())
+            for one in each
+        )
+
+    best = likeliest_bandwidth(flat).item()
+    assert left_out(best) > max(left_out(1.05 * best), left_out(best / 1.05))
+
+
+def test_images_are_taken_evenly_across_chunks() -> None:
+    data = Images(torch.arange(3000.0).view(-1, 1, 1, 1).expand(-1, 1, 1, 2))
+    kernel = KernelDensity(KernelDensitySettings(images=450), port(PLANE))
+    kernel.fit(data)
+    assert kernel.images[:429, 0].tolist() == list(range(0, 3000, 7))
+    assert kernel.shares.count_nonzero() == 429
+
+
+def test_a_kernel_density_draws_around_its_images_and_never_around_an_empty_place() -> None:
+    images = 0.5 + 0.001 * torch.randn(30, 1, 1, 2, generator=torch.Generator().manual_seed(0))
+    *_, kernel = fitted(PLANE, images)
+    drawn = kernel(torch.randn(2000, 3, generator=torch.Generator().manual_seed(1)))
+    assert (drawn - 0.5).abs().max() < 0.05
+    with pytest.raises(UserError, match="all training images are the same"):
+        kernel.fit(Images(torch.zeros(5, 1, 1, 2)))
 
 
 def pixels(*values: int) -> Tensor:

@@ -58,8 +58,8 @@ class ClosedFormDensity(Density):
     def check(self, network: Network) -> None:
         if not isinstance(network, Baseline):
             raise UserError(
-                f"density.name: 'closed-form' tells likelihoods of baselines (box, gaussian, mixture), not of a "
-                f"{type(network).__name__}; leave `density` out, or choose another"
+                f"density.name: 'closed-form' tells likelihoods of baselines (box, gaussian, mixture, kernel-density), "
+                f"not of a {type(network).__name__}; leave `density` out, or choose another"
             )
 
     @torch.no_grad()
