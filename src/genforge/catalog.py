@@ -35,10 +35,15 @@ NETWORKS: dict[str, str] = {
     "box": "genforge.networks.baselines:Box",
     "gaussian": "genforge.networks.baselines:Gaussian",
     "mixture": "genforge.networks.baselines:Mixture",
+    "latent-prior": "genforge.networks.latent_prior:LatentPrior",
+    "gaussian-pixels": "genforge.networks.pixels:GaussianPixels",
+    "logistic-pixels": "genforge.networks.pixels:LogisticPixels",
+    "bernoulli-pixels": "genforge.networks.pixels:BernoulliPixels",
     "kernel-density": "genforge.networks.kernel_density:KernelDensity",
 }
 OBJECTIVES: dict[str, str] = {
     "adversarial": "genforge.objectives.adversarial:Adversarial",
+    "autoencoding": "genforge.objectives.autoencoding:Autoencoding",
     "variational": "genforge.objectives.variational:Variational",
     "denoising": "genforge.objectives.denoising:Denoising",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
@@ -52,6 +57,7 @@ SAMPLERS: dict[str, str] = {
     "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
 }
 DENSITIES: dict[str, str] = {
+    "importance-weighted": "genforge.densities.importance_weighted:ImportanceWeighted",
     "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
 }
 GATES: dict[str, str] = {
@@ -441,6 +447,14 @@ def _check_fit(recipe: Recipe, where: str) -> None:
             raise UserError(
                 f"{where}.{table}.name: {choice['name']!r} cannot {what} a {kind_out} network; "
                 f"these can: {suited or 'none'}"
+            )
+    if recipe.density is not None:
+        density = target("density", recipe.density["name"])
+        if missing := [role for role in density.companions if role not in kind.companions()]:
+            raise UserError(
+                f"{where}.density.name: {recipe.density['name']!r} asks for {' and '.join(missing)} beside the network "
+                f"that draws, which objective {recipe.objective['name']!r} does not keep; leave `density` out, or "
+                f"choose another"
             )
 
 

@@ -61,7 +61,7 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone"]
+PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "pixels"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Port:
         noisy = clean + sigma * standard normal noise (the convention of Karras et al. 2022).
     kind `backbone`: forward(images (n, c, h, w), time (n,), labels or None) -> (n, outputs, h, w): what a denoiser is
         built over; `outputs` counts channels.
+    kind `pixels`: forward(decoded (n, c, h, w), images (n, c, h, w)) -> log-likelihood (n,) of the images, in nats:
+        what a pixel is, given the decoded image.
     A network states in `Network.kind` which one it serves.
     """
 
@@ -275,12 +277,14 @@ EIGHT_BIT = "8-bit images"
 class Density(ABC):
     """Tells how likely images are under a trained model, as a sampler draws from it. `no_grad` belongs inside.
 
-    Class attributes: `kinds` (which kinds of exported network it can tell it of), `settings_type`.
+    Class attributes: `kinds` (which kinds of exported network it can tell it of), `companions` (the roles that it asks
+    for beside that one), `settings_type`.
     Attributes: `exact`, False where what it tells is a lower bound on the log-likelihood; `how`, words that stand
     beside each number, such as "importance-weighted bound, 64 samples" or "exact; uniform dequantisation, 1 draw".
     """
 
     kinds: ClassVar[tuple[str, ...]]
+    companions: ClassVar[tuple[str, ...]] = ()
     settings_type: ClassVar[type[Settings]]
     exact: bool
     how: str
