@@ -58,7 +58,7 @@ def test_after_training_plain_noise_becomes_codes_with_the_moments_of_the_traini
 
 
 def test_a_decoder_without_a_prior_is_told() -> None:
-    with pytest.raises(UserError, match="say `latent-prior` for networks.decoder"):
+    with pytest.raises(UserError, match=r"say `latent-prior` for networks\.decoder"):
         resolve("test", {"from": "autoencoder", "networks": {"decoder": {"name": "dcgan-generator"}}})
 
 
