@@ -65,6 +65,12 @@ class DataSettings(Settings):
         200, ge=1, description="an archive that becomes so many times its own size, and more than 64 MiB, is refused"
     )
     count: int = Field(4000, ge=10, le=1_000_000, description="tins: how many are drawn")
+    nuisance: float = Field(
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="tins: how much colours, place and light vary; 0: tins differ in height and width alone",
+    )
     horizontal_flip: bool = Field(False, description="train on mirrored images too, one in two; not for digits or text")
 
     @field_validator("name")

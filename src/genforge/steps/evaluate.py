@@ -40,7 +40,9 @@ def run(project: Project, name: str | None = None) -> None:
     """
     if name is None:
         raise UserError(f"step evaluate: name a recipe, or `{FLOOR}`, such as `genforge step evaluate gan`")
+    from genforge.data.loading import Prepared
     from genforge.evaluation.fidelity import Judge, check_images
+    from genforge.steps.latent import in_numbers, knowledge_of
     from genforge.steps.likelihood import likelihood_of
     from genforge.tracking import runs as tracking
 
@@ -72,6 +74,9 @@ def run(project: Project, name: str | None = None) -> None:
         likelihood = likelihood_of(project, name, model) if model else None
         if likelihood:
             record.metrics(len(values), {"nats": likelihood.nats, "bits_per_dimension": likelihood.bits})
+        latent_space = knowledge_of(model.networks, Prepared.open(project.prepared)) if model else None
+        if latent_space:
+            record.metrics(len(values), in_numbers(latent_space))
     result: dict[str, Any] = {
         "name": name,
         "family": family,
@@ -80,6 +85,7 @@ def run(project: Project, name: str | None = None) -> None:
         "metrics": metrics,
         **({"fid_infinity": at_infinity(judge.reference, seen)} if settings.fid_infinity and name != FLOOR else {}),
         **({"likelihood": likelihood.to_json()} if likelihood else {}),
+        **({"latent_space": latent_space} if latent_space else {}),
         "left_out": judge.left_out,
         "protocol_name": protocol.name,
         "protocol": protocol.to_json(),
