@@ -119,6 +119,9 @@ def show(project: Project, model: str, out: Path, encode: bool = False, decode: 
     known = knowledge_of(networks, prepared)
     assert known is not None
     write_json(out / "latent.json", known)
+    say(f"mean squared error of a held-out pixel, in [-1, 1]: {known['reconstruction_error']:.4f}")
+    if found := known.get("disentanglement"):
+        say(f"mutual information gap {found['mig']:.2f}; 1 where each factor has a dimension of its own")
     return known
 
 
@@ -137,16 +140,14 @@ def knowledge_table(known: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     found = known.get("disentanglement") or {"factors": (), "rank_correlation": [()] * known["size"]}
-    title = f"{known['size']} dimensions; mean squared error of a pixel {known['reconstruction_error']:.4f}"
-    table = Table(title=title, title_style="dim", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("dimension")
     table.add_column("spread", justify="right")
     for factor in found["factors"]:
-        table.add_column(f"rank correlation with {factor}", justify="right")
+        table.add_column(factor, justify="right")
     for dimension in np.argsort(known["spread"])[::-1].tolist():
         row = found["rank_correlation"][dimension]
         table.add_row(str(dimension), f"{known['spread'][dimension]:.3f}", *(f"{value:+.2f}" for value in row))
     if "mig" in found:
-        table.caption = f"mutual information gap {found['mig']:.2f} (1: each factor has a dimension of its own)"
-        table.caption_justify = "left"
+        table.title, table.title_justify = "rank correlation of dimensions with factors", "left"
     return table
