@@ -1,8 +1,7 @@
 """The judge: looks at images once, and hands what was seen to every metric that is asked for.
 
-torch-fidelity computes what it has (KID, IS); what it lacks, or has slowly, is ours and stands in `measures/`, where
-FID, precision and recall are shown to be torch-fidelity's own numbers. The real images are looked at once for a data
-set, by the step `extractor`.
+The metrics stand in `measures/`, where those that torch-fidelity has, too, are shown to be its own numbers. The real
+images are looked at once for a data set, by the step `extractor`.
 """
 
 from __future__ import annotations
