@@ -138,6 +138,22 @@ def _sample(arguments: argparse.Namespace) -> None:
     print(arguments.out)
 
 
+def _latent_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a trained recipe, or a folder with a trained model")
+    parser.add_argument("--out", type=Path, default=Path("latent"), help="folder for the pictures (default: latent)")
+    parser.add_argument("--encode", action="store_true", help="write codes.npy there too: those of the held-out images")
+    parser.add_argument("--decode", type=Path, metavar="CODES", help="a .npy of codes, to be drawn into decoded.npy")
+    _json_argument(parser)
+
+
+def _latent(arguments: argparse.Namespace) -> None:
+    from genforge.steps.latent import knowledge_table, show
+    from genforge.steps.project import Project
+
+    known = show(Project.load(), arguments.model, arguments.out, arguments.encode, arguments.decode)
+    print(json.dumps(known, indent=2)) if arguments.json else _show(knowledge_table(known))
+
+
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", type=Path, help="a folder of images, or a uint8 .npy array (images, height, width, channels)"
@@ -262,6 +278,7 @@ COMMANDS = {
     "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
     "gates": Command("say in words why a model may hold an alias, or may not", _gates_arguments, _gates),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
+    "latent": Command("look at the latent space of a model with an encoder", _latent_arguments, _latent),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
     "promote": Command("give an alias to a registered version, by hand", _promote_arguments, _promote),

@@ -65,6 +65,12 @@ class DataSettings(Settings):
         200, ge=1, description="an archive that becomes so many times its own size, and more than 64 MiB, is refused"
     )
     count: int = Field(4000, ge=10, le=1_000_000, description="tins: how many are drawn")
+    nuisance: float = Field(
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="tins: how much colours, place and light vary; 0: tins differ in height and width alone",
+    )
     horizontal_flip: bool = Field(False, description="train on mirrored images too, one in two; not for digits or text")
 
     @field_validator("name")
@@ -122,6 +128,12 @@ class EvaluationSettings(Settings):
         min_length=1,
         description="names of the metrics (`fid`, `kid`, `is`, `precision`, `recall`, `density`, `coverage`, `mind`, "
         "`classes`, `duplicates`, `feature_diversity`, `path_length`); null: all that cost little with the extractor",
+    )
+    likelihood_images: int | None = Field(
+        1000,
+        ge=2,
+        description="held-out images whose likelihood is told, of models whose recipe names a density: always the same "
+        "ones; null: all",
     )
     fid_infinity: bool = Field(
         False,

@@ -7,10 +7,11 @@ were made on the way, for the filmstrip, with the one that the recipe named then
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genforge.catalog import Recipe, exported, with_settings
+from genforge.catalog import Recipe, beside, exported, with_settings
 from genforge.files import read_json, replacing, replacing_folder, telling_of_no_room, write_json
 from genforge.imports import code_digest
 from genforge.progress import say
@@ -35,13 +36,15 @@ SEED_TO_SEE = 0  # of the pictures
 
 
 def run(project: Project, name: str | None = None) -> None:
-    """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png. Curves for DVC too."""
+    """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png, and pictures of the
+    latent space where there is an encoder. Curves for DVC too."""
     if name is None:
         raise UserError("step train: name a recipe, such as `genforge step train gan`")
     from genforge.catalog import build_objective, build_sampler
     from genforge.data.loading import DeviceData, Prepared
     from genforge.models import Model, digest
     from genforge.pictures import grid
+    from genforge.steps.latent import strips_of
     from genforge.tracking import runs as tracking
     from genforge.training.loop import train
     from genforge.training.settings import TrainingSettings
@@ -69,7 +72,8 @@ def run(project: Project, name: str | None = None) -> None:
     data = DeviceData(prepared, "train", project.device, seed=seed, horizontal_flip=flip)
     seed_everything(seed)
     objective = build_objective(recipe, prepared.shape, len(prepared.classes))
-    model = Model(objective.exported, build_sampler(recipe.sampler), {})
+    companions = {role: objective.networks[role] for role in objective.companions()}
+    model = Model(objective.exported, build_sampler(recipe.sampler), {"role": objective.exported_role()}, companions)
 
     parameters = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
     tags = {"family": recipe.family, "origin": recipe.origin, "inputs": checkpoints.folder.name}
@@ -95,10 +99,13 @@ def run(project: Project, name: str | None = None) -> None:
         card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
         card["code"] = read_json(project.recipe_file(name))["code"]
         card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
+        latent = {key: grid(strip.images, strip.columns) for key, strip in strips_of(model.networks, prepared).items()}
         with replacing_folder(project.model(name)) as result:
-            write(result, model, card, trained.history, pictures_of(model, prepared, GRID, name))
+            write(result, model, card, trained.history, pictures_of(model, prepared, GRID, name), latent)
             trained.history.write_csv(project.curves(name))
         record.artifact(project.model(name), "model")
+        for key, picture in latent.items():
+            record.image(f"latent_{key}", trained.steps, picture)
         record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
         record.metrics(trained.steps, {"seconds": trained.seconds})
     forget_others(checkpoints)
@@ -132,6 +139,7 @@ def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any
         "family": recipe.family,
         "origin": recipe.origin,
         "exported": exported(recipe, prepared.shape, len(prepared.classes)).to_json(),
+        **beside(recipe, prepared.shape, len(prepared.classes)),
         "recipe": recipe.model_dump(mode="json"),
         "classes": list(prepared.classes),
         "label_counts": label_counts(network.port.classes, prepared),
@@ -145,14 +153,27 @@ def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any
     }
 
 
-def write(folder: Path, model: Model, card: dict[str, Any], history: History, samples: np.ndarray) -> None:
-    """Fill the model's folder."""
+def write(
+    folder: Path,
+    model: Model,
+    card: dict[str, Any],
+    history: History,
+    samples: np.ndarray,
+    latent: Mapping[str, np.ndarray],
+) -> None:
+    """Fill the model's folder. latent: pictures of the latent space by name, where there is an encoder."""
+    from genforge.models import COMPANIONS, weights_of_companions
     from genforge.pictures import grid, save_png
     from genforge.training.checkpoint import serialise
 
     with replacing(folder / "weights.safetensors") as file:
         file.write(serialise(model.network.state_dict()))
+    if model.companions:
+        with replacing(folder / COMPANIONS) as file:
+            file.write(serialise(weights_of_companions(model.companions)))
     write_json(folder / "model.json", card)
     history.write_csv(folder / "curves.csv")
     save_png(folder / "samples.png", grid(samples))
     save_png(folder / "filmstrip.png", grid(history.film(), FILM_COLUMNS))
+    for key, picture in latent.items():
+        save_png(folder / f"latent-{key}.png", picture)
