@@ -10,6 +10,8 @@ from torch import Tensor
 
 from genforge.catalog import NETWORKS, build_network, target
 from genforge.contracts import Batch, ImageShape, Network, Port, TrainingData, to_network
+from genforge.networks.baselines import Baseline
+from genforge.networks.pixels import Pixels
 
 # Smaller than the defaults, so that every size is tested in a moment.
 SMALL: dict[str, dict[str, Any]] = {
@@ -26,6 +28,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "flow-matching-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "gaussian": {"components": 8},
     "mixture": {"components": 2, "dimensions": 16},
+    "kernel-density": {"images": 20},
+    "latent-prior": {
+        "prior": {"name": "gaussian", "components": 8},
+        "decoder": {"name": "mlp-generator", "widths": [8]},
+    },
 }
 
 
@@ -39,6 +46,8 @@ def port(kind: str, image: ImageShape, classes: int = 0) -> Port:
             return Port("denoiser", image, classes=classes)
         case "backbone":
             return Port("backbone", image, outputs=image.channels, classes=classes)
+        case "pixels":
+            return Port("pixels", image)
     raise AssertionError(f"no case for networks of kind {kind}")
 
 
@@ -68,6 +77,8 @@ def inputs(network: Network, count: int) -> tuple[Tensor, ...]:
             return (torch.randn(count, network.port.latent_size, generator=generator), *labels)
         case "image_to_vector":
             return (images, *labels)
+        case "pixels":
+            return (images.tanh(), some_pixels(image, count).images)
         case _:
             return (images, place + 0.1, *labels)
 
@@ -76,6 +87,8 @@ def output_shape(network: Network, count: int) -> tuple[int, ...]:
     image = network.port.image
     if network.kind == "image_to_vector":
         return (count, network.port.outputs)
+    if network.kind == "pixels":
+        return (count,)
     channels = network.port.outputs if network.kind == "backbone" else image.channels
     return (count, channels, image.height, image.width)
 
@@ -107,6 +120,6 @@ def some_pixels(image: ImageShape, count: int = 64, classes: int = 0) -> Images:
 
 
 ALL = sorted(NETWORKS)
-CONDITIONED = [name for name in ALL if target("network", name).__module__ != "genforge.networks.baselines"]  # on labels
+CONDITIONED = [name for name in ALL if not issubclass(target("network", name), Baseline | Pixels)]  # on labels
 OF_POINTS = [name for name in ALL if target("network", name).takes_points]
 EIGHT = ImageShape(1, 8, 8)
