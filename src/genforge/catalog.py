@@ -30,6 +30,8 @@ NETWORKS: dict[str, str] = {
     "resnet-critic": "genforge.networks.resnet:Critic",
     "unet": "genforge.networks.unet:UNet",
     "mlp-backbone": "genforge.networks.mlp_backbone:MLPBackbone",
+    "realnvp": "genforge.networks.realnvp:RealNVP",
+    "realnvp-mlp": "genforge.networks.realnvp_mlp:RealNVPMLP",
     "ddpm-denoiser": "genforge.networks.ddpm:DDPMDenoiser",
     "edm-denoiser": "genforge.networks.edm:EDMDenoiser",
     "flow-matching-denoiser": "genforge.networks.flow_matching:FlowMatchingDenoiser",
@@ -47,6 +49,7 @@ OBJECTIVES: dict[str, str] = {
     "autoencoding": "genforge.objectives.autoencoding:Autoencoding",
     "variational": "genforge.objectives.variational:Variational",
     "denoising": "genforge.objectives.denoising:Denoising",
+    "flow": "genforge.objectives.flow:FlowLikelihood",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
 }
 SAMPLERS: dict[str, str] = {
@@ -59,6 +62,7 @@ SAMPLERS: dict[str, str] = {
 }
 DENSITIES: dict[str, str] = {
     "importance-weighted": "genforge.densities.importance_weighted:ImportanceWeighted",
+    "flow": "genforge.densities.flow:FlowDensity",
     "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
 }
 GATES: dict[str, str] = {

@@ -22,6 +22,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet-generator": {"width": 8},
     "resnet-critic": {"width": 8},
     "unet": {"width": 8},
+    "realnvp": {"width": 8, "blocks": 1, "couplings": 2},
+    "realnvp-mlp": {"width": 16, "layers": 1, "couplings": 4},
     "mlp-backbone": {"width": 16, "blocks": 1},
     "ddpm-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "edm-denoiser": {"backbone": {"name": "unet", "width": 8, "time_embedding": "fourier"}},
