@@ -43,7 +43,7 @@ def run(project: Project, name: str | None = None) -> None:
     from genforge.catalog import build_objective, build_sampler
     from genforge.data.loading import DeviceData, Prepared
     from genforge.models import Model, digest
-    from genforge.pictures import grid
+    from genforge.pictures import enough, grid, sheet
     from genforge.steps.latent import strips_of
     from genforge.tracking import runs as tracking
     from genforge.training.loop import train
@@ -91,9 +91,11 @@ def run(project: Project, name: str | None = None) -> None:
             seed=seed,
             log=record.metrics,
             checkpoints=checkpoints,
-            observe=lambda step, network: pictures_of(model, prepared, FILM_COLUMNS, f"{name} at step {step}"),
+            observe=lambda step, network: pictures_of(
+                model, prepared, enough(prepared.shape.stored, FILM_COLUMNS), f"{name} at step {step}"
+            ),
             observations=OBSERVATIONS,
-            show=lambda step, images: record.image("samples", step, grid(images, FILM_COLUMNS)),
+            show=lambda step, images: record.image("samples", step, sheet(images, FILM_COLUMNS)),
             title=f"training {name}",
         )
         card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
@@ -101,7 +103,9 @@ def run(project: Project, name: str | None = None) -> None:
         card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
         latent = {key: grid(strip.images, strip.columns) for key, strip in strips_of(model.networks, prepared).items()}
         with replacing_folder(project.model(name)) as result:
-            write(result, model, card, trained.history, pictures_of(model, prepared, GRID, name), latent)
+            samples = pictures_of(model, prepared, enough(prepared.shape.stored, GRID), name)
+            samples = sheet(samples, real=prepared.images("validation"))
+            write(result, model, card, trained.history, samples, latent)
             trained.history.write_csv(project.curves(name))
         record.artifact(project.model(name), "model")
         for key, picture in latent.items():
@@ -161,9 +165,10 @@ def write(
     samples: np.ndarray,
     latent: Mapping[str, np.ndarray],
 ) -> None:
-    """Fill the model's folder. latent: pictures of the latent space by name, where there is an encoder."""
+    """Fill the model's folder. samples: the picture of what the model draws. latent: pictures of the latent space by
+    name, where there is an encoder."""
     from genforge.models import COMPANIONS, weights_of_companions
-    from genforge.pictures import grid, save_png
+    from genforge.pictures import film, save_png
     from genforge.training.checkpoint import serialise
 
     with replacing(folder / "weights.safetensors") as file:
@@ -173,7 +178,7 @@ def write(
             file.write(serialise(weights_of_companions(model.companions)))
     write_json(folder / "model.json", card)
     history.write_csv(folder / "curves.csv")
-    save_png(folder / "samples.png", grid(samples))
-    save_png(folder / "filmstrip.png", grid(history.film(), FILM_COLUMNS))
+    save_png(folder / "samples.png", samples)
+    save_png(folder / "filmstrip.png", film(sorted(history.images.items()), FILM_COLUMNS))
     for key, picture in latent.items():
         save_png(folder / f"latent-{key}.png", picture)
