@@ -32,6 +32,8 @@ NETWORKS: dict[str, str] = {
     "ddpm-denoiser": "genforge.networks.ddpm:DDPMDenoiser",
     "edm-denoiser": "genforge.networks.edm:EDMDenoiser",
     "flow-matching-denoiser": "genforge.networks.flow_matching:FlowMatchingDenoiser",
+    "pixelcnn": "genforge.networks.pixelcnn:PixelCNN",
+    "pixel-transformer": "genforge.networks.pixel_transformer:PixelTransformer",
     "box": "genforge.networks.baselines:Box",
     "gaussian": "genforge.networks.baselines:Gaussian",
     "mixture": "genforge.networks.baselines:Mixture",
@@ -40,6 +42,7 @@ OBJECTIVES: dict[str, str] = {
     "adversarial": "genforge.objectives.adversarial:Adversarial",
     "variational": "genforge.objectives.variational:Variational",
     "denoising": "genforge.objectives.denoising:Denoising",
+    "autoregressive": "genforge.objectives.autoregressive:Autoregressive",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
 }
 SAMPLERS: dict[str, str] = {
@@ -49,6 +52,7 @@ SAMPLERS: dict[str, str] = {
     "euler": "genforge.samplers.euler:Euler",
     "heun": "genforge.samplers.heun:Heun",
     "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
+    "pixelwise": "genforge.samplers.pixelwise:Pixelwise",
 }
 GATES: dict[str, str] = {
     "finite": "genforge.evaluation.gates.finite:Finite",

@@ -60,7 +60,7 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone"]
+PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "autoregressive"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Port:
         noisy = clean + sigma * standard normal noise (the convention of Karras et al. 2022).
     kind `backbone`: forward(images (n, c, h, w), time (n,), labels or None) -> (n, outputs, h, w): what a denoiser is
         built over; `outputs` counts channels.
+    kind `autoregressive`: forward(images (n, c, h, w), labels or None) -> the log-probability in nats of each value,
+        given those before it, (n, c, h, w); see genforge.networks.autoregressive.
     A network states in `Network.kind` which one it serves.
     """
 
