@@ -10,6 +10,7 @@ from torch import Tensor
 
 from genforge.catalog import NETWORKS, build_network, target
 from genforge.contracts import Batch, ImageShape, Network, Port, TrainingData, to_network
+from genforge.networks.baselines import Baseline
 
 # Smaller than the defaults, so that every size is tested in a moment.
 SMALL: dict[str, dict[str, Any]] = {
@@ -27,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "pixel-transformer": {"width": 8, "layers": 1, "heads": 2, "features": 8, "mixtures": 3},
     "gaussian": {"components": 8},
     "mixture": {"components": 2, "dimensions": 16},
+    "kernel-density": {"images": 20},
 }
 
 
@@ -107,5 +109,5 @@ def some_pixels(image: ImageShape, count: int = 64, classes: int = 0) -> Images:
 
 
 ALL = sorted(NETWORKS)
-CONDITIONED = [name for name in ALL if target("network", name).__module__ != "genforge.networks.baselines"]  # on labels
+CONDITIONED = [name for name in ALL if not issubclass(target("network", name), Baseline)]  # on labels
 EIGHT = ImageShape(1, 8, 8)
