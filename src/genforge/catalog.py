@@ -57,6 +57,7 @@ SAMPLERS: dict[str, str] = {
 }
 DENSITIES: dict[str, str] = {
     "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
+    "pixelwise": "genforge.densities.pixelwise:PixelwiseDensity",
 }
 GATES: dict[str, str] = {
     "finite": "genforge.evaluation.gates.finite:Finite",
