@@ -80,6 +80,8 @@ class Cache:
 
 
 class PixelTransformer(AutoregressiveNetwork):
+    """See the head of this file."""
+
     settings_type = PixelTransformerSettings
 
     def __init__(self, settings: PixelTransformerSettings, port: Port) -> None:

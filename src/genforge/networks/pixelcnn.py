@@ -5,7 +5,8 @@ left in the pixel's own row, and is told by the vertical one at every layer: tog
 no blind spot. The paper masks its kernels; here they are cut down to what a mask would leave, which is the same
 function for half the work. Gates are the paper's eq. 2, labels its eq. 4.
 
-Where we differ: the vertical stack has shortcuts too, without which a deep one hands on little at the start.
+Where we differ: the vertical stack has shortcuts too, without which a deep one hands on little at the start; and both
+may be told where in the image they are, which the paper's eq. 4 leaves open for a description that is an image itself.
 
 Drawn pixel by pixel, the network does nothing twice (after Ramachandran et al. 2017, "Fast generation for convolutional
 autoregressive models"): the vertical stack is done once a row, the horizontal one once a pixel, so that an image costs
@@ -14,12 +15,14 @@ as much as one pass over it, where the plain way costs one pass a pixel.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genforge.contracts import Port
+from genforge.contracts import ImageShape, Port
 from genforge.networks.autoregressive import AutoregressiveNetwork, AutoregressiveSettings, Walk
 from genforge.networks.layers import LabelEmbedding
 
@@ -27,9 +30,16 @@ from genforge.networks.layers import LabelEmbedding
 class PixelCNNSettings(AutoregressiveSettings):
     width: int = Field(32, ge=4, le=512, multiple_of=4, description="channels of each stack")
     layers: int = Field(6, ge=2, le=64, description="gated layers; each lets a pixel see kernel // 2 pixels further")
-    kernel: int = Field(3, ge=3, le=9, description="side in pixels of the layers' kernels, odd")
-    first_kernel: int = Field(7, ge=3, le=15, description="the same of the first layer, which sees the image itself")
+    kernel: Literal[3, 5, 7, 9] = Field(3, description="side in pixels of the layers' kernels, before they are cut")
+    first_kernel: Literal[3, 5, 7, 9, 11, 13, 15] = Field(
+        7, description="the same of the first layer, which sees the image itself"
+    )
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of values dropped after the horizontal gates")
+    positions: bool = Field(
+        True,
+        description="let both stacks know where in the image they are, by a learned vector a pixel each: for images "
+        "that are laid out alike, such as centred digits; without it they know of near edges alone",
+    )
 
 
 class GatedLayer(nn.Module):
@@ -75,7 +85,18 @@ class GatedLayer(nn.Module):
         return vertical, horizontal
 
 
+class Places(nn.Module):
+    """What tells either stack where it is: a learned vector a pixel, (width, h, w), after the first layer."""
+
+    def __init__(self, width: int, image: ImageShape) -> None:
+        super().__init__()
+        self.above = nn.Parameter(torch.zeros(width, image.height, image.width))
+        self.left = nn.Parameter(torch.zeros(width, image.height, image.width))
+
+
 class PixelCNN(AutoregressiveNetwork):
+    """See the head of this file."""
+
     settings_type = PixelCNNSettings
 
     def __init__(self, settings: PixelCNNSettings, port: Port) -> None:
@@ -88,22 +109,27 @@ class PixelCNN(AutoregressiveNetwork):
             for _ in range(settings.layers - 1)
         ]
         self.layers = nn.ModuleList([first, *others])
+        self.places = Places(settings.width, port.image) if settings.positions else None
         self.leave = nn.Linear(settings.width, settings.features)
 
     def features(self, values: Tensor, labels: Tensor | None) -> Tensor:
         vertical = horizontal = values
         for layer in self.layers:
             vertical, horizontal = layer(vertical, horizontal, labels)
+            if layer is self.layers[0] and self.places is not None:
+                vertical, horizontal = vertical + self.places.above, horizontal + self.places.left
         return self.leave(functional.relu(horizontal.permute(0, 2, 3, 1)))
 
     def walk(self, count: int, labels: Tensor | None) -> Walk:
         image = self.port.image
         lines = [_Line(layer, count, image.width, labels) for layer in self.layers if isinstance(layer, GatedLayer)]
-        for _ in range(image.height):
+        for number in range(image.height):
             # The vertical stack of the whole row: it hangs on the rows above alone.
             row = None
             for line in lines:
                 row = line.begin_row(row)
+                if line is lines[0] and self.places is not None:
+                    row = row + self.places.above[:, number, None]
 
             # The horizontal stack, a pixel at a time.
             pixels: list[Tensor] = []
@@ -111,6 +137,8 @@ class PixelCNN(AutoregressiveNetwork):
                 state = None
                 for line in lines:
                     state = line.pixel(column, state)
+                    if line is lines[0] and self.places is not None:
+                        state = state + self.places.left[:, number, column]
                 assert state is not None
                 values = yield self.leave(functional.relu(state))
                 lines[0].see(column, values)
