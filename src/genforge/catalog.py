@@ -36,6 +36,8 @@ NETWORKS: dict[str, str] = {
     "ddpm-denoiser": "genforge.networks.ddpm:DDPMDenoiser",
     "edm-denoiser": "genforge.networks.edm:EDMDenoiser",
     "flow-matching-denoiser": "genforge.networks.flow_matching:FlowMatchingDenoiser",
+    "pixelcnn": "genforge.networks.pixelcnn:PixelCNN",
+    "pixel-transformer": "genforge.networks.pixel_transformer:PixelTransformer",
     "box": "genforge.networks.baselines:Box",
     "gaussian": "genforge.networks.baselines:Gaussian",
     "mixture": "genforge.networks.baselines:Mixture",
@@ -51,6 +53,7 @@ OBJECTIVES: dict[str, str] = {
     "variational": "genforge.objectives.variational:Variational",
     "denoising": "genforge.objectives.denoising:Denoising",
     "flow": "genforge.objectives.flow:FlowLikelihood",
+    "autoregressive": "genforge.objectives.autoregressive:Autoregressive",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
 }
 SAMPLERS: dict[str, str] = {
@@ -60,11 +63,13 @@ SAMPLERS: dict[str, str] = {
     "euler": "genforge.samplers.euler:Euler",
     "heun": "genforge.samplers.heun:Heun",
     "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
+    "pixelwise": "genforge.samplers.pixelwise:Pixelwise",
 }
 DENSITIES: dict[str, str] = {
     "importance-weighted": "genforge.densities.importance_weighted:ImportanceWeighted",
     "flow": "genforge.densities.flow:FlowDensity",
     "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
+    "pixelwise": "genforge.densities.pixelwise:PixelwiseDensity",
 }
 GATES: dict[str, str] = {
     "finite": "genforge.evaluation.gates.finite:Finite",

@@ -96,7 +96,7 @@ def to_stored(images: Tensor) -> Tensor:
     return images.float().permute(0, 2, 3, 1).contiguous()
 
 
-PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "pixels"]
+PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "pixels", "autoregressive"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,8 @@ class Port:
         built over; `outputs` counts channels.
     kind `pixels`: forward(decoded (n, c, h, w), images (n, c, h, w)) -> log-likelihood (n,) of the images, in nats:
         what a pixel is, given the decoded image.
+    kind `autoregressive`: forward(images (n, c, h, w), labels or None) -> the log-probability in nats of each value,
+        given those before it, (n, c, h, w); see genforge.networks.autoregressive.
     A network states in `Network.kind` which one it serves.
     """
 

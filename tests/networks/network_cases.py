@@ -29,6 +29,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "ddpm-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "edm-denoiser": {"backbone": {"name": "unet", "width": 8, "time_embedding": "fourier"}},
     "flow-matching-denoiser": {"backbone": {"name": "unet", "width": 8}},
+    "pixelcnn": {"width": 8, "layers": 3, "features": 8, "mixtures": 3},
+    "pixel-transformer": {"width": 8, "layers": 1, "heads": 2, "features": 8, "mixtures": 3},
     "gaussian": {"components": 8},
     "mixture": {"components": 2, "dimensions": 16},
     "kernel-density": {"images": 20},
@@ -51,6 +53,8 @@ def port(kind: str, image: ImageShape, classes: int = 0) -> Port:
             return Port("backbone", image, outputs=image.channels, classes=classes)
         case "pixels":
             return Port("pixels", image)
+        case "autoregressive":
+            return Port("autoregressive", image, classes=classes)
     raise AssertionError(f"no case for networks of kind {kind}")
 
 
@@ -78,7 +82,7 @@ def inputs(network: Network, count: int) -> tuple[Tensor, ...]:
     match network.kind:
         case "latent_to_image":
             return (torch.randn(count, network.port.latent_size, generator=generator), *labels)
-        case "image_to_vector":
+        case "image_to_vector" | "autoregressive":
             return (images, *labels)
         case "pixels":
             return (images.tanh(), some_pixels(image, count).images)

@@ -191,7 +191,7 @@ class Judge:
         return found
 
 
-def check_images(images: np.ndarray, shape: ImageShape) -> None:
+def check_images(images: np.ndarray, shape: ImageShape, fewest: int = FEWEST_IMAGES) -> None:
     """Raises UserError unless `images` are uint8 (n, height, width, channels), or points float32 (n, 1, 1, 2), of this
     shape, and enough of them."""
     expected = (shape.height, shape.width, shape.channels)
@@ -213,5 +213,5 @@ def check_images(images: np.ndarray, shape: ImageShape) -> None:
             f"(n, height, width, channels); bring them to that shape, or prepare the data at theirs (data.image_size, "
             f"data.channels)"
         )
-    if len(images) < FEWEST_IMAGES:
-        raise UserError(f"{len(images)} images are too few to judge; give {FEWEST_IMAGES} at least, better thousands")
+    if len(images) < fewest:
+        raise UserError(f"{len(images)} images are too few to judge; give {fewest} at least, better thousands")

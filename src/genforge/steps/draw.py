@@ -14,7 +14,7 @@ from genforge.progress import Bar
 from genforge.settings import UserError
 
 TOGETHER = 250  # images that are drawn at once
-_REGISTERED = re.compile(r"[^@/]+@[^@/]+|[^@/]+/[0-9]+")  # name@alias or name/version
+REGISTERED = re.compile(r"[^@/]+@[^@/]+|[^@/]+/[0-9]+")  # name@alias or name/version
 
 
 def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> None:
@@ -58,7 +58,7 @@ def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
         from genforge.models import load
 
         return load(root / model, target, "cuda" if torch.cuda.is_available() else "cpu").draw
-    if not model.startswith("models:/") and not _REGISTERED.fullmatch(model):
+    if not model.startswith("models:/") and not REGISTERED.fullmatch(model):
         raise UserError(
             f"--model {model!r}: should be NAME@ALIAS such as digits@staging, NAME/VERSION such as digits/3, "
             f"a `models:/` address, or a folder with a trained model such as results/models/gan"
