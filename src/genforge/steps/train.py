@@ -6,6 +6,7 @@ were made on the way, for the filmstrip, with the one that the recipe named then
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from genforge.settings import UserError
 from genforge.steps.kept import checkpoints_of, forget_others
 from genforge.steps.labels import label_counts, labels_of
 from genforge.steps.project import Project
+from genforge.steps.together import peers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,43 +67,51 @@ def run(project: Project, name: str | None = None) -> None:
     }
     checkpoints = checkpoints_of(project, name, inputs)
 
-    # Data to the device; networks with weights that hang on the seed alone.
-    data = DeviceData(prepared, "train", project.device, seed=seed, horizontal_flip=flip)
-    seed_everything(seed)
-    objective = build_objective(recipe, prepared.shape, len(prepared.classes))
-    model = Model(objective.exported, build_sampler(recipe.sampler), {})
-
-    parameters = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
-    tags = {"family": recipe.family, "origin": recipe.origin, "inputs": checkpoints.folder.name}
-    with (
-        telling_of_no_room(f"what training {name} leaves behind", project.model(name)),
-        Termination() as termination,
-        tracking.run(project.root, kind="train", name=name, parameters=parameters, tags=tags) as record,
-        termination.at_once(),  # but for the steps, between which the loop hears of it
-    ):
-        trained = train(
+    with peers(project, name) as met:
+        # Data to the device; networks with weights that hang on the seed alone.
+        data = DeviceData(prepared, "train", project.device, seed=seed, horizontal_flip=flip)
+        seed_everything(seed)
+        objective = build_objective(recipe, prepared.shape, len(prepared.classes))
+        model = Model(objective.exported, build_sampler(recipe.sampler), {})
+        learn = functools.partial(
+            train,
             objective,
             data,
             settings,
             device=project.device,
             seed=seed,
-            log=record.metrics,
             checkpoints=checkpoints,
             observe=lambda step, network: pictures_of(model, prepared, FILM_COLUMNS, f"{name} at step {step}"),
             observations=OBSERVATIONS,
-            show=lambda step, images: record.image("samples", step, grid(images, FILM_COLUMNS)),
             title=f"training {name}",
+            peers=met,
         )
-        card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
-        card["code"] = read_json(project.recipe_file(name))["code"]
-        card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
-        with replacing_folder(project.model(name)) as result:
-            write(result, model, card, trained.history, pictures_of(model, prepared, GRID, name))
-            trained.history.write_csv(project.curves(name))
-        record.artifact(project.model(name), "model")
-        record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
-        record.metrics(trained.steps, {"seconds": trained.seconds})
-    forget_others(checkpoints)
+        if not met.is_first:
+            learn()
+            return
+
+        parameters = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
+        tags = {"family": recipe.family, "origin": recipe.origin, "inputs": checkpoints.folder.name}
+        with (
+            telling_of_no_room(f"what training {name} leaves behind", project.model(name)),
+            Termination() as termination,
+            tracking.run(project.root, kind="train", name=name, parameters=parameters, tags=tags) as record,
+            termination.at_once(),  # but for the steps, between which the loop hears of it
+        ):
+            trained = learn(
+                log=record.metrics,
+                show=lambda step, images: record.image("samples", step, grid(images, FILM_COLUMNS)),
+            )
+            card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
+            card["code"] = read_json(project.recipe_file(name))["code"]
+            card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
+            with replacing_folder(project.model(name)) as result:
+                write(result, model, card, trained.history, pictures_of(model, prepared, GRID, name))
+                trained.history.write_csv(project.curves(name))
+            record.artifact(project.model(name), "model")
+            record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
+            record.metrics(trained.steps, {"seconds": trained.seconds})
+        forget_others(checkpoints)
 
 
 def best_recipe(project: Project, name: str) -> Recipe:
