@@ -126,7 +126,9 @@ def train(
             if not peers.is_first:
                 run.observed += 1
                 return
-            with watch.held(), untouched(), _at_its_best(run), termination.at_once():
+            # One of several must not leave by itself: the others would wait for its share of the next step.
+            at_once = termination.at_once() if peers.size == 1 else contextlib.nullcontext()
+            with watch.held(), untouched(), _at_its_best(run), at_once:
                 images = observe(run.step, objective.exported)
             run.observed += 1
             if images is not None:
