@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RANK, WORLD_SIZE = "RANK", "WORLD_SIZE"
+MEETING = "GENFORGE_MEETING"  # the port of a `Meeting`, in the environment of whom its process has started
 
 
 class Peers:
@@ -81,34 +82,66 @@ def is_first() -> bool:
     return _number(RANK, 0) == 0
 
 
+class Meeting:
+    """Where the processes that this one starts meet it, on this machine: a port that the system has chosen."""
+
+    def __init__(self, size: int) -> None:
+        from torch.distributed import TCPStore
+
+        self.size = size
+        self.store = TCPStore("127.0.0.1", 0, world_size=size, is_master=True, wait_for_workers=False)
+
+    def environment(self, rank: int) -> dict[str, str]:
+        """For process number `rank`."""
+        own = {RANK: str(rank), WORLD_SIZE: str(self.size), MEETING: str(self.store.port)}
+        return {**own, "GLOO_SOCKET_IFNAME": "lo"}
+
+    def has_come(self, rank: int) -> bool:
+        return self.store.check([_here(rank)])
+
+
 @contextlib.contextmanager
-def meeting(device: str) -> Iterator[Peers]:
+def meeting(device: str, own: Meeting | None = None) -> Iterator[Peers]:
     """The other processes of this training, met before the block and left after it; `ALONE` where there are none.
 
     Args:
         device: `cpu` (they talk by gloo) or `cuda...` (by NCCL).
+        own: of the process that started the others, once all have come.
 
     Raises:
         UserError: the environment does not say where to meet.
     """
-    if not is_one_of_several():
+    if own is None and not is_one_of_several():
         yield ALONE
         return
-    if missing := [name for name in (RANK, "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+    from torch import distributed
+
+    on_gpu = device.startswith("cuda")
+    backend = "nccl" if on_gpu else "gloo"
+    if own is not None:
+        distributed.init_process_group(backend, store=own.store, rank=0, world_size=own.size)
+    elif MEETING in os.environ:
+        rank, size = _number(RANK, 0), _number(WORLD_SIZE, 1)
+        store = distributed.TCPStore("127.0.0.1", _number(MEETING, 0), is_master=False)
+        store.set(_here(rank), "")
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+    elif missing := [name for name in (RANK, "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise UserError(
             f"{WORLD_SIZE} is {os.environ[WORLD_SIZE]}, but {', '.join(missing)} is not set: start several processes "
             f"by `torchrun`, or set `processes` in params.yaml"
         )
-    from torch import distributed
-
-    on_gpu = device.startswith("cuda")
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    else:
+        distributed.init_process_group(backend)
     try:
         # Words go between CPUs also where tensors go between GPUs: to hear one must not wait for all that a GPU does.
         words = distributed.new_group(backend="gloo") if on_gpu else None
         yield Peers(distributed.get_rank(), distributed.get_world_size(), words)
     finally:
         distributed.destroy_process_group()
+
+
+def _here(rank: int) -> str:
+    return f"process {rank} is here"
 
 
 def _number(name: str, otherwise: int) -> int:

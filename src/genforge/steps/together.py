@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,11 +17,13 @@ from pathlib import Path
 
 from genforge import ownership, parallel, slots
 from genforge.locks import alone
-from genforge.parallel import Peers, meeting
+from genforge.parallel import Meeting, Peers, meeting
 from genforge.settings import UserError
 from genforge.steps.project import Project
 
 SECONDS_TO_LEAVE = 5.0
+SECONDS_BETWEEN_LOOKS = 0.05
+SECONDS_TO_FALL = 1.0  # of a process whose connection is gone already
 DAY = 86400.0
 
 
@@ -38,7 +39,7 @@ def peers(project: Project, name: str) -> Iterator[Peers]:
         with meeting(project.device) as met:
             yield met
         return
-    with _all_devices(project, count), _others(project, name, count), meeting(project.device) as met:
+    with _all_devices(project, count), _others(project, name, count) as place, meeting(project.device, place) as met:
         yield met
 
 
@@ -59,45 +60,43 @@ def _all_devices(project: Project, count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _others(project: Project, name: str, count: int) -> Iterator[None]:
-    """The processes beside this one. Within the block the environment says who and how many we are."""
-    threads = str(max(1, int(os.environ.get("GENFORGE_THREADS") or len(os.sched_getaffinity(0))) // count))
-    meet = {
-        parallel.WORLD_SIZE: str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "GENFORGE_THREADS": threads,
-    }
-    before = {key: os.environ.get(key) for key in (*meet, parallel.RANK)}
-    os.environ.update(meet, RANK="0")
+def _others(project: Project, name: str, count: int) -> Iterator[Meeting]:
+    """The processes beside this one, and where they have come to meet it."""
+    cores = int(os.environ.get("GENFORGE_THREADS") or len(os.sched_getaffinity(0)))
+    os.environ["GENFORGE_THREADS"] = str(max(1, cores // count))
     project.use_threads()
-    logs = {rank: project.state / "together" / f"{name}-{rank}.log" for rank in range(1, count)}
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    place = Meeting(count)
     crew: dict[int, subprocess.Popen[bytes]] = {}
     try:
-        for rank, log in logs.items():
-            crew[rank] = _start(name, rank, log)
-        yield
+        for rank in range(1, count):
+            crew[rank] = _start(name, place.environment(rank), _log(project, name, rank))
+        while not all(place.has_come(rank) for rank in crew):
+            if any(process.poll() is not None for process in crew.values()):
+                raise RuntimeError("a process has ended before it had met the others")
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        yield place
     except RuntimeError as error:
         # Gloo and NCCL can only tell that somebody has gone: who it was, and why, stands in that one's log.
-        time.sleep(1.0)  # its end may be under way
+        time.sleep(SECONDS_TO_FALL)
         gone = [rank for rank, process in crew.items() if process.poll() not in (None, 0)]
         if not gone:
             raise
+        log = _log(project, name, gone[0])
         raise UserError(
-            f"training {name}: process {gone[0]} of {count} ended with status {crew[gone[0]].returncode}; the last "
-            f"lines of {logs[gone[0]]}:\n{_tail(logs[gone[0]])}"
+            f"training {name}: process {gone[0]} of {count} ended with status {crew[gone[0]].returncode}; run again, "
+            f"and training goes on from the last checkpoint. The last lines of {log}:\n{_tail(log)}"
         ) from error
     finally:
         _dismiss(list(crew.values()))
-        for key, value in before.items():
-            os.environ.pop(key, None)
-            if value is not None:
-                os.environ[key] = value
 
 
-def _start(name: str, rank: int, log: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, **ownership.environment(), parallel.RANK: str(rank)}
+def _log(project: Project, name: str, rank: int) -> Path:
+    return project.state / "together" / f"{name}-{rank}.log"
+
+
+def _start(name: str, place: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, **ownership.environment(), **place}
     environment.pop("GENFORGE_PROGRESS", None)  # one bar is enough
     log.parent.mkdir(parents=True, exist_ok=True)
     # -P: a file in the user's folder must not stand in for a package.
@@ -122,12 +121,6 @@ def _dismiss(crew: list[subprocess.Popen[bytes]]) -> None:
 
 def _tail(log: Path, lines: int = 5) -> str:
     return "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def main() -> None:
