@@ -72,6 +72,7 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
 def _step(arguments: argparse.Namespace) -> None:
     from genforge.locks import alone
     from genforge.ownership import end_with_owner, stop_on_signals
+    from genforge.parallel import is_first
 
     end_with_owner()
     stop_on_signals()
@@ -83,7 +84,9 @@ def _step(arguments: argparse.Namespace) -> None:
     check(project.config)  # before any work, also in steps that know no recipe
     project.use_threads()
     words = [arguments.step, *([arguments.name] if arguments.name else [])]
-    with alone(project.lock("@".join(words)), f"do the step {' '.join(words)} here", SECONDS_FOR_A_DYING_ONE):
+    # Of several processes that `torchrun` starts for one training, the first holds the lock for all.
+    lock = alone(project.lock("@".join(words)), f"do the step {' '.join(words)} here", SECONDS_FOR_A_DYING_ONE)
+    with lock if is_first() else contextlib.nullcontext():
         importlib.import_module(f"genforge.steps.{arguments.step}").run(project, arguments.name)
 
 

@@ -208,6 +208,13 @@ class Config(Settings):
 
     seed: int = Field(0, ge=0, lt=2**32, description="of everything that is random and trained")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="that train one model together on this machine, each on a GPU of its own, or sharing the CPU's "
+        "cores; a batch is shared out evenly between them",
+    )
     data: DataSettings = DataSettings()
     extractor: ExtractorSettings = ExtractorSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -180,8 +180,8 @@ class TrainingData(ABC):
 
     @abstractmethod
     def batch(self, turn: int, size: int) -> Batch:
-        """The `turn`-th batch of an endless shuffled stream: the same images whenever it is asked for, so that a run's
-        position in the data is one number."""
+        """Images `turn * size` to `(turn + 1) * size - 1` of an endless shuffled stream: the same ones whenever they
+        are asked for, so that a run's position in the data is one number."""
 
 
 @dataclass

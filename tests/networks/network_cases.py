@@ -113,8 +113,14 @@ class Images(TrainingData):
             yield self._chosen(torch.arange(start, min(start + size, self.count)))
 
     def batch(self, turn: int, size: int) -> Batch:
-        generator = torch.Generator().manual_seed(turn)
-        return self._chosen(torch.randint(self.count, (size,), generator=generator))
+        places = torch.arange(turn * size, (turn + 1) * size)
+        epochs = {epoch: self._order(epoch) for epoch in (places // self.count).unique().tolist()}
+        return self._chosen(
+            torch.tensor([epochs[place // self.count][place % self.count] for place in places.tolist()])
+        )
+
+    def _order(self, epoch: int) -> list[int]:
+        return torch.randperm(self.count, generator=torch.Generator().manual_seed(epoch)).tolist()
 
     def _chosen(self, which: Tensor) -> Batch:
         return Batch(self.images[which], None if self.labels is None else self.labels[which])
