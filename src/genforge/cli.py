@@ -72,6 +72,7 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
 def _step(arguments: argparse.Namespace) -> None:
     from genforge.locks import alone
     from genforge.ownership import end_with_owner, stop_on_signals
+    from genforge.parallel import is_first
 
     end_with_owner()
     stop_on_signals()
@@ -83,7 +84,9 @@ def _step(arguments: argparse.Namespace) -> None:
     check(project.config)  # before any work, also in steps that know no recipe
     project.use_threads()
     words = [arguments.step, *([arguments.name] if arguments.name else [])]
-    with alone(project.lock("@".join(words)), f"do the step {' '.join(words)} here", SECONDS_FOR_A_DYING_ONE):
+    # Of several processes that `torchrun` starts for one training, the first holds the lock for all.
+    lock = alone(project.lock("@".join(words)), f"do the step {' '.join(words)} here", SECONDS_FOR_A_DYING_ONE)
+    with lock if is_first() else contextlib.nullcontext():
         importlib.import_module(f"genforge.steps.{arguments.step}").run(project, arguments.name)
 
 
@@ -156,7 +159,9 @@ def _latent(arguments: argparse.Namespace) -> None:
 
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", type=Path, help="a folder of images, or a uint8 .npy array (images, height, width, channels)"
+        "path",
+        type=Path,
+        help="a folder of images, or a uint8 .npy array (images, height, width, channels); of points float32 (n, 2)",
     )
     _json_argument(parser)
 
@@ -169,6 +174,61 @@ def _judge(arguments: argparse.Namespace) -> None:
     project.use_threads()
     verdict = judge(project, arguments.path)
     print(json.dumps(verdict, indent=2)) if arguments.json else _show(verdict_table(verdict))
+
+
+def _anomaly_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, help="a folder of images, an image, or a uint8 .npy array")
+    parser.add_argument(
+        "--model",
+        help="a recipe of params.yaml, a trained folder, or a registered model such as digits@staging "
+        "(default: of the trained recipes, the one that finds held-out images likeliest)",
+    )
+    parser.add_argument(
+        "--by",
+        metavar="SCORE",
+        help="likelihood, complexity (likelihood less what a compressor needs), typicality, reconstruction or energy "
+        "(default: likelihood)",
+    )
+    parser.add_argument("--against", type=Path, metavar="PATH", help="normal images (default: the held-out ones)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="a .png to write, the strangest images first")
+    _json_argument(parser)
+
+
+def _anomaly(arguments: argparse.Namespace) -> None:
+    from genforge.steps.anomaly import anomaly, anomaly_table
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    result = anomaly(project, arguments.path, arguments.model, arguments.by, arguments.against, arguments.picture)
+    print(json.dumps(result, indent=2)) if arguments.json else _show(anomaly_table(result))
+
+
+def _augment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="conditional: a recipe, a trained folder, or a registered model")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="new or empty; gets a folder a class")
+    parser.add_argument("--count", type=positive, required=True, metavar="N", help="images in all")
+    parser.add_argument("--seed", type=int, default=0, help="image i of a seed is always the same image (default: 0)")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="train classifiers on real images, on these and on both, and test them on held-out real ones",
+    )
+    parser.add_argument(
+        "--repeats", type=positive, default=3, metavar="N", help="--measure: trainings on each (default: 3)"
+    )
+    _json_argument(parser)
+
+
+def _augment(arguments: argparse.Namespace) -> None:
+    from genforge.steps.augment import augment, augmentation_table
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    given = (arguments.out, arguments.count, arguments.seed, arguments.measure, arguments.repeats)
+    result = augment(project, arguments.model, *given)
+    print(json.dumps(result, indent=2)) if arguments.json else _show(augmentation_table(result))
 
 
 def _promote_arguments(parser: argparse.ArgumentParser) -> None:
@@ -280,6 +340,8 @@ COMMANDS = {
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
     "latent": Command("look at the latent space of a model with an encoder", _latent_arguments, _latent),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
+    "augment": Command("write a labelled set of drawn images, and tell what it is worth", _augment_arguments, _augment),
+    "anomaly": Command("find the images that are strangest to a trained model", _anomaly_arguments, _anomaly),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
     "promote": Command("give an alias to a registered version, by hand", _promote_arguments, _promote),
     "rollback": Command("give an alias back to the version that held it before", _rollback_arguments, _rollback),

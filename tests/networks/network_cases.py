@@ -12,6 +12,7 @@ from genforge.catalog import NETWORKS, build_network, target
 from genforge.contracts import Batch, ImageShape, Network, Port, TrainingData, to_network
 from genforge.networks.baselines import Baseline
 from genforge.networks.pixels import Pixels
+from genforge.settings import Settings
 
 # Smaller than the defaults, so that every size is tested in a moment.
 SMALL: dict[str, dict[str, Any]] = {
@@ -22,9 +23,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet-generator": {"width": 8},
     "resnet-critic": {"width": 8},
     "unet": {"width": 8},
+    "realnvp": {"width": 8, "blocks": 1, "couplings": 2},
+    "realnvp-mlp": {"width": 16, "layers": 1, "couplings": 4},
+    "mlp-backbone": {"width": 16, "blocks": 1},
     "ddpm-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "edm-denoiser": {"backbone": {"name": "unet", "width": 8, "time_embedding": "fourier"}},
     "flow-matching-denoiser": {"backbone": {"name": "unet", "width": 8}},
+    "pixelcnn": {"width": 8, "layers": 3, "features": 8, "mixtures": 3},
+    "pixel-transformer": {"width": 8, "layers": 1, "heads": 2, "features": 8, "mixtures": 3},
     "gaussian": {"components": 8},
     "mixture": {"components": 2, "dimensions": 16},
     "kernel-density": {"images": 20},
@@ -47,6 +53,8 @@ def port(kind: str, image: ImageShape, classes: int = 0) -> Port:
             return Port("backbone", image, outputs=image.channels, classes=classes)
         case "pixels":
             return Port("pixels", image)
+        case "autoregressive":
+            return Port("autoregressive", image, classes=classes)
     raise AssertionError(f"no case for networks of kind {kind}")
 
 
@@ -54,7 +62,10 @@ def build(name: str, image: ImageShape, classes: int = 0, **settings: Any) -> Ne
     """The small network with every weight moved off zero, so that no zero-initialised layer hides what is before it."""
     torch.manual_seed(0)
     kind = target("network", name).kind
-    network = build_network({"name": name, **SMALL.get(name, {}), **settings}, port(kind, image, classes), "test")
+    small = SMALL.get(name, {})
+    if image.is_point and "backbone" in small:
+        small = {"backbone": {"name": "mlp-backbone", **SMALL["mlp-backbone"]}}
+    network = build_network({"name": name, **small, **settings}, port(kind, image, classes), "test")
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.02 * torch.randn_like(weight))
@@ -71,7 +82,7 @@ def inputs(network: Network, count: int) -> tuple[Tensor, ...]:
     match network.kind:
         case "latent_to_image":
             return (torch.randn(count, network.port.latent_size, generator=generator), *labels)
-        case "image_to_vector":
+        case "image_to_vector" | "autoregressive":
             return (images, *labels)
         case "pixels":
             return (images.tanh(), some_pixels(image, count).images)
@@ -102,8 +113,14 @@ class Images(TrainingData):
             yield self._chosen(torch.arange(start, min(start + size, self.count)))
 
     def batch(self, turn: int, size: int) -> Batch:
-        generator = torch.Generator().manual_seed(turn)
-        return self._chosen(torch.randint(self.count, (size,), generator=generator))
+        places = torch.arange(turn * size, (turn + 1) * size)
+        epochs = {epoch: self._order(epoch) for epoch in (places // self.count).unique().tolist()}
+        return self._chosen(
+            torch.tensor([epochs[place // self.count][place % self.count] for place in places.tolist()])
+        )
+
+    def _order(self, epoch: int) -> list[int]:
+        return torch.randperm(self.count, generator=torch.Generator().manual_seed(epoch)).tolist()
 
     def _chosen(self, which: Tensor) -> Batch:
         return Batch(self.images[which], None if self.labels is None else self.labels[which])
@@ -117,4 +134,20 @@ def some_pixels(image: ImageShape, count: int = 64, classes: int = 0) -> Images:
 
 ALL = sorted(NETWORKS)
 CONDITIONED = [name for name in ALL if not issubclass(target("network", name), Baseline | Pixels)]  # on labels
+OF_POINTS = [name for name in ALL if target("network", name).takes_points]
 EIGHT = ImageShape(1, 8, 8)
+
+
+class Echo(Network):
+    """A backbone for gray 8x8 images that gives what it is told to, and remembers what it was asked."""
+
+    kind = "backbone"
+    settings_type = Settings
+
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__(Settings(), Port("backbone", ImageShape(1, 8, 8), outputs=1))
+        self.answer, self.images, self.time = answer, torch.empty(0), torch.empty(0)
+
+    def forward(self, images: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.images, self.time = images, time
+        return self.answer

@@ -4,7 +4,7 @@ A law maps a decoded image and an image, both (n, c, h, w), to the log-likelihoo
 which scale of the data it assumes:
 
 gaussian-pixels: values in [-1, 1] as they are, continuous; a density. Its probability of an 8-bit image is the mass of
-    the normal in the cells that are rounded to its levels.
+    the normal in the cells that are rounded to its levels; of points, which are not rounded, it stays a density.
 logistic-pixels: levels of 8-bit images, 2/255 apart in [-1, 1]; a probability.
 bernoulli-pixels: values 0 and 1, given as -1 and 1; a probability. Grays are turned to black or white first.
 
@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genforge.contracts import CELL, EIGHT_BIT, Network, Port, PortKind
+from genforge.contracts import CELL, EIGHT_BIT, POINTS, Network, Port, PortKind
 from genforge.settings import Settings
 
 SMALLEST_LOG_SIGMA = -6.0  # where Rybkin et al. bound it: half a step of 8-bit pixels is exp(-5.5)
@@ -70,11 +70,13 @@ class GaussianPixels(Pixels):
     calibrated decoders", section 4.2."""
 
     settings_type = GaussianPixelsSettings
+    takes_points = True
     log_sigma: Tensor  # scalar
 
     def __init__(self, settings: GaussianPixelsSettings, port: Port) -> None:
         super().__init__(settings, port)
         self.scale, self.calibrates = settings.scale, settings.scale == "calibrated"
+        self.of = POINTS if port.image.is_point else EIGHT_BIT
         log_sigma = torch.tensor(math.log(settings.sigma))
         if self.scale == "learned":
             self.log_sigma = nn.Parameter(log_sigma)
@@ -91,6 +93,8 @@ class GaussianPixels(Pixels):
         return -gaussian_nats(images, decoded, self.log_scale(decoded, images))
 
     def log_probability(self, decoded: Tensor, images: Tensor) -> Tensor:
+        if self.port.image.is_point:
+            return self(decoded, images)
         sigma = self.log_scale(decoded, images).double().exp()
         away, half = (images.double() - decoded.double()) / sigma, CELL / 2 / sigma
         # Seen from the far side, where the distribution function is small and its logarithm is exact.

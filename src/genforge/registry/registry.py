@@ -441,6 +441,26 @@ def load_model(root: Path, uri: str, device: str = "auto") -> Any:
         raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
 
 
+def fetch(root: Path, uri: str, target: Path) -> Path:
+    """The folder of a registered model as training left it (model.json and weights; no companions), below `target`.
+
+    Raises:
+        Unusable: there is no such model, version or alias, or its files are gone.
+        UserError: the store does not answer.
+    """
+    client = mlflow_store.connect(root)
+    mlflow_store.check_answers(client, root)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target)))
+    except MlflowException as error:
+        kind = Unusable if error.error_code == "RESOURCE_DOES_NOT_EXIST" else UserError
+        raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
+    return found / "artifacts" / "model"
+
+
 def check_shape(model: Any, shape: ImageShape) -> None:
     """Raises Unusable unless the loaded model draws images of this shape."""
     drawn = tuple(model.metadata.signature.outputs.inputs[0].shape[1:])

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from genforge.files import replacing_folder, write_array
-from genforge.pictures import grid, save_png
+from genforge.pictures import save_png, sheet
 from genforge.progress import Bar
 from genforge.settings import UserError
 
 TOGETHER = 250  # images that are drawn at once
-_REGISTERED = re.compile(r"[^@/]+@[^@/]+|[^@/]+/[0-9]+")  # name@alias or name/version
+REGISTERED = re.compile(r"[^@/]+@[^@/]+|[^@/]+/[0-9]+")  # name@alias or name/version
 
 
 def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> None:
@@ -22,8 +22,8 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> 
 
     Args:
         model: `digits@staging`, `digits/3`, an MLflow URI (`models:/...`), or a trained folder (`results/models/gan`).
-        out: a `.png` (one grid), a `.npy` (uint8 (images, height, width, channels)), or a folder that is new or empty
-            (one PNG an image).
+        out: a `.png` (one grid), a `.npy` (uint8 (images, height, width, channels); points float32), or a folder that
+            is new or empty (one PNG an image).
 
     Raises:
         UserError: there is no such model, or nothing can be written like this.
@@ -58,7 +58,7 @@ def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
         from genforge.models import load
 
         return load(root / model, target, "cuda" if torch.cuda.is_available() else "cpu").draw
-    if not model.startswith("models:/") and not _REGISTERED.fullmatch(model):
+    if not model.startswith("models:/") and not REGISTERED.fullmatch(model):
         raise UserError(
             f"--model {model!r}: should be NAME@ALIAS such as digits@staging, NAME/VERSION such as digits/3, "
             f"a `models:/` address, or a folder with a trained model such as results/models/gan"
@@ -73,7 +73,7 @@ def _writer(out: Path) -> Callable[[Path, np.ndarray], None]:
     if out.suffix == ".npy":
         return write_array
     if out.suffix == ".png":
-        return lambda path, images: save_png(path, grid(images))
+        return lambda path, images: save_png(path, sheet(images))
     if out.suffix:
         raise UserError(f"--out {out}: should end with .png or .npy, or be a folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -82,6 +82,8 @@ def _writer(out: Path) -> Callable[[Path, np.ndarray], None]:
 
 
 def _write_folder(out: Path, images: np.ndarray) -> None:
+    if images.dtype != np.uint8:
+        raise UserError(f"--out {out}: points are no images of their own; name a .png (all as dots) or a .npy")
     digits = max(5, len(str(len(images) - 1)))
     with replacing_folder(out) as folder:
         for number, image in enumerate(images):

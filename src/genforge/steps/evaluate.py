@@ -178,10 +178,10 @@ def at_infinity(reference: Reference, seen: Sequence[Features]) -> dict[str, Any
 def around(found: dict[str, Any], error: float | None) -> dict[str, Any]:
     """The interval that holds the expectation with 95%, by the standard error; or, of what is no function of the images
     that were drawn, by Student's t over the seeds."""
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit  # quantiles of a normal and of Student's t, without all of `scipy.stats`
 
     seeds, quantile = len(found["values"]), 0.5 + CONFIDENCE / 2
-    reach = norm.ppf(quantile) * error if error is not None else t.ppf(quantile, seeds - 1) * found["std"] / seeds**0.5
+    reach = ndtri(quantile) * error if error is not None else stdtrit(seeds - 1, quantile) * found["std"] / seeds**0.5
     low, high = found["mean"] - reach, found["mean"] + reach
     return {"standard_error": error, "low": float(low), "high": float(high), "confidence": CONFIDENCE}
 
