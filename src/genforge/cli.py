@@ -122,19 +122,54 @@ def _gates(arguments: argparse.Namespace) -> None:
 
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", required=True, metavar="NAME@ALIAS", help="a registered model, such as digits@staging"
+        "--model",
+        required=True,
+        metavar="NAME@ALIAS",
+        help="a registered model, such as digits@staging, or a trained recipe of params.yaml",
     )
     parser.add_argument("-n", "--images", type=int, default=64, help="how many (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="image i of a seed is always the same image (default: 0)")
     parser.add_argument(
         "--out", type=Path, default=Path("grid.png"), help="a .png grid, a .npy array, or a folder of PNGs"
     )
+    given = parser.add_argument_group(
+        "pictures that are given", "of a model that denoises: an image, a folder of images or a .npy array"
+    )
+    given.add_argument("--from", type=Path, dest="pictures", metavar="PICTURES", help="draw images like these")
+    given.add_argument("--inpaint", type=Path, metavar="PICTURES", help="draw a part of these anew, see --mask")
+    given.add_argument(
+        "--mask",
+        metavar="MASK",
+        help="which part: top, bottom, left, right, middle, or an image whose white is drawn anew and whose black is "
+        "kept",
+    )
+    given.add_argument(
+        "--strength",
+        type=float,
+        metavar="SHARE",
+        help="share of the sampler's steps that are made, above 0 to 1: how much may change (default: 0.6 with --from, "
+        "1 with --inpaint)",
+    )
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from genforge.steps.draw import draw
+    pictures, inpaint = arguments.pictures, arguments.inpaint
+    if pictures and inpaint:
+        raise UserError("--from and --inpaint exclude each other: the one changes all of a picture, the other a part")
+    if bool(inpaint) != (arguments.mask is not None):
+        raise UserError("--inpaint and --mask belong together: which picture, and which part of it is drawn anew")
+    if arguments.strength is not None and not (pictures or inpaint):
+        raise UserError("--strength says how much of a picture may change; name the picture with --from or --inpaint")
+    if pictures or inpaint:
+        from genforge.steps.edit import Request, edit
 
-    draw(arguments.model, arguments.images, arguments.seed, arguments.out)
+        strength = arguments.strength if arguments.strength is not None else 1.0 if inpaint else 0.6
+        request = Request(inpaint or pictures, arguments.mask, strength)
+        edit(arguments.model, request, arguments.images, arguments.seed, arguments.out)
+    else:
+        from genforge.steps.draw import draw
+
+        draw(arguments.model, arguments.images, arguments.seed, arguments.out)
     print(arguments.out)
 
 

@@ -60,12 +60,16 @@ class Model:
         self, seed: int, count: int, first: int = 0, labels: Tensor | None = None, batch_size: int = 250
     ) -> Iterator[np.ndarray]:
         """`draw` in pieces of at most `batch_size` images, as they are made."""
+        for part in self.request(seed, count, first, labels).split(batch_size):
+            yield to_pixels(self.sampler.sample(self.network, part)).cpu().numpy()
+
+    def request(self, seed: int, count: int, first: int = 0, labels: Tensor | None = None) -> Draw:
+        """What `draw` asks of the sampler."""
         indices = torch.arange(first, first + count, dtype=torch.int64)
         if labels is None and self.classes:
             counts = np.array(self.card.get("label_counts") or [1] * self.classes)
             labels = torch.from_numpy(in_proportion(counts, first + count)[first:])
-        for part in Draw(seed, indices, labels).split(batch_size):
-            yield to_pixels(self.sampler.sample(self.network, part)).cpu().numpy()
+        return Draw(seed, indices, labels)
 
 
 def digest(folder: Path) -> str:

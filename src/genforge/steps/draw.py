@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from genforge.config import NAME_RULE
 from genforge.files import replacing_folder, write_array
 from genforge.pictures import grid, save_png
 from genforge.progress import Bar
@@ -21,7 +22,8 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> 
     """Write images 0 to `images - 1` of `seed` to `out`.
 
     Args:
-        model: `digits@staging`, `digits/3`, an MLflow URI (`models:/...`), or a trained folder (`results/models/gan`).
+        model: `digits@staging`, `digits/3`, an MLflow URI (`models:/...`), a trained recipe of the project
+            (`gan`), or a trained folder (`results/models/gan`).
         out: a `.png` (one grid), a `.npy` (uint8 (images, height, width, channels)), or a folder that is new or empty
             (one PNG an image).
 
@@ -30,22 +32,19 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> 
     """
     if images < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n should be 1 or more and --seed 0 to 2^63 - 1, not {images} and {seed}")
-    write = _writer(out)
+    write = writer(out)
     source = _source(model, root)
     parts = []
     with Bar(f"drawing from {model}", images, "images") as bar:
         for first in range(0, images, TOGETHER):
             parts.append(source(seed, min(TOGETHER, images - first), first))
             bar.advance(len(parts[-1]))
-    try:
-        write(out, np.concatenate(parts))
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
+    write(out, np.concatenate(parts))
 
 
 def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
     """What gives images from seed, count and first."""
-    place = root / model
+    place = trained_folder(model, root)
     if place.is_file() or (place.is_dir() and not (place / "model.json").is_file()):
         raise UserError(
             f"--model {model}: is no trained model of genforge: that is a folder with model.json and "
@@ -57,28 +56,65 @@ def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
         from genforge.catalog import target
         from genforge.models import load
 
-        return load(root / model, target, "cuda" if torch.cuda.is_available() else "cpu").draw
-    if not model.startswith("models:/") and not _REGISTERED.fullmatch(model):
-        raise UserError(
-            f"--model {model!r}: should be NAME@ALIAS such as digits@staging, NAME/VERSION such as digits/3, "
-            f"a `models:/` address, or a folder with a trained model such as results/models/gan"
-        )
+        return load(place, target, "cuda" if torch.cuda.is_available() else "cpu").draw
     from genforge.registry import registry
 
-    loaded = registry.load_model(root, model if model.startswith("models:/") else f"models:/{model}")
+    loaded = registry.load_model(root, address(model))
     return lambda seed, count, first: registry.draw(loaded, count, seed, first, TOGETHER)
 
 
-def _writer(out: Path) -> Callable[[Path, np.ndarray], None]:
-    if out.suffix == ".npy":
-        return write_array
-    if out.suffix == ".png":
-        return lambda path, images: save_png(path, grid(images))
-    if out.suffix:
+def trained_folder(model: str, root: Path) -> Path:
+    """Where the trained model `model` lies, if it is one of this machine's: a folder, or a recipe of the project."""
+    of_recipe = root / "results" / "models" / model
+    return (
+        of_recipe if NAME_RULE.fullmatch(model) and of_recipe.is_dir() and not (root / model).exists() else root / model
+    )
+
+
+def address(model: str) -> str:
+    """MLflow's address of a registered model.
+
+    Raises:
+        UserError: `model` is no name of one.
+    """
+    if model.startswith("models:/"):
+        return model
+    if not _REGISTERED.fullmatch(model):
+        raise UserError(
+            f"--model {model!r}: should be NAME@ALIAS such as digits@staging, NAME/VERSION such as digits/3, "
+            f"a `models:/` address, a trained recipe of this project, or a folder with a trained model such as "
+            f"results/models/gan"
+        )
+    return f"models:/{model}"
+
+
+def writer(out: Path, columns: int = 0) -> Callable[[Path, np.ndarray], None]:
+    """What writes images to `out`, by its ending. It raises UserError when that cannot be written.
+
+    Args:
+        columns: of a `.png`'s grid; 0 makes it as square as it can be.
+
+    Raises:
+        UserError: there is no such form, or something is there already.
+    """
+    if out.suffix not in ("", ".npy", ".png"):
         raise UserError(f"--out {out}: should end with .png or .npy, or be a folder")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: is there already and not an empty folder; name another one")
-    return _write_folder
+
+    def write(path: Path, images: np.ndarray) -> None:
+        try:
+            match out.suffix:
+                case ".npy":
+                    write_array(path, images)
+                case ".png":
+                    save_png(path, grid(images, columns))
+                case _:
+                    _write_folder(path, images)
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
+
+    return write
 
 
 def _write_folder(out: Path, images: np.ndarray) -> None:
