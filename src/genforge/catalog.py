@@ -40,6 +40,7 @@ OBJECTIVES: dict[str, str] = {
     "adversarial": "genforge.objectives.adversarial:Adversarial",
     "variational": "genforge.objectives.variational:Variational",
     "denoising": "genforge.objectives.denoising:Denoising",
+    "consistency": "genforge.objectives.consistency:Consistency",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
 }
 SAMPLERS: dict[str, str] = {
@@ -49,6 +50,7 @@ SAMPLERS: dict[str, str] = {
     "euler": "genforge.samplers.euler:Euler",
     "heun": "genforge.samplers.heun:Heun",
     "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
+    "consistency": "genforge.samplers.consistency:Consistency",
 }
 GATES: dict[str, str] = {
     "finite": "genforge.evaluation.gates.finite:Finite",

@@ -146,8 +146,12 @@ class DiffusionSampler(Sampler):
         elif spacing == "logarithmic":
             levels = torch.logspace(math.log10(high), math.log10(low), steps)
         else:
-            return network.sampling_sigmas(steps)
+            return self.own_grid(network, steps)
         return torch.cat([levels, levels.new_zeros(1)])
+
+    def own_grid(self, network: Denoiser, steps: int) -> Tensor:
+        """The grid of `spacing: own`: float32 (steps + 1,), falling, the last zero."""
+        return network.sampling_sigmas(steps)
 
     @torch.no_grad()
     def sample(self, network: Network, draw: Draw) -> Tensor:
