@@ -16,11 +16,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from genforge.files import write_json
 from genforge.progress import say
 from genforge.settings import UserError
 
+T = TypeVar("T")
 STEPS = {
     "resolve": "check every recipe of params.yaml and write it out in full",
     "ingest": "bring the raw images or their listing to data/raw",
@@ -173,6 +175,31 @@ def _sample(arguments: argparse.Namespace) -> None:
     print(arguments.out)
 
 
+def _samplers_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a trained one of params.yaml that denoises")
+    parser.add_argument(
+        "--steps", type=_several(positive), default=[5, 10, 20, 50], metavar="N,N,...", help="default: 5,10,20,50"
+    )
+    parser.add_argument(
+        "--samplers", type=_several(str), metavar="NAME,NAME,...", help="default: all that suit what was trained"
+    )
+    _json_argument(parser)
+
+
+def _samplers(arguments: argparse.Namespace) -> None:
+    from genforge.steps.project import Project
+    from genforge.steps.samplers import compare, comparison_table
+
+    project = Project.load()
+    project.use_threads()
+    found = compare(project, arguments.recipe, arguments.steps, arguments.samplers)
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        _show(comparison_table(found))
+        print(project.samplers(arguments.recipe))
+
+
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", type=Path, help="a folder of images, or a uint8 .npy array (images, height, width, channels)"
@@ -279,6 +306,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def _several(one: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """Several of what `one` reads, with commas between them, for argparse."""
+
+    def read(text: str) -> list[T]:
+        return [one(part.strip()) for part in text.split(",")]
+
+    read.__name__ = f"{one.__name__}s"
+    return read
+
+
 def _port(text: str) -> int:
     """A port, for argparse."""
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
@@ -297,6 +334,7 @@ COMMANDS = {
     "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
     "gates": Command("say in words why a model may hold an alias, or may not", _gates_arguments, _gates),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
+    "samplers": Command("compare samplers and steps on a trained denoiser", _samplers_arguments, _samplers),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
     "promote": Command("give an alias to a registered version, by hand", _promote_arguments, _promote),

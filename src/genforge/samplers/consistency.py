@@ -9,6 +9,8 @@ thousandth and less of what can be seen.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ from genforge.samplers.diffusion import DiffusionSampler, Step
 
 
 class Consistency(DiffusionSampler):
+    jumps: ClassVar[bool] = True
+
     def step(self, at: Step) -> Tensor:
         return at.clean + at.following * at.fresh()
 

@@ -106,6 +106,7 @@ class DiffusionSampler(Sampler):
     kinds: ClassVar[tuple[str, ...]] = ("denoiser",)
     settings_type: ClassVar[type[Settings]] = DiffusionSettings
     settings: DiffusionSettings
+    jumps: ClassVar[bool] = False  # made for a network that gives the end of the way, not the mean of what may be there
 
     def __init__(self, settings: Settings) -> None:
         assert isinstance(settings, DiffusionSettings)
