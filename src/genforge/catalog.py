@@ -1,8 +1,8 @@
 """The table of contents: every name that a recipe may use, and how a recipe becomes objects.
 
-Adding a network, an objective or a sampler takes its file, its line here and a recipe that uses it; it inherits the
-contract tests, which run over these tables. Targets are `module:class`, imported when first used, so that listing
-recipes does not import torch's world.
+Adding a network, an objective, a sampler or a density takes its file, its line here and a recipe that uses it; it
+inherits the contract tests, which run over these tables. Targets are `module:class`, imported when first used, so that
+listing recipes does not import torch's world.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from pydantic import Field, field_validator
 
-from genforge.contracts import SMALLEST, ImageShape, Network, Objective, Port, Sampler
+from genforge.contracts import SMALLEST, Density, ImageShape, Network, Objective, Port, Sampler
 from genforge.files import read_yaml
 from genforge.imports import code_digest
 from genforge.settings import Settings, UserError, nearest
@@ -51,6 +51,9 @@ SAMPLERS: dict[str, str] = {
     "heun": "genforge.samplers.heun:Heun",
     "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
     "consistency": "genforge.samplers.consistency:Consistency",
+}
+DENSITIES: dict[str, str] = {
+    "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
 }
 GATES: dict[str, str] = {
     "finite": "genforge.evaluation.gates.finite:Finite",
@@ -114,7 +117,8 @@ RecipeSearch.model_rebuild()
 
 
 class Recipe(Settings):
-    """A network, an objective and a sampler named together, with settings, budget and search space."""
+    """A network, an objective and a sampler named together, with settings, budget and search space; and a density,
+    where the likelihood of images can be told."""
 
     origin: str = Field(description="the library's recipe that this one started from")
     description: str
@@ -122,6 +126,7 @@ class Recipe(Settings):
     networks: dict[str, dict[str, Any]]
     objective: dict[str, Any]
     sampler: dict[str, Any]
+    density: dict[str, Any] | None = Field(None, description="what tells likelihoods; null: nothing does")
     training: dict[str, Any] = Field(default_factory=dict)
     search: RecipeSearch = RecipeSearch()
 
@@ -136,7 +141,7 @@ class Recipe(Settings):
         return sorted({name.partition(":")[0] for name in names} | {"genforge.training.loop"})
 
     def modules(self) -> list[str]:
-        """Modules whose code decides what this recipe gives, for its digest."""
+        """Modules whose code decides what this recipe gives, for its digest. Not what is told of it: no density's."""
         return sorted({*self.training_modules(), SAMPLERS[self.sampler["name"]].partition(":")[0]})
 
     def code_digest(self) -> str:
@@ -169,9 +174,27 @@ class Exported:
         return sorted({name.partition(":")[0] for name in names})
 
 
+def beside(recipe: Recipe, image: ImageShape, classes: int) -> dict[str, Any]:
+    """What model.json says beside `exported`: the role of the exported network, its companions, and the density."""
+    kind = target("objective", recipe.objective["name"])
+    settings = kind.settings_type.read(_without_name(recipe.objective), "objective")
+    ports = kind.ports(settings, image, classes)
+    companions = {
+        role: {"network": recipe.networks[role], "port": {**vars(ports[role]), "image": vars(image)}}
+        for role in kind.companions()
+    }
+    return {"role": kind.exported_role(), "companions": companions, "density": recipe.density}
+
+
 def target(table: str, name: str, where: str = "") -> Any:
     """The class behind a name. Raises UserError with the nearest name when there is none."""
-    entries = {"network": NETWORKS, "objective": OBJECTIVES, "sampler": SAMPLERS, "gate": GATES}[table]
+    entries = {
+        "network": NETWORKS,
+        "objective": OBJECTIVES,
+        "sampler": SAMPLERS,
+        "density": DENSITIES,
+        "gate": GATES,
+    }[table]
     if name not in entries:
         place = f"{where}{'' if table == 'gate' else '.name'}: " if where else ""
         raise UserError(f"{place}no {table} is called {name!r}; {nearest(str(name), sorted(entries))}")
@@ -249,6 +272,7 @@ def _filled(recipe: Recipe, where: str) -> Recipe:
         },
         "objective": _fill("objective", recipe.objective, f"{where}.objective"),
         "sampler": _fill("sampler", recipe.sampler, f"{where}.sampler"),
+        "density": recipe.density and _fill("density", recipe.density, f"{where}.density"),
         "training": _training_settings(recipe.training, f"{where}.training"),
     }
     recipe = recipe.model_copy(update=filled)
@@ -351,6 +375,11 @@ def build_sampler(choice: Mapping[str, Any], where: str = "sampler") -> Sampler:
     return cast(Sampler, kind(kind.settings_type.read(_without_name(choice), where)))
 
 
+def build_density(choice: Mapping[str, Any], where: str = "density") -> Density:
+    kind = target("density", choice["name"], where)
+    return cast(Density, kind(kind.settings_type.read(_without_name(choice), where)))
+
+
 def _without_name(choice: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in choice.items() if key != "name"}
 
@@ -385,7 +414,8 @@ def _training_settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check_fit(recipe: Recipe, where: str) -> None:
-    """Roles are all played, by networks of the right kind, and the sampler can draw from the exported one."""
+    """Roles are all played, by networks of the right kind; the sampler can draw from the exported one, and the density,
+    where there is one, can tell likelihoods of it."""
     kind = target("objective", recipe.objective["name"])
     settings = kind.settings_type.read(_without_name(recipe.objective), f"{where}.objective")
     ports = kind.ports(settings, ImageShape(1, 32, 32), 0)
@@ -402,14 +432,17 @@ def _check_fit(recipe: Recipe, where: str) -> None:
                 f"{where}.networks.{role}.name: {recipe.networks[role]['name']!r} is of kind {played.kind}, but the "
                 f"role takes {port.kind}: {', '.join(fitting)}"
             )
-    sampler = target("sampler", recipe.sampler["name"])
     kind_out = ports[kind.exported_role()].kind
-    if kind_out not in sampler.kinds:
-        fitting = sorted(name for name in SAMPLERS if kind_out in target("sampler", name).kinds)
-        raise UserError(
-            f"{where}.sampler.name: {recipe.sampler['name']!r} cannot draw from a {kind_out} network; "
-            f"these can: {', '.join(fitting)}"
-        )
+    parts = [("sampler", SAMPLERS, recipe.sampler, "draw from")]
+    if recipe.density is not None:
+        parts.append(("density", DENSITIES, recipe.density, "tell likelihoods of"))
+    for table, names, choice, what in parts:
+        if kind_out not in target(table, choice["name"]).kinds:
+            suited = ", ".join(sorted(name for name in names if kind_out in target(table, name).kinds))
+            raise UserError(
+                f"{where}.{table}.name: {choice['name']!r} cannot {what} a {kind_out} network; "
+                f"these can: {suited or 'none'}"
+            )
 
 
 def _check_built(recipe: Recipe, where: str) -> None:
@@ -421,6 +454,8 @@ def _check_built(recipe: Recipe, where: str) -> None:
             for side in (2 * SMALLEST, SMALLEST):
                 objective = build_objective(recipe, ImageShape(1, side, side), classes=2)
             build_sampler(recipe.sampler).check(objective.exported)
+            if recipe.density is not None:
+                build_density(recipe.density).check(objective.exported)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     names = [player.name for player in objective.players]

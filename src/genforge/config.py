@@ -123,6 +123,12 @@ class EvaluationSettings(Settings):
         description="names of the metrics (`fid`, `kid`, `is`, `precision`, `recall`, `density`, `coverage`, `mind`, "
         "`classes`, `duplicates`, `feature_diversity`, `path_length`); null: all that cost little with the extractor",
     )
+    likelihood_images: int | None = Field(
+        1000,
+        ge=2,
+        description="held-out images whose likelihood is told, of models whose recipe names a density: always the same "
+        "ones; null: all",
+    )
     fid_infinity: bool = Field(
         False,
         description="also FID without its bias from finite images, followed to 1 / N = 0 (Chong and Forsyth 2020)",

@@ -1,4 +1,4 @@
-"""What the rooms promise each other: images, ports, batches, players, objectives, samplers.
+"""What the rooms promise each other: images, ports, batches, players, objectives, samplers, densities.
 
 Images are uint8 NHWC on disk and float NCHW in [-1, 1] in networks; the two functions below are the only doors.
 Gray stays one channel everywhere but at the feature extractor's own door.
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from genforge.settings import Settings, UserError
 
+CELL = 2 / 255  # of [-1, 1]: how far apart the levels of 8-bit images lie
 SMALLEST, LARGEST, MULTIPLE = 8, 64, 4  # pixels: image sides that the networks of the catalog take
 
 
@@ -178,12 +179,23 @@ class Objective(ABC):
     def exported_role(cls) -> str:
         """The role whose network draws images after training: what EMA follows, what is saved, what a sampler gets."""
 
+    @classmethod
+    def companions(cls) -> tuple[str, ...]:
+        """Roles whose networks are kept beside the exported one, with EMA as it: what a density or an encoder of new
+        images needs and drawing does not. An objective that has some sets `networks`."""
+        return ()
+
     @abstractmethod
     def __init__(self, settings: Settings, networks: Mapping[str, Network]) -> None: ...
 
     players: list[Player]  # empty for what has a closed form: then `prepare` does all the work and no step is run
     exported: Network
+    networks: Mapping[str, Network]  # by role, companions among them; not needed where there are none
     differentiates_gradients: bool = False  # a loss holds gradients, such as a penalty on slopes
+
+    def kept(self) -> dict[str, Network]:
+        """The networks that stay after training, by role: the exported one, then its companions."""
+        return {self.exported_role(): self.exported, **{role: self.networks[role] for role in self.companions()}}
 
     def prepare(self, data: TrainingData) -> None:
         """Called before the first step: fit what has a closed form. Called again when a stopped run is resumed, before
@@ -199,7 +211,8 @@ class Objective(ABC):
         return None
 
     def finish(self, data: TrainingData) -> None:
-        """Called once after the last step, with EMA weights in `exported` (an autoencoder fits its latent prior)."""
+        """Called once after the last step, with EMA weights in all that is `kept`, in evaluation mode (an autoencoder
+        fits its latent prior)."""
         return None
 
     def state(self) -> dict[str, Tensor]:
@@ -254,3 +267,46 @@ class Sampler(ABC):
     @abstractmethod
     def sample(self, network: Network, draw: Draw) -> Tensor:
         """Images, float (n, c, h, w), nominally in [-1, 1], on the network's device."""
+
+
+EIGHT_BIT = "8-bit images"
+
+
+class Density(ABC):
+    """Tells how likely images are under a trained model, as a sampler draws from it. `no_grad` belongs inside.
+
+    Class attributes: `kinds` (which kinds of exported network it can tell it of), `settings_type`.
+    Attributes: `exact`, False where what it tells is a lower bound on the log-likelihood; `how`, words that stand
+    beside each number, such as "importance-weighted bound, 64 samples" or "exact; uniform dequantisation, 1 draw".
+    """
+
+    kinds: ClassVar[tuple[str, ...]]
+    settings_type: ClassVar[type[Settings]]
+    exact: bool
+    how: str
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def check(self, network: Network) -> None:
+        """Raises UserError when these settings do not suit the exported network: asked before anything is trained."""
+        return None
+
+    def of(self, networks: Mapping[str, Network]) -> str:
+        """Of what the likelihood is told. Likelihoods of different things, such as 8-bit images and binarised ones, are
+        never compared."""
+        return EIGHT_BIT
+
+    @abstractmethod
+    def log_likelihood(self, networks: Mapping[str, Network], images: Tensor, draw: Draw) -> Tensor:
+        """Natural logarithm of the probability of each image, or a lower bound on it: (n,) float32 or float64, nats.
+
+        Of 8-bit images the probability of the 8-bit image: how levels are made continuous is the density's own affair,
+        and stated in `how`. Of points, the density in the coordinates in which networks see them.
+
+        Args:
+            networks: the exported one under its role and its companions under theirs, in evaluation mode.
+            images: float (n, c, h, w) in [-1, 1], on the networks' device.
+            draw: the seed of the density's own noise; indices (n,), so that an image has the same noise at any batch
+                size; labels (n,) or None.
+        """

@@ -160,6 +160,29 @@ def test_what_was_exported_is_built_again_and_draws_the_same(name: str) -> None:
     torch.testing.assert_close(sampler.sample(network.eval(), draw), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", [name for name in LIBRARY if resolve(name).density])
+def test_a_density_tells_each_image_by_itself(name: str) -> None:
+    """The same number at any batch size, in any order, under another seed another or the same, always finite."""
+    image = ImageShape(1, 8, 8)
+    recipe, data = resolve(name), labelled_pixels(image)
+    assert recipe.density is not None
+    objective = build(recipe, image)
+    objective.prepare(data)
+    networks = {role: network.eval() for role, network in objective.kept().items()}
+    objective.finish(data)
+    density = catalog.build_density(recipe.density)
+    density.check(objective.exported)
+    assert density.how and density.of(networks)
+    images, labels = data.images[:6], torch.arange(6) % CLASSES if objective.exported.port.classes else None
+    whole = density.log_likelihood(networks, images, Draw(5, torch.arange(6), labels))
+    assert whole.shape == (6,) and not whole.requires_grad
+    assert torch.isfinite(whole).all() and (whole <= 0).all(), "a probability of 8-bit images, or a bound on one"
+    for indices in (torch.tensor([3]), torch.tensor([5, 0, 2])):
+        draw = Draw(5, indices, None if labels is None else labels[indices])
+        part = density.log_likelihood(networks, images[indices], draw)
+        torch.testing.assert_close(part, whole[indices], atol=1e-3, rtol=1e-5)
+
+
 def test_an_entry_changes_the_kind_of_a_range_and_takes_keys_out_of_the_space() -> None:
     key = "objective.latent_size"
     assert resolve("vae").search.space[key].choices == (6, 8, 12, 16)

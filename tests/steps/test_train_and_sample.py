@@ -15,6 +15,7 @@ from genforge.files import read_array, read_json, write_json
 from genforge.models import load
 from genforge.settings import UserError
 from genforge.steps import ingest, prepare, resolve, sample, train
+from genforge.steps.likelihood import likelihood_of
 from genforge.steps.project import Project
 
 PARAMS = """
@@ -110,6 +111,25 @@ def test_samples_are_the_same_images_at_any_batch_size(project: Project) -> None
         assert images.dtype == np.uint8 and images.shape == (60, 8, 8, 1)
         assert np.array_equal(images, model.draw(seed, 60, batch_size=60))
     assert (folder / "grid.png").is_file() and not (folder / "labels.npy").exists()
+
+
+def test_a_recipe_with_a_density_tells_likelihoods_of_held_out_images(project: Project) -> None:
+    train.run(project, "box")
+    found = likelihood_of(project, "box", load(project.model("box"), target, companions=True))
+    assert found is not None and found.exact
+    assert found.protocol.images == 539 and found.protocol.split == "test"
+    assert 2.0 < found.bits < 8.1
+    again = likelihood_of(project, "box", load(project.model("box"), target, companions=True))
+    assert again == found
+
+
+def test_a_recipe_without_a_density_tells_none(project: Project) -> None:
+    settings = {"density": None}
+    bare = Project(project.root, project.config.model_copy(update={"recipes": {"box": {"from": "box", **settings}}}))
+    resolve.run(bare)
+    train.run(bare, "box")
+    model = load(bare.model("box"), target, companions=True)
+    assert model.density is None and likelihood_of(bare, "box", model) is None
 
 
 def test_a_conditional_model_draws_the_datas_classes(project: Project) -> None:

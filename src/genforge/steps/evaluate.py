@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from genforge.evaluation.extractor import Features
     from genforge.evaluation.fidelity import Judge
     from genforge.evaluation.reference import Reference
+    from genforge.models import Model
 
 CONFIDENCE = 0.95  # of the intervals
 FEW_DEALS = 5  # of images into groups, for metrics that take long
@@ -40,6 +41,7 @@ def run(project: Project, name: str | None = None) -> None:
     if name is None:
         raise UserError(f"step evaluate: name a recipe, or `{FLOOR}`, such as `genforge step evaluate gan`")
     from genforge.evaluation.fidelity import Judge, check_images
+    from genforge.steps.likelihood import likelihood_of
     from genforge.tracking import runs as tracking
 
     settings = project.config.evaluation
@@ -49,6 +51,8 @@ def run(project: Project, name: str | None = None) -> None:
     of_latent = [key for key in chosen if key in judge.latent_metrics]
     protocol = judge.protocol(settings.images)
     family, origin = ("real", "held-out test split") if name == FLOOR else _recipe(project, name)
+    model = _model(project, name)
+    latent = _latent(project, model) if model and of_latent else None
     with tracking.run(project.root, kind="evaluate", name=name, tags={"protocol": protocol.name}) as record:
         values: list[dict[str, float]] = []
         seen: list[Features] = []
@@ -56,8 +60,8 @@ def run(project: Project, name: str | None = None) -> None:
             check_images(images, judge.shape)
             seen.append(judge.extractor.features(images, settings.batch_size))
             found = judge.measure(seen[-1], of_images)
-            if of_latent and (model := _latent(project, name)):
-                found |= judge.score_latent(model.network, model.labels, settings.images, seed, of_latent)
+            if latent:
+                found |= judge.score_latent(latent.network, latent.labels, settings.images, seed, of_latent)
             values.append(found)
             record.metrics(number, values[-1])
         metrics = {key: summary([found[key] for found in values]) for key in values[0]}
@@ -65,6 +69,9 @@ def run(project: Project, name: str | None = None) -> None:
         errors = error_bars(judge.reference, seen[:1] if name == FLOOR else seen, of_images)
         metrics = {key: {**found, **around(found, errors.get(key))} for key, found in metrics.items()}
         record.metrics(len(values), {f"{key}_mean": found["mean"] for key, found in metrics.items()})
+        likelihood = likelihood_of(project, name, model) if model else None
+        if likelihood:
+            record.metrics(len(values), {"nats": likelihood.nats, "bits_per_dimension": likelihood.bits})
     result: dict[str, Any] = {
         "name": name,
         "family": family,
@@ -72,6 +79,7 @@ def run(project: Project, name: str | None = None) -> None:
         "seeds": list(settings.seeds),
         "metrics": metrics,
         **({"fid_infinity": at_infinity(judge.reference, seen)} if settings.fid_infinity and name != FLOOR else {}),
+        **({"likelihood": likelihood.to_json()} if likelihood else {}),
         "left_out": judge.left_out,
         "protocol_name": protocol.name,
         "protocol": protocol.to_json(),
@@ -106,16 +114,21 @@ class _Latent:
     labels: Tensor | None
 
 
-def _latent(project: Project, name: str) -> _Latent | None:
-    """The recipe's model where it draws each image from one latent in one pass; None for others and for real images."""
+def _model(project: Project, name: str) -> Model | None:
+    """The recipe's model, with its companions and its density; None for real images."""
     if name == FLOOR:
         return None
     from genforge.catalog import target
-    from genforge.data.loading import Prepared
     from genforge.models import load
+
+    return load(project.model(name), target, project.device, companions=True)
+
+
+def _latent(project: Project, model: Model) -> _Latent | None:
+    """What a model that draws each image from one latent in one pass does so with; None for others."""
+    from genforge.data.loading import Prepared
     from genforge.steps.labels import labels_of
 
-    model = load(project.model(name), target, project.device)
     if model.network.kind != "latent_to_image":
         return None
     labels = labels_of(model.classes, Prepared.open(project.prepared), project.config.evaluation.images)
@@ -172,6 +185,8 @@ def in_short(result: dict[str, Any]) -> dict[str, Any]:
     short: dict[str, Any] = {}
     for key, found in result["metrics"].items():
         short |= {key: found["mean"], f"{key}_error": half_width(found)}
+    if told := result.get("likelihood"):
+        short["bits_per_dimension"] = told["bits"]
     return {**short, "protocol": result["protocol_name"]}
 
 

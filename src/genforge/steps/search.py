@@ -129,7 +129,7 @@ def _digest(project: Project, recipe: Recipe) -> str:
     extractor = sorted(path for path in project.extractor.iterdir() if path.is_file())
     return digest_json(
         {
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json", exclude={"density"}),
             "code": recipe.code_digest(),
             "trial_code": code_digest([TRIAL.partition(":")[0]]),  # the judge's and the data's with it
             "extractor": {path.name: digest_file(path) for path in extractor},

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genforge.catalog import Recipe, exported, with_settings
+from genforge.catalog import Recipe, beside, exported, with_settings
 from genforge.files import read_json, replacing, replacing_folder, telling_of_no_room, write_json
 from genforge.imports import code_digest
 from genforge.progress import say
@@ -69,7 +69,8 @@ def run(project: Project, name: str | None = None) -> None:
     data = DeviceData(prepared, "train", project.device, seed=seed, horizontal_flip=flip)
     seed_everything(seed)
     objective = build_objective(recipe, prepared.shape, len(prepared.classes))
-    model = Model(objective.exported, build_sampler(recipe.sampler), {})
+    companions = {role: objective.networks[role] for role in objective.companions()}
+    model = Model(objective.exported, build_sampler(recipe.sampler), {}, companions)
 
     parameters = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
     tags = {"family": recipe.family, "origin": recipe.origin, "inputs": checkpoints.folder.name}
@@ -132,6 +133,7 @@ def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any
         "family": recipe.family,
         "origin": recipe.origin,
         "exported": exported(recipe, prepared.shape, len(prepared.classes)).to_json(),
+        **beside(recipe, prepared.shape, len(prepared.classes)),
         "recipe": recipe.model_dump(mode="json"),
         "classes": list(prepared.classes),
         "label_counts": label_counts(network.port.classes, prepared),
@@ -147,11 +149,15 @@ def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any
 
 def write(folder: Path, model: Model, card: dict[str, Any], history: History, samples: np.ndarray) -> None:
     """Fill the model's folder."""
+    from genforge.models import COMPANIONS, weights_of_companions
     from genforge.pictures import grid, save_png
     from genforge.training.checkpoint import serialise
 
     with replacing(folder / "weights.safetensors") as file:
         file.write(serialise(model.network.state_dict()))
+    if model.companions:
+        with replacing(folder / COMPANIONS) as file:
+            file.write(serialise(weights_of_companions(model.companions)))
     write_json(folder / "model.json", card)
     history.write_csv(folder / "curves.csv")
     save_png(folder / "samples.png", grid(samples))

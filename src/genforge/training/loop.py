@@ -156,7 +156,7 @@ def train(
         # The averaged weights stay, and what is fitted after training is fitted to them.
         if run.average is not None:
             run.average.adopt()
-        objective.exported.eval()
+        run.kept.eval()
         with termination.at_once():
             objective.finish(data)
             run.check_finite(title)
@@ -177,7 +177,7 @@ def _step(run: RunState, data: TrainingData, settings: TrainingSettings, steps: 
             loss, logs = turn.take(data.batch(run.turn, settings.batch_size), rate)
             run.window.add(run.step + 1, turn.player.name, loss, logs)
             run.turn += 1
-            moved |= turn.moves_exported
+            moved |= turn.moves_kept
     run.step += 1
     if moved and run.average is not None:
         run.average.update()
@@ -255,12 +255,11 @@ def _spread(count: int, steps: int) -> list[int]:
 
 @contextlib.contextmanager
 def _at_its_best(run: RunState) -> Iterator[None]:
-    """Within the block the exported network has its averaged weights and is in evaluation mode; afterwards all is as
-    before, buffers too."""
-    network = run.objective.exported
-    modes = [(module, module.training) for module in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    network.eval()
+    """Within the block what is kept has its averaged weights and is in evaluation mode; afterwards all is as before,
+    buffers too."""
+    modes = [(module, module.training) for module in run.kept.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in run.kept.buffers()]
+    run.kept.eval()
     try:
         with run.average.in_place() if run.average is not None else contextlib.nullcontext():
             yield
@@ -273,8 +272,8 @@ def _at_its_best(run: RunState) -> Iterator[None]:
 
 
 def _modules(objective: Objective) -> list[nn.Module]:
-    """The players' modules and the exported one, which may be a part of theirs."""
-    return [*(player.module for player in objective.players), objective.exported]
+    """The players' modules and the networks that are kept, which may be parts of theirs."""
+    return [*(player.module for player in objective.players), *objective.kept().values()]
 
 
 def _outermost_networks(module: nn.Module) -> Iterator[Network]:

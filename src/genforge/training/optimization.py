@@ -117,7 +117,7 @@ def restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
 
 
 class WeightAverage:
-    """The exponential moving average of a network's trained weights, which is what samples are drawn with.
+    """The exponential moving average of networks' trained weights, which is what samples are drawn with.
 
     Update n (from 1) keeps min(decay, (1 + n) / (10 + n)) of the average, so that the random first weights are soon
     forgotten: the warm-up of TensorFlow's `ExponentialMovingAverage`, used by Ho et al. 2020 for DDPM. Buffers are not

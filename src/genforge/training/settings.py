@@ -36,8 +36,8 @@ class TrainingSettings(Settings):
         0.999,
         ge=0.0,
         lt=1.0,
-        description="decay of the running average of the exported network's weights, a step that "
-        "moves them; 0: no average. It warms up by (1 + n) / (10 + n)",
+        description="decay of the running average of the weights of the exported network and its companions, a step "
+        "that moves them; 0: no average. It warms up by (1 + n) / (10 + n)",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the losses' arithmetic; weights are float32. auto: bfloat16 on a GPU, float32 on a CPU"

@@ -26,7 +26,7 @@ class RunState:
     Attributes:
         step: steps done. turn: turns taken by all players together, which is the position in the data.
         observed: observations made. seconds: of training, those before a stop included.
-        average: of the exported network's weights, or None when there is none.
+        kept: the exported network and its companions. average: of their weights, or None when there is none.
         window: losses since values were last logged. history: what was logged and observed.
         rollbacks: returns to a checkpoint. environments: in which the run has been, the present one last: one alone
             means that its bits are those of a run that was never stopped.
@@ -38,8 +38,9 @@ class RunState:
         self.objective, self.turns = objective, turns
         self.step = self.turn = self.observed = 0
         self.seconds = 0.0
-        averaged = ema > 0 and any(turn.moves_exported for turn in turns)
-        self.average = WeightAverage(objective.exported, ema) if averaged else None
+        averaged = ema > 0 and any(turn.moves_kept for turn in turns)
+        self.kept = nn.ModuleList(objective.kept().values())
+        self.average = WeightAverage(self.kept, ema) if averaged else None
         self.window, self.history = Window(), history
         self.rollbacks: list[Rollback] = []
         self.environments = [environment]
@@ -145,10 +146,12 @@ class RunState:
             self.environments.append(now)
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {turn.player.name: turn.player.module for turn in self.turns} | {"exported": self.objective.exported}
+        companions = {f"companion.{role}": self.objective.networks[role] for role in self.objective.companions()}
+        players = {turn.player.name: turn.player.module for turn in self.turns}
+        return {**players, "exported": self.objective.exported, **companions}
 
     def _networks(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors of each player's networks, and those of the exported one that no player has; none twice."""
+        """The tensors of each player's networks, and those that no player has of what is kept; none twice."""
         seen: set[int] = set()
         networks: dict[str, dict[str, Tensor]] = {}
         for owner, module in self._modules().items():

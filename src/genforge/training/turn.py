@@ -43,8 +43,8 @@ class Turn:
         self.others = [
             weight for weights in elsewhere for weight in weights if weight.requires_grad and id(weight) not in shared
         ]
-        exported = {id(weight) for weight in objective.exported.parameters()}
-        self.moves_exported = not exported.isdisjoint(shared)
+        kept = {id(weight) for network in objective.kept().values() for weight in network.parameters()}
+        self.moves_kept = not kept.isdisjoint(shared)
 
     def take(self, batch: Batch, factor: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Follow the gradient of the loss on `batch`, at `factor` times the learning rate.
