@@ -54,6 +54,7 @@ SAMPLERS: dict[str, str] = {
 }
 DENSITIES: dict[str, str] = {
     "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
+    "probability-flow": "genforge.densities.probability_flow:ProbabilityFlow",
 }
 GATES: dict[str, str] = {
     "finite": "genforge.evaluation.gates.finite:Finite",
