@@ -200,6 +200,28 @@ def _samplers(arguments: argparse.Namespace) -> None:
         print(project.samplers(arguments.recipe))
 
 
+def _ema_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="one of params.yaml, trained with training.averages.snapshots")
+    parser.add_argument(
+        "--sigma-rel",
+        type=_several(float),
+        default=[0.02, 0.05, 0.1, 0.15, 0.2],
+        metavar="LENGTH,LENGTH,...",
+        help="lengths of the averages, as shares of training (default: 0.02,0.05,0.1,0.15,0.2)",
+    )
+    _json_argument(parser)
+
+
+def _ema(arguments: argparse.Namespace) -> None:
+    from genforge.steps.averages import averages_table, compare
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    found = compare(project, arguments.recipe, arguments.sigma_rel)
+    print(json.dumps(found.to_json(), indent=2)) if arguments.json else _show(averages_table(found))
+
+
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", type=Path, help="a folder of images, or a uint8 .npy array (images, height, width, channels)"
@@ -335,6 +357,7 @@ COMMANDS = {
     "gates": Command("say in words why a model may hold an alias, or may not", _gates_arguments, _gates),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
     "samplers": Command("compare samplers and steps on a trained denoiser", _samplers_arguments, _samplers),
+    "ema": Command("compare lengths of the weights' average after training", _ema_arguments, _ema),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
     "promote": Command("give an alias to a registered version, by hand", _promote_arguments, _promote),

@@ -281,6 +281,30 @@ def cost_and_quality(
     _save(figure, path, theme)
 
 
+def lengths(path: Path, points: Sequence[tuple[float, float]], as_trained: float, theme: Theme = LIGHT) -> None:
+    """FID of averages by their length (sigma_rel, FID), beside the FID of the model as it was trained."""
+    figure = _figure(theme, width=4.6, height=3.0)
+    axes = _axes(figure, theme)
+    places, values = zip(*points, strict=True)
+    axes.plot(places, values, "o-", color=theme.colour(0), linewidth=1.3, markersize=5)
+    axes.axhline(as_trained, color=theme.muted, linewidth=1.0, linestyle=(0, (4, 3)))
+    axes.annotate(
+        "as trained",
+        (1, as_trained),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 4),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=theme.muted,
+    )
+    axes.set_xlabel("length of the average, sigma_rel")
+    axes.set_ylabel("FID, lower is better")
+    axes.set_ylim(bottom=0)
+    axes.grid(color=theme.line, linewidth=0.5)
+    _save(figure, path, theme)
+
+
 def grid_of_samplers(path: Path, cells: Mapping[tuple[str, int], tuple[np.ndarray, str]], theme: Theme = LIGHT) -> None:
     """What each sampler (rows) draws at each number of steps (columns): a picture, uint8 (height, width, channels), and
     the words under it."""

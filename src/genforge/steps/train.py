@@ -7,6 +7,7 @@ were made on the way, for the filmstrip, with the one that the recipe named then
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 OBSERVATIONS = 5  # looks at the model while it trains, evenly spread: the rows of the filmstrip
 FILM_COLUMNS = 8  # images in each: always of the same noise
 GRID = 64  # images of samples.png
+AVERAGES = "averages"  # in the model's folder: what `genforge ema` chooses from
 SEED_TO_SEE = 0  # of the pictures
 
 
@@ -56,8 +58,11 @@ def run(project: Project, name: str | None = None) -> None:
 
     # Everything that the weights depend on says where the run is kept. The sampler does not: with another one the
     # finished run is finished again, in seconds, and only its pictures are drawn anew.
+    # Nor does the length of the average that is chosen at the end.
+    trained_by = recipe.model_dump(mode="json", include={"networks", "objective", "training"})
+    trained_by["training"]["averages"].pop("choose")
     inputs = {
-        "recipe": recipe.model_dump(mode="json", include={"networks", "objective", "training"}),
+        "recipe": trained_by,
         "code": code_digest([*recipe.training_modules(), "genforge.data.loading"]),
         "data": prepared.digest,
         "flip": flip,
@@ -98,6 +103,8 @@ def run(project: Project, name: str | None = None) -> None:
         card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
         with replacing_folder(project.model(name)) as result:
             write(result, model, card, trained.history, pictures_of(model, prepared, GRID, name))
+            if settings.averages.snapshots and checkpoints.averages.is_dir():
+                shutil.copytree(checkpoints.averages, result / AVERAGES)
             trained.history.write_csv(project.curves(name))
         record.artifact(project.model(name), "model")
         record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
