@@ -23,6 +23,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "ddpm-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "edm-denoiser": {"backbone": {"name": "unet", "width": 8, "time_embedding": "fourier"}},
     "flow-matching-denoiser": {"backbone": {"name": "unet", "width": 8}},
+    "autoguided-denoiser": {
+        part: {"name": "edm-denoiser", "backbone": {"name": "unet", "width": 8}} for part in ("main", "guide")
+    },
     "gaussian": {"components": 8},
     "mixture": {"components": 2, "dimensions": 16},
 }

@@ -42,7 +42,7 @@ class Denoiser(Network):
 
     kind: ClassVar[PortKind] = "denoiser"
     inner: ClassVar[tuple[str, ...]] = ("backbone",)
-    path: ClassVar[PathName]
+    path: PathName
 
     @classmethod
     def inner_port(cls, key: str, settings: Settings, port: Port) -> Port:

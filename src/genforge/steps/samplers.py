@@ -161,7 +161,7 @@ def _choice(model: Model, name: str, steps: int) -> dict[str, Any]:
     kind: type[Settings] = target("sampler", name).settings_type
     own = dict(model.card["exported"]["sampler"])
     same = own.pop("name") == name
-    of_all = {"clip", "guidance", "spacing"}
+    of_all = {"clip", "guidance", "autoguidance", "spacing"}
     shared = {key: value for key, value in own.items() if key in kind.model_fields and (same or key in of_all)}
     settings = kind.read({**shared, "steps": steps, "sigmas": None}, f"sampler {name}")
     return {"name": name, **settings.model_dump(mode="json")}
@@ -180,6 +180,7 @@ def _draw(
 ) -> tuple[np.ndarray, float, float]:
     """The images, how often the network was evaluated for one of them, and the seconds for all."""
     from genforge.models import Model
+    from genforge.networks.denoiser import Denoiser
 
     evaluated = 0
 
@@ -187,7 +188,10 @@ def _draw(
         nonlocal evaluated
         evaluated += len(arguments[0])
 
-    handle = model.network.register_forward_pre_hook(count)
+    # A guide beside the denoiser counts as well; what only passes on to another one does not.
+    denoisers = [module for module in model.network.modules() if isinstance(module, Denoiser)]
+    asked = [one for one in denoisers if not any(isinstance(inner, Denoiser) for inner in one.children())]
+    handles = [one.register_forward_pre_hook(count) for one in asked]
     try:
         began = time.perf_counter()
         drawn = Model(model.network, sampler, model.card).draw(seed, images, labels=labels, batch_size=batch_size)
@@ -195,7 +199,8 @@ def _draw(
     except ValueError as error:
         raise UserError(f"{type(sampler).__name__} at {sampler.settings}: {error}") from error
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _error(judge: Any, seen: Any) -> float | None:
