@@ -134,6 +134,12 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("grid.png"), help="a .png grid, a .npy array, or a folder of PNGs"
     )
+    parser.add_argument(
+        "--trajectory",
+        type=positive,
+        metavar="MOMENTS",
+        help="show how the images come to be, at so many moments, of a model that draws step by step",
+    )
     given = parser.add_argument_group(
         "pictures that are given", "of a model that denoises: an image, a folder of images or a .npy array"
     )
@@ -162,7 +168,13 @@ def _sample(arguments: argparse.Namespace) -> None:
         raise UserError("--inpaint and --mask belong together: which picture, and which part of it is drawn anew")
     if arguments.strength is not None and not (pictures or inpaint):
         raise UserError("--strength says how much of a picture may change; name the picture with --from or --inpaint")
-    if pictures or inpaint:
+    if arguments.trajectory and (pictures or inpaint):
+        raise UserError("--trajectory shows how images come to be from noise alone; leave out --from and --inpaint")
+    if arguments.trajectory:
+        from genforge.steps.draw import draw_trajectory
+
+        draw_trajectory(arguments.model, arguments.images, arguments.trajectory, arguments.seed, arguments.out)
+    elif pictures or inpaint:
         from genforge.steps.edit import Request, edit
 
         strength = arguments.strength if arguments.strength is not None else 1.0 if inpaint else 0.6

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from genforge import randomness
-from genforge.contracts import Draw, Network, Sampler
+from genforge.contracts import Draw, Network, Sampler, State
 from genforge.networks.autoguided import Autoguided
 from genforge.networks.denoiser import Denoiser, PathName, karras_levels
 from genforge.samplers.drawing import begin
@@ -68,19 +68,6 @@ class DiffusionSettings(Settings):
                 "or leave eta out"
             )
         return values
-
-
-@dataclass(frozen=True)
-class State:
-    """Where sampling stands after a step.
-
-    sigma: the noise level reached, 0 at the end. noisy: images at that level, (n, c, h, w). clean: the clean images
-    that the step predicted, (n, c, h, w).
-    """
-
-    sigma: float
-    noisy: Tensor
-    clean: Tensor
 
 
 @dataclass(frozen=True)

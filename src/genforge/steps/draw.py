@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from genforge.config import NAME_RULE
 from genforge.files import replacing_folder, write_array
-from genforge.pictures import grid, save_png
+from genforge.pictures import grid, save_png, strip
 from genforge.progress import Bar
 from genforge.settings import UserError
+
+if TYPE_CHECKING:
+    from genforge.models import Model
 
 TOGETHER = 250  # images that are drawn at once
 _REGISTERED = re.compile(r"[^@/]+@[^@/]+|[^@/]+/[0-9]+")  # name@alias or name/version
@@ -45,11 +50,6 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> 
 def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
     """What gives images from seed, count and first."""
     place = trained_folder(model, root)
-    if place.is_file() or (place.is_dir() and not (place / "model.json").is_file()):
-        raise UserError(
-            f"--model {model}: is no trained model of genforge: that is a folder with model.json and "
-            f"weights.safetensors. Other files (.pt, .pth, .ckpt, .pkl) may hold code, and are never opened"
-        )
     if place.is_dir():
         import torch
 
@@ -63,8 +63,32 @@ def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
     return lambda seed, count, first: registry.draw(loaded, count, seed, first, TOGETHER)
 
 
+@contextlib.contextmanager
+def loaded(model: str, root: Path) -> Iterator[Model]:
+    """The model itself, for what needs its networks, while the block lasts. Arguments as of `draw`."""
+    import torch
+
+    from genforge.catalog import target
+    from genforge.models import load
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = trained_folder(model, root)
+    if place.exists():
+        yield load(place, target, device)
+        return
+    uri = address(model)
+    from genforge.registry.registry import own_folder
+
+    with own_folder(root, uri) as folder:
+        yield load(folder, target, device)
+
+
 def trained_folder(model: str, root: Path) -> Path:
-    """Where the trained model `model` lies, if it is one of this machine's: a folder, or a recipe of the project."""
+    """Where the trained model `model` lies, if it is one of this machine's: a folder, or a recipe of the project.
+
+    Raises:
+        UserError: something lies there that is no model.
+    """
     of_recipe = root / "results" / "models" / model
     return (
         of_recipe if NAME_RULE.fullmatch(model) and of_recipe.is_dir() and not (root / model).exists() else root / model
@@ -122,3 +146,26 @@ def _write_folder(out: Path, images: np.ndarray) -> None:
     with replacing_folder(out) as folder:
         for number, image in enumerate(images):
             save_png(folder / f"{number:0{digits}d}.png", image)
+
+
+def draw_trajectory(model: str, images: int, moments: int, seed: int, out: Path, root: Path = Path()) -> None:
+    """Write how images 0 to `images` - 1 of `seed` come to be to the `.png` file `out`: for each a row of what is there
+    after a step, and below it what the step expected.
+
+    Raises:
+        UserError: the model draws in one pass; or as `draw`.
+    """
+    if images < 1 or moments < 1 or not 0 <= seed < 2**63:
+        raise UserError(
+            f"-n and --trajectory should be 1 or more and --seed 0 to 2^63 - 1, not {images}, {moments} and {seed}"
+        )
+    if out.suffix != ".png":
+        raise UserError(f"--out {out}: a trajectory is a picture; name a .png file")
+    with loaded(model, root) as drawing:
+        ways = drawing.trajectory(seed, images, moments)
+    if ways is None:
+        raise UserError(f"{model} draws an image in one pass, so that there is no way to be shown")
+    try:
+        save_png(out, strip(ways))
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +11,7 @@ import numpy as np
 from genforge.files import read_array
 from genforge.progress import Bar
 from genforge.settings import UserError, nearest
-from genforge.steps.draw import TOGETHER, address, trained_folder, writer
+from genforge.steps.draw import TOGETHER, loaded, writer
 
 if TYPE_CHECKING:
     from genforge.config import DataSettings
@@ -64,7 +62,7 @@ def edit(model: str, request: Request, images: int, seed: int, out: Path, root: 
     if images < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n should be 1 or more and --seed 0 to 2^63 - 1, not {images} and {seed}")
     request.check()
-    with _loaded(model, root) as drawing:
+    with loaded(model, root) as drawing:
         check_denoiser(drawing, model)
         settings = _data_settings(root)
         pictures = read_pictures(request.pictures, drawing.shape, settings)
@@ -148,25 +146,6 @@ def _data_settings(root: Path) -> DataSettings:
     from genforge.config import DataSettings, load
 
     return load(root / "params.yaml").data if (root / "params.yaml").is_file() else DataSettings()
-
-
-@contextlib.contextmanager
-def _loaded(model: str, root: Path) -> Iterator[Model]:
-    import torch
-
-    from genforge.catalog import target
-    from genforge.models import load
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = trained_folder(model, root)
-    if place.exists():
-        yield load(place, target, device)
-        return
-    uri = address(model)
-    from genforge.registry.registry import own_folder
-
-    with own_folder(root, uri) as folder:
-        yield load(folder, target, device)
 
 
 def _draw(

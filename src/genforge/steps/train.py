@@ -31,19 +31,21 @@ if TYPE_CHECKING:
 
 OBSERVATIONS = 5  # looks at the model while it trains, evenly spread: the rows of the filmstrip
 FILM_COLUMNS = 8  # images in each: always of the same noise
+WAYS, MOMENTS = 4, 10  # images whose way from noise is shown, and how many moments of it
 GRID = 64  # images of samples.png
 AVERAGES = "averages"  # in the model's folder: what `genforge ema` chooses from
 SEED_TO_SEE = 0  # of the pictures
 
 
 def run(project: Project, name: str | None = None) -> None:
-    """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png. Curves for DVC too."""
+    """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png, and
+    trajectory.png where images are drawn step by step. Curves for DVC too."""
     if name is None:
         raise UserError("step train: name a recipe, such as `genforge step train gan`")
     from genforge.catalog import build_objective, build_sampler
     from genforge.data.loading import DeviceData, Prepared
     from genforge.models import Model, digest
-    from genforge.pictures import grid
+    from genforge.pictures import grid, save_png, strip
     from genforge.tracking import runs as tracking
     from genforge.training.loop import train
     from genforge.training.settings import TrainingSettings
@@ -103,6 +105,10 @@ def run(project: Project, name: str | None = None) -> None:
         card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
         with replacing_folder(project.model(name)) as result:
             write(result, model, card, trained.history, pictures_of(model, prepared, GRID, name))
+            ways = model.trajectory(SEED_TO_SEE, WAYS, MOMENTS, labels_of(model.classes, prepared, WAYS))
+            if ways is not None:
+                save_png(result / "trajectory.png", strip(ways))
+                record.image("trajectory", trained.steps, strip(ways))
             if settings.averages.snapshots and checkpoints.averages.is_dir():
                 shutil.copytree(checkpoints.averages, result / AVERAGES)
             trained.history.write_csv(project.curves(name))
