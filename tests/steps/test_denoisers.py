@@ -63,7 +63,7 @@ def test_every_sampler_is_measured_at_every_number_of_steps(project: Project) ->
     assert [cell.evaluations for cell in cells.values()] == [2, 4, 2, 6]
     assert all(cell.fid > 0 and cell.seconds > 0 and cell.fid_error for cell in cells.values())
     assert cells["ddim", 1].fid == pytest.approx(cells["heun", 1].fid)  # one step is the denoiser itself
-    assert cells["heun", 2].settings["autoguidance"] == 1.5  # as the recipe's own sampler has it
+    assert cells["heun", 2].settings["autoguidance"] == 1.25  # as the recipe's own sampler has it
     assert (found.images, found.seed) == (50, 3)
     folder = project.samplers("edm")
     assert read_json(folder / "samplers.json") == json.loads(json.dumps(found.to_json()))

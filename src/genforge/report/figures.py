@@ -300,7 +300,7 @@ def lengths(path: Path, points: Sequence[tuple[float, float]], as_trained: float
     )
     axes.set_xlabel("length of the average, sigma_rel")
     axes.set_ylabel("FID, lower is better")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.12 * max(*values, as_trained))
     axes.grid(color=theme.line, linewidth=0.5)
     _save(figure, path, theme)
 
