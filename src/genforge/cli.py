@@ -135,6 +135,9 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("grid.png"), help="a .png grid, a .npy array, or a folder of PNGs"
     )
     parser.add_argument(
+        "--label", metavar="CLASS", help="draw this class alone, of a conditional model: name or number"
+    )
+    parser.add_argument(
         "--trajectory",
         type=positive,
         metavar="MOMENTS",
@@ -173,17 +176,18 @@ def _sample(arguments: argparse.Namespace) -> None:
     if arguments.trajectory:
         from genforge.steps.draw import draw_trajectory
 
-        draw_trajectory(arguments.model, arguments.images, arguments.trajectory, arguments.seed, arguments.out)
+        count, moments = arguments.images, arguments.trajectory
+        draw_trajectory(arguments.model, count, moments, arguments.seed, arguments.out, label=arguments.label)
     elif pictures or inpaint:
         from genforge.steps.edit import Request, edit
 
         strength = arguments.strength if arguments.strength is not None else 1.0 if inpaint else 0.6
-        request = Request(inpaint or pictures, arguments.mask, strength)
+        request = Request(inpaint or pictures, arguments.mask, strength, arguments.label)
         edit(arguments.model, request, arguments.images, arguments.seed, arguments.out)
     else:
         from genforge.steps.draw import draw
 
-        draw(arguments.model, arguments.images, arguments.seed, arguments.out)
+        draw(arguments.model, arguments.images, arguments.seed, arguments.out, label=arguments.label)
     print(arguments.out)
 
 
@@ -199,12 +203,14 @@ def _samplers_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _samplers(arguments: argparse.Namespace) -> None:
+    from genforge.locks import alone
     from genforge.steps.project import Project
     from genforge.steps.samplers import compare, comparison_table
 
     project = Project.load()
     project.use_threads()
-    found = compare(project, arguments.recipe, arguments.steps, arguments.samplers)
+    with alone(project.lock(f"samplers@{arguments.recipe}"), f"compare samplers of {arguments.recipe}"):
+        found = compare(project, arguments.recipe, arguments.steps, arguments.samplers)
     if arguments.json:
         print(json.dumps(found.to_json(), indent=2))
     else:
@@ -225,12 +231,14 @@ def _ema_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _ema(arguments: argparse.Namespace) -> None:
+    from genforge.locks import alone
     from genforge.steps.averages import averages_table, compare
     from genforge.steps.project import Project
 
     project = Project.load()
     project.use_threads()
-    found = compare(project, arguments.recipe, arguments.sigma_rel)
+    with alone(project.lock(f"ema@{arguments.recipe}"), f"compare averages of {arguments.recipe}"):
+        found = compare(project, arguments.recipe, arguments.sigma_rel)
     print(json.dumps(found.to_json(), indent=2)) if arguments.json else _show(averages_table(found))
 
 

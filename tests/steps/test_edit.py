@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from genforge import cli
+from genforge.catalog import target
 from genforge.config import DataSettings
 from genforge.contracts import ImageShape
 from genforge.files import read_array, write_array
+from genforge.models import load
 from genforge.settings import UserError
+from genforge.steps.draw import draw, labels_of_one
 from genforge.steps.edit import Request, edit, read_mask, read_pictures
 from tests.trained_models import IMAGE, trained_folder
 
@@ -115,6 +119,26 @@ def test_what_cannot_be_done_is_told(
     with pytest.raises(UserError, match=rule):
         edit(model, Request(tmp_path / pictures, where, strength), 2, 0, tmp_path / "out.png", tmp_path)
     assert not (tmp_path / "out.png").exists()
+
+
+def test_one_class_is_drawn_by_its_name_or_its_number(tmp_path: Path) -> None:
+    trained_folder(tmp_path / "labelled", "diffusion", classes=3)
+    some_picture(tmp_path / "picture.png")
+    model = load(tmp_path / "labelled", target)
+    draw("labelled", 4, 0, tmp_path / "drawn.npy", tmp_path, label="2")
+    expected = model.draw(0, 4, labels=torch.full((4,), 2))
+    assert np.array_equal(read_array(tmp_path / "drawn.npy"), expected)
+    model.card["classes"] = ["cat", "dog", "owl"]
+    assert torch.equal(labels_of_one(model, "owl", 2), torch.tensor([2, 2]))
+    for label in ("0", "2"):
+        request = Request(tmp_path / "picture.png", "left", label=label)
+        edit("labelled", request, 3, 0, tmp_path / f"{label}.npy", tmp_path)
+    assert not np.array_equal(read_array(tmp_path / "0.npy"), read_array(tmp_path / "2.npy"))
+    with pytest.raises(UserError, match="--label cad: is no class of this model; did you mean `cat`"):
+        labels_of_one(model, "cad", 1)
+    trained_folder(tmp_path / "gan", "gan")
+    with pytest.raises(UserError, match="trained without labels"):
+        draw("gan", 4, 0, tmp_path / "drawn.npy", tmp_path, label="2")
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,18 @@ from genforge.config import NAME_RULE
 from genforge.files import replacing_folder, write_array
 from genforge.pictures import grid, save_png, strip
 from genforge.progress import Bar
-from genforge.settings import UserError
+from genforge.settings import UserError, nearest
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from genforge.models import Model
 
 TOGETHER = 250  # images that are drawn at once
 _REGISTERED = re.compile(r"[^@/]+@[^@/]+|[^@/]+/[0-9]+")  # name@alias or name/version
 
 
-def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> None:
+def draw(model: str, images: int, seed: int, out: Path, root: Path = Path(), label: str | None = None) -> None:
     """Write images 0 to `images - 1` of `seed` to `out`.
 
     Args:
@@ -31,36 +33,51 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> 
             (`gan`), or a trained folder (`results/models/gan`).
         out: a `.png` (one grid), a `.npy` (uint8 (images, height, width, channels)), or a folder that is new or empty
             (one PNG an image).
+        label: of a conditional model, the one class to draw, by its name or its number; None: all, in their proportion.
 
     Raises:
-        UserError: there is no such model, or nothing can be written like this.
+        UserError: there is no such model or class, or nothing can be written like this.
     """
     if images < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n should be 1 or more and --seed 0 to 2^63 - 1, not {images} and {seed}")
     write = writer(out)
-    source = _source(model, root)
     parts = []
-    with Bar(f"drawing from {model}", images, "images") as bar:
+    with _source(model, root, label) as source, Bar(f"drawing from {model}", images, "images") as bar:
         for first in range(0, images, TOGETHER):
             parts.append(source(seed, min(TOGETHER, images - first), first))
             bar.advance(len(parts[-1]))
     write(out, np.concatenate(parts))
 
 
-def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
-    """What gives images from seed, count and first."""
-    place = trained_folder(model, root)
-    if place.is_dir():
-        import torch
-
-        from genforge.catalog import target
-        from genforge.models import load
-
-        return load(place, target, "cuda" if torch.cuda.is_available() else "cpu").draw
+@contextlib.contextmanager
+def _source(model: str, root: Path, label: str | None) -> Iterator[Callable[[int, int, int], np.ndarray]]:
+    """What gives images from seed, count and first, while the block lasts."""
+    if label is not None or trained_folder(model, root).is_dir():
+        with loaded(model, root) as drawing:
+            yield lambda seed, count, first: drawing.draw(seed, count, first, labels_of_one(drawing, label, count))
+        return
     from genforge.registry import registry
 
-    loaded = registry.load_model(root, address(model))
-    return lambda seed, count, first: registry.draw(loaded, count, seed, first, TOGETHER)
+    served = registry.load_model(root, address(model))
+    yield lambda seed, count, first: registry.draw(served, count, seed, first, TOGETHER)
+
+
+def labels_of_one(model: Model, label: str | None, count: int) -> Tensor | None:
+    """The label of one class, given by its name or its number, `count` times; None where none is asked for.
+
+    Raises:
+        UserError: the model was not taught labels, or has no such class.
+    """
+    if label is None:
+        return None
+    import torch
+
+    if not model.classes:
+        raise UserError(f"--label {label}: this model was trained without labels, and draws what it likes")
+    names = [str(name) for name in model.card.get("classes") or range(model.classes)]
+    if label not in names and not (label.isdecimal() and int(label) < model.classes):
+        raise UserError(f"--label {label}: is no class of this model; {nearest(label, names)}")
+    return torch.full((count,), names.index(label) if label in names else int(label))
 
 
 @contextlib.contextmanager
@@ -148,7 +165,9 @@ def _write_folder(out: Path, images: np.ndarray) -> None:
             save_png(folder / f"{number:0{digits}d}.png", image)
 
 
-def draw_trajectory(model: str, images: int, moments: int, seed: int, out: Path, root: Path = Path()) -> None:
+def draw_trajectory(
+    model: str, images: int, moments: int, seed: int, out: Path, root: Path = Path(), label: str | None = None
+) -> None:
     """Write how images 0 to `images` - 1 of `seed` come to be to the `.png` file `out`: for each a row of what is there
     after a step, and below it what the step expected.
 
@@ -162,7 +181,7 @@ def draw_trajectory(model: str, images: int, moments: int, seed: int, out: Path,
     if out.suffix != ".png":
         raise UserError(f"--out {out}: a trajectory is a picture; name a .png file")
     with loaded(model, root) as drawing:
-        ways = drawing.trajectory(seed, images, moments)
+        ways = drawing.trajectory(seed, images, moments, labels_of_one(drawing, label, images))
     if ways is None:
         raise UserError(f"{model} draws an image in one pass, so that there is no way to be shown")
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from genforge.files import read_array
 from genforge.progress import Bar
 from genforge.settings import UserError, nearest
-from genforge.steps.draw import TOGETHER, loaded, writer
+from genforge.steps.draw import TOGETHER, labels_of_one, loaded, writer
 
 if TYPE_CHECKING:
     from genforge.config import DataSettings
@@ -37,11 +37,13 @@ class Request:
     mask: inpainting; a name of `HALVES`, or an image file whose white is drawn anew and whose black is kept. None: the
         whole picture may change.
     strength: 0 to 1, the share of the sampler's steps that are made: how much of what is not kept may change.
+    label: of a conditional model, the class of what is drawn; None: all, in their proportion.
     """
 
     pictures: Path
     mask: str | None = None
     strength: float = 1.0
+    label: str | None = None
 
     def check(self) -> None:
         if not 0 < self.strength <= 1:
@@ -71,7 +73,7 @@ def edit(model: str, request: Request, images: int, seed: int, out: Path, root: 
         shown = 1 if hole is None else 2
         columns = 0 if len(pictures) == 1 else shown + images_a_picture
         write = writer(out, columns)
-        drawn = _draw(drawing, request.strength, pictures, hole, images, seed)
+        drawn = _draw(drawing, request, pictures, hole, images, seed)
     write(out, _beside(pictures, hole, drawn) if out.suffix == ".png" else drawn)
 
 
@@ -149,7 +151,7 @@ def _data_settings(root: Path) -> DataSettings:
 
 
 def _draw(
-    model: Model, strength: float, pictures: np.ndarray, hole: np.ndarray | None, images: int, seed: int
+    model: Model, request: Request, pictures: np.ndarray, hole: np.ndarray | None, images: int, seed: int
 ) -> np.ndarray:
     import torch
 
@@ -163,10 +165,12 @@ def _draw(
     given = to_network(torch.from_numpy(pictures))
     keep = None if hole is None else ~torch.from_numpy(hole)
     # Without anything left of the picture but what is kept, its hole says nothing either.
-    sigma = None if hole is not None and strength == 1 else covering(model.sampler, model.network, strength)
+    whole = hole is not None and request.strength == 1
+    sigma = None if whole else covering(model.sampler, model.network, request.strength)
+    labels = labels_of_one(model, request.label, images)
     parts = []
     with Bar("drawing from pictures", images, "images") as bar:
-        for part in model.request(seed, images).split(TOGETHER):
+        for part in model.request(seed, images, 0, labels).split(TOGETHER):
             of_pictures = given[part.indices % len(given)]
             parts.append(to_pixels(edit_tensors(model.sampler, model.network, part, of_pictures, keep, sigma)).cpu())
             bar.advance(len(parts[-1]))

@@ -119,6 +119,8 @@ def compare(project: Project, name: str, steps: Sequence[int], samplers: Sequenc
     ]
     if len(missing) < len(chosen):
         say(f"{len(chosen) - len(missing)} of {len(chosen)} were measured before on these weights, by this protocol")
+    if not missing:
+        return found
     with (
         tracking.run(project.root, kind="samplers", name=name, tags={"protocol": protocol.name}) as record,
         Bar(f"samplers of {name}", len(missing), "samplers") as bar,
