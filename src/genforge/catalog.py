@@ -38,6 +38,7 @@ NETWORKS: dict[str, str] = {
     "flow-matching-denoiser": "genforge.networks.flow_matching:FlowMatchingDenoiser",
     "pixelcnn": "genforge.networks.pixelcnn:PixelCNN",
     "pixel-transformer": "genforge.networks.pixel_transformer:PixelTransformer",
+    "autoguided-denoiser": "genforge.networks.autoguided:Autoguided",
     "box": "genforge.networks.baselines:Box",
     "gaussian": "genforge.networks.baselines:Gaussian",
     "mixture": "genforge.networks.baselines:Mixture",
@@ -54,6 +55,7 @@ OBJECTIVES: dict[str, str] = {
     "denoising": "genforge.objectives.denoising:Denoising",
     "flow": "genforge.objectives.flow:FlowLikelihood",
     "autoregressive": "genforge.objectives.autoregressive:Autoregressive",
+    "consistency": "genforge.objectives.consistency:Consistency",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
 }
 SAMPLERS: dict[str, str] = {
@@ -64,12 +66,14 @@ SAMPLERS: dict[str, str] = {
     "heun": "genforge.samplers.heun:Heun",
     "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
     "pixelwise": "genforge.samplers.pixelwise:Pixelwise",
+    "consistency": "genforge.samplers.consistency:Consistency",
 }
 DENSITIES: dict[str, str] = {
     "importance-weighted": "genforge.densities.importance_weighted:ImportanceWeighted",
     "flow": "genforge.densities.flow:FlowDensity",
     "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
     "pixelwise": "genforge.densities.pixelwise:PixelwiseDensity",
+    "probability-flow": "genforge.densities.probability_flow:ProbabilityFlow",
 }
 GATES: dict[str, str] = {
     "finite": "genforge.evaluation.gates.finite:Finite",

@@ -16,11 +16,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from genforge.files import write_json
 from genforge.progress import say
 from genforge.settings import UserError
 
+T = TypeVar("T")
 STEPS = {
     "resolve": "check every recipe of params.yaml and write it out in full",
     "ingest": "bring the raw images or their listing to data/raw",
@@ -125,19 +127,70 @@ def _gates(arguments: argparse.Namespace) -> None:
 
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", required=True, metavar="NAME@ALIAS", help="a registered model, such as digits@staging"
+        "--model",
+        required=True,
+        metavar="NAME@ALIAS",
+        help="a registered model, such as digits@staging, or a trained recipe of params.yaml",
     )
     parser.add_argument("-n", "--images", type=int, default=64, help="how many (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="image i of a seed is always the same image (default: 0)")
     parser.add_argument(
         "--out", type=Path, default=Path("grid.png"), help="a .png grid, a .npy array, or a folder of PNGs"
     )
+    parser.add_argument(
+        "--label", metavar="CLASS", help="draw this class alone, of a conditional model: name or number"
+    )
+    parser.add_argument(
+        "--trajectory",
+        type=positive,
+        metavar="MOMENTS",
+        help="show how the images come to be, at so many moments, of a model that draws step by step",
+    )
+    given = parser.add_argument_group(
+        "pictures that are given", "of a model that denoises: an image, a folder of images or a .npy array"
+    )
+    given.add_argument("--from", type=Path, dest="pictures", metavar="PICTURES", help="draw images like these")
+    given.add_argument("--inpaint", type=Path, metavar="PICTURES", help="draw a part of these anew, see --mask")
+    given.add_argument(
+        "--mask",
+        metavar="MASK",
+        help="which part: top, bottom, left, right, middle, or an image whose white is drawn anew and whose black is "
+        "kept",
+    )
+    given.add_argument(
+        "--strength",
+        type=float,
+        metavar="SHARE",
+        help="share of the sampler's steps that are made, above 0 to 1: how much may change (default: 0.6 with --from, "
+        "1 with --inpaint)",
+    )
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from genforge.steps.draw import draw
+    pictures, inpaint = arguments.pictures, arguments.inpaint
+    if pictures and inpaint:
+        raise UserError("--from and --inpaint exclude each other: the one changes all of a picture, the other a part")
+    if bool(inpaint) != (arguments.mask is not None):
+        raise UserError("--inpaint and --mask belong together: which picture, and which part of it is drawn anew")
+    if arguments.strength is not None and not (pictures or inpaint):
+        raise UserError("--strength says how much of a picture may change; name the picture with --from or --inpaint")
+    if arguments.trajectory and (pictures or inpaint):
+        raise UserError("--trajectory shows how images come to be from noise alone; leave out --from and --inpaint")
+    if arguments.trajectory:
+        from genforge.steps.draw import draw_trajectory
 
-    draw(arguments.model, arguments.images, arguments.seed, arguments.out)
+        count, moments = arguments.images, arguments.trajectory
+        draw_trajectory(arguments.model, count, moments, arguments.seed, arguments.out, label=arguments.label)
+    elif pictures or inpaint:
+        from genforge.steps.edit import Request, edit
+
+        strength = arguments.strength if arguments.strength is not None else 1.0 if inpaint else 0.6
+        request = Request(inpaint or pictures, arguments.mask, strength, arguments.label)
+        edit(arguments.model, request, arguments.images, arguments.seed, arguments.out)
+    else:
+        from genforge.steps.draw import draw
+
+        draw(arguments.model, arguments.images, arguments.seed, arguments.out, label=arguments.label)
     print(arguments.out)
 
 
@@ -155,6 +208,57 @@ def _latent(arguments: argparse.Namespace) -> None:
 
     known = show(Project.load(), arguments.model, arguments.out, arguments.encode, arguments.decode)
     print(json.dumps(known, indent=2)) if arguments.json else _show(knowledge_table(known))
+
+
+def _samplers_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a trained one of params.yaml that denoises")
+    parser.add_argument(
+        "--steps", type=_several(positive), default=[5, 10, 20, 50], metavar="N,N,...", help="default: 5,10,20,50"
+    )
+    parser.add_argument(
+        "--samplers", type=_several(str), metavar="NAME,NAME,...", help="default: all that suit what was trained"
+    )
+    _json_argument(parser)
+
+
+def _samplers(arguments: argparse.Namespace) -> None:
+    from genforge.locks import alone
+    from genforge.steps.project import Project
+    from genforge.steps.samplers import compare, comparison_table
+
+    project = Project.load()
+    project.use_threads()
+    with alone(project.lock(f"samplers@{arguments.recipe}"), f"compare samplers of {arguments.recipe}"):
+        found = compare(project, arguments.recipe, arguments.steps, arguments.samplers)
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        _show(comparison_table(found))
+        print(project.samplers(arguments.recipe))
+
+
+def _ema_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="one of params.yaml, trained with training.averages.snapshots")
+    parser.add_argument(
+        "--sigma-rel",
+        type=_several(float),
+        default=[0.02, 0.05, 0.1, 0.15, 0.2],
+        metavar="LENGTH,LENGTH,...",
+        help="lengths of the averages, as shares of training (default: 0.02,0.05,0.1,0.15,0.2)",
+    )
+    _json_argument(parser)
+
+
+def _ema(arguments: argparse.Namespace) -> None:
+    from genforge.locks import alone
+    from genforge.steps.averages import averages_table, compare
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    with alone(project.lock(f"ema@{arguments.recipe}"), f"compare averages of {arguments.recipe}"):
+        found = compare(project, arguments.recipe, arguments.sigma_rel)
+    print(json.dumps(found.to_json(), indent=2)) if arguments.json else _show(averages_table(found))
 
 
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -320,6 +424,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def _several(one: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """Several of what `one` reads, with commas between them, for argparse."""
+
+    def read(text: str) -> list[T]:
+        return [one(part.strip()) for part in text.split(",")]
+
+    read.__name__ = f"{one.__name__}s"
+    return read
+
+
 def _port(text: str) -> int:
     """A port, for argparse."""
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
@@ -339,6 +453,8 @@ COMMANDS = {
     "gates": Command("say in words why a model may hold an alias, or may not", _gates_arguments, _gates),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
     "latent": Command("look at the latent space of a model with an encoder", _latent_arguments, _latent),
+    "samplers": Command("compare samplers and steps on a trained denoiser", _samplers_arguments, _samplers),
+    "ema": Command("compare lengths of the weights' average after training", _ema_arguments, _ema),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
     "augment": Command("write a labelled set of drawn images, and tell what it is worth", _augment_arguments, _augment),
     "anomaly": Command("find the images that are strangest to a trained model", _anomaly_arguments, _anomaly),

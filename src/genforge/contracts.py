@@ -310,6 +310,27 @@ class Sampler(ABC):
         """Images, float (n, c, h, w), nominally in [-1, 1], on the network's device."""
 
 
+@dataclass(frozen=True)
+class State:
+    """Where sampling stands after a step from noise towards images.
+
+    sigma: the noise level reached, 0 at the end. noisy: images at that level, (n, c, h, w). clean: the clean images
+    that the step predicted, (n, c, h, w).
+    """
+
+    sigma: float
+    noisy: Tensor
+    clean: Tensor
+
+
+@runtime_checkable
+class WithTrajectory(Protocol):
+    """A sampler that draws step by step and lets others see the way."""
+
+    def trajectory(self, network: Network, draw: Draw) -> Iterator[State]:
+        """Every state on the way, the last of them the images."""
+
+
 EIGHT_BIT, POINTS = "8-bit images", "points of the plane"  # what a likelihood may be of
 
 

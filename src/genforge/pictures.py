@@ -75,6 +75,15 @@ def grid(images: np.ndarray, columns: int = 0, gap: int = 1, enlarged: bool = Tr
     return enlarge(canvas, factor_to_see(height, width)) if enlarged else canvas
 
 
+def strip(ways: np.ndarray) -> np.ndarray:
+    """How images come to be: for each of them a row of what was there and below it a row of what was expected.
+
+    Args:
+        ways: uint8 (images, 2, moments, height, width, channels), as `Model.trajectory` gives them.
+    """
+    return grid(ways.reshape(-1, *ways.shape[3:]), columns=ways.shape[2])
+
+
 def factor_to_see(height: int, width: int, side: int = SIDE_TO_SEE) -> int:
     """The smallest whole factor that brings the shorter side to `side` pixels at least."""
     return max(1, math.ceil(side / min(height, width)))

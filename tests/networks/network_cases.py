@@ -31,6 +31,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "flow-matching-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "pixelcnn": {"width": 8, "layers": 3, "features": 8, "mixtures": 3},
     "pixel-transformer": {"width": 8, "layers": 1, "heads": 2, "features": 8, "mixtures": 3},
+    "autoguided-denoiser": {
+        part: {"name": "edm-denoiser", "backbone": {"name": "unet", "width": 8}} for part in ("main", "guide")
+    },
     "gaussian": {"components": 8},
     "mixture": {"components": 2, "dimensions": 16},
     "kernel-density": {"images": 20},

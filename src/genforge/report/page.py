@@ -221,6 +221,9 @@ def _model(model: Model, series: int | None, pictures: _Pictures) -> dict[str, A
         "copies": pictures.copy(
             model.copies, f"{model.name}-copies", f"samples of {model.name}, each beside its nearest training image"
         ),
+        "trajectory": pictures.copy(
+            model.trajectory, f"{model.name}-trajectory", f"images of {model.name} on their way from noise"
+        ),
         "filmstrip": pictures.copy(
             model.filmstrip if model.card["steps"] else None,  # what has a closed form has one moment only
             f"{model.name}-filmstrip",

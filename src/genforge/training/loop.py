@@ -110,11 +110,13 @@ def train(
             shares = Shares(data, settings, peers, seed)
             turns = _make_ready(objective, data, settings, device, seed, peers)
             history = History(log, show) if peers.is_first else History()
-            run = RunState(objective, turns, settings.ema, history, environment(device, peers.size), peers)
+            here, folder = environment(device, peers.size), checkpoints.averages if checkpoints else None
+            run = RunState(objective, turns, settings.ema, history, here, settings.averages, folder, peers)
             keeper = Keeper(run, checkpoints if turns else None, settings, title)
             resumed = keeper.resume()
         steps = settings.steps if turns else 0
         looks = _spread(observations if observe else 0, steps)
+        written = set(_spread(settings.averages.snapshots, steps))
         watch = Stopwatch(run.seconds)
         bar = Bar(f"{title} from step {run.step}" if resumed else title, steps - run.step)
         reporter = _Reporter(run, settings, watch, bar)
@@ -154,6 +156,8 @@ def train(
                             run.check_finite(title)
                             run.seconds = watch.seconds
                             reporter.report()
+                        if run.powers is not None and run.step in written and peers.is_first:
+                            run.powers.keep()
                         if run.step % settings.checkpoint_every == 0 or run.step == steps:
                             run.seconds = watch.seconds
                             keeper.keep()
@@ -168,7 +172,9 @@ def train(
                 raise
 
         # The averaged weights stay, and what is fitted after training is fitted to them.
-        if run.average is not None:
+        if run.powers is not None and settings.averages.choose is not None and peers.is_first:
+            run.powers.adopt(settings.averages.choose)
+        elif run.average is not None:
             run.average.adopt()
         run.kept.eval()
         with termination.at_once():
@@ -193,8 +199,9 @@ def _step(run: RunState, shares: Shares, settings: TrainingSettings, steps: int)
             run.turn += 1
             moved |= turn.moves_kept
     run.step += 1
-    if moved and run.average is not None:
-        run.average.update()
+    for average in (run.average, run.powers):
+        if moved and average is not None:
+            average.update()
 
 
 class _Reporter:
