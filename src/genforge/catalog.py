@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from pydantic import Field, field_validator
 
-from genforge.contracts import SMALLEST, ImageShape, Network, Objective, Port, Sampler
+from genforge.contracts import POINT, SMALLEST, ImageShape, Network, Objective, Port, Sampler
 from genforge.files import read_yaml
 from genforge.imports import code_digest
 from genforge.settings import Settings, UserError, nearest
@@ -33,6 +33,7 @@ NETWORKS: dict[str, str] = {
     "progressive-generator": "genforge.networks.progressive:Generator",
     "progressive-critic": "genforge.networks.progressive:Critic",
     "unet": "genforge.networks.unet:UNet",
+    "mlp-backbone": "genforge.networks.mlp_backbone:MLPBackbone",
     "ddpm-denoiser": "genforge.networks.ddpm:DDPMDenoiser",
     "edm-denoiser": "genforge.networks.edm:EDMDenoiser",
     "flow-matching-denoiser": "genforge.networks.flow_matching:FlowMatchingDenoiser",
@@ -210,9 +211,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def resolve(name: str, entry: Mapping[str, Any]) -> Recipe:
+def resolve(name: str, entry: Mapping[str, Any], points: bool = False) -> Recipe:
     """The recipe that an entry of `params.yaml` means: the library's with the entry's overrides, every setting checked
     and every default filled in.
+
+    Args:
+        points: whether the data are points of the plane, which not every network takes.
 
     Raises:
         UserError: with the dotted key, the value, the rule and the nearest valid name.
@@ -222,7 +226,7 @@ def resolve(name: str, entry: Mapping[str, Any]) -> Recipe:
     over = {key: value for key, value in entry.items() if key != "from"}
     values = merge(_without_turning(base, over), over)
     recipe = _filled(Recipe.read({"origin": entry["from"], **values}, where), where)
-    _check_built(recipe, where)
+    _check_built(recipe, where, points)
     _check_space(recipe, where)
     return recipe
 
@@ -259,12 +263,12 @@ def _filled(recipe: Recipe, where: str) -> Recipe:
     return recipe
 
 
-def resolve_all(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Recipe]:
+def resolve_all(entries: Mapping[str, Mapping[str, Any]], points: bool = False) -> dict[str, Recipe]:
     """`resolve` over all entries, with every mistake told at once."""
     recipes, mistakes = {}, []
     for name, entry in entries.items():
         try:
-            recipes[name] = resolve(name, entry)
+            recipes[name] = resolve(name, entry, points)
         except UserError as error:
             mistakes.append(str(error))
     if mistakes:
@@ -323,6 +327,14 @@ def build_network(choice: Mapping[str, Any], port: Port, where: str) -> Network:
         raise UserError(
             f"{where}.name: {choice['name']!r} is a {kind.kind} network, but this role takes a {port.kind} network: "
             f"{', '.join(fitting)}"
+        )
+    if port.image.is_point and not kind.takes_points:
+        fitting = [
+            name for name in NETWORKS if (other := target("network", name)).kind == port.kind and other.takes_points
+        ]
+        raise UserError(
+            f"{where}.name: {choice['name']!r} takes images, but the data are points of the plane (data.source); these "
+            f"take points: {', '.join(fitting) or 'none'}"
         )
     settings = kind.settings_type.read({key: value for key, value in choice.items() if key != "name"}, where)
     inner = {
@@ -415,14 +427,15 @@ def _check_fit(recipe: Recipe, where: str) -> None:
         )
 
 
-def _check_built(recipe: Recipe, where: str) -> None:
+def _check_built(recipe: Recipe, where: str, points: bool) -> None:
     """Everything is built once, for the smallest images and for larger ones, for which some networks have layers that
-    they else have not: what the parts have to say about each other (an inner network, a player's name, a sampler's
-    steps) is said before any work."""
+    they else have not; or for points. What the parts have to say about each other (an inner network, a player's name, a
+    sampler's steps) is said before any work."""
+    shapes = [POINT] if points else [ImageShape(1, side, side) for side in (2 * SMALLEST, SMALLEST)]
     try:
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
-            for side in (2 * SMALLEST, SMALLEST):
-                objective = build_objective(recipe, ImageShape(1, side, side), classes=2)
+            for shape in shapes:
+                objective = build_objective(recipe, shape, classes=2)
             build_sampler(recipe.sampler).check(objective.exported)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None

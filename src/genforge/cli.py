@@ -140,7 +140,9 @@ def _sample(arguments: argparse.Namespace) -> None:
 
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", type=Path, help="a folder of images, or a uint8 .npy array (images, height, width, channels)"
+        "path",
+        type=Path,
+        help="a folder of images, or a uint8 .npy array (images, height, width, channels); of points float32 (n, 2)",
     )
     _json_argument(parser)
 

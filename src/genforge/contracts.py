@@ -1,7 +1,10 @@
 """What the rooms promise each other: images, ports, batches, players, objectives, samplers.
 
-Images are uint8 NHWC on disk and float NCHW in [-1, 1] in networks; the two functions below are the only doors.
-Gray stays one channel everywhere but at the feature extractor's own door.
+Images are uint8 NHWC on disk and float NCHW in [-1, 1] in networks; the functions below are the only doors. Gray stays
+one channel everywhere but at the feature extractor's own door.
+
+A point of the plane is an image of one place with two channels, x and y: float32 (n, 1, 1, 2) on disk, in [-1, 1]
+already, so that nothing is rounded. Wherever images are spoken of, points may stand; `ImageShape.is_point` tells.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ SMALLEST, LARGEST, MULTIPLE = 8, 64, 4  # pixels: image sides that the networks 
 
 @dataclass(frozen=True)
 class ImageShape:
-    """Channels (1 or 3), height and width in pixels."""
+    """Channels (1 or 3), height and width in pixels; or `POINT`."""
 
     channels: int
     height: int
@@ -32,8 +35,20 @@ class ImageShape:
         """Number of values in one image."""
         return self.channels * self.height * self.width
 
+    @property
+    def is_point(self) -> bool:
+        """Whether these are no images but points of the plane, real numbers that are not rounded to levels."""
+        return self == POINT
+
+    @property
+    def stored(self) -> str:
+        """Name of the type that values have on disk."""
+        return "float32" if self.is_point else "uint8"
+
     def check(self) -> None:
-        """Raises UserError unless the networks of the catalog can take this shape."""
+        """Raises UserError unless networks of the catalog can take this shape."""
+        if self.is_point:
+            return
         if self.channels not in (1, 3):
             raise UserError(f"images have {self.channels} channels; genforge trains on 1 (gray) or 3 (RGB)")
         for name, side in (("height", self.height), ("width", self.width)):
@@ -44,8 +59,14 @@ class ImageShape:
                 )
 
 
+POINT = ImageShape(2, 1, 1)
+
+
 def to_network(images: Tensor) -> Tensor:
-    """uint8 (n, height, width, channels) in 0..255 to float32 (n, channels, height, width) in [-1, 1]."""
+    """uint8 (n, height, width, channels) in 0..255 to float32 (n, channels, height, width) in [-1, 1]. Points, float32
+    (n, 1, 1, 2), are only turned to (n, 2, 1, 1); a copy in any case."""
+    if images.dtype != torch.uint8:
+        return images.permute(0, 3, 1, 2).to(torch.float32, copy=True)
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
@@ -58,6 +79,20 @@ def to_pixels(images: Tensor) -> Tensor:
     if not torch.isfinite(images).all():
         raise ValueError("images hold values that are not finite (NaN or infinity)")
     return images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def to_stored(images: Tensor) -> Tensor:
+    """What a network drew, float (n, channels, height, width), as such data lie on disk: images as `to_pixels` makes
+    them, points float32 (n, 1, 1, 2) as they are.
+
+    Raises:
+        ValueError: some value is not finite.
+    """
+    if not ImageShape(*images.shape[1:]).is_point:
+        return to_pixels(images)
+    if not torch.isfinite(images).all():
+        raise ValueError("points hold values that are not finite (NaN or infinity)")
+    return images.float().permute(0, 2, 3, 1).contiguous()
 
 
 PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone"]
@@ -87,7 +122,8 @@ class Port:
 class Network(nn.Module):
     """A module with typed settings that serves one kind of port. It knows no loss.
 
-    Class attributes: `kind` (which port it serves) and `settings_type` (its settings).
+    Class attributes: `kind` (which port it serves), `settings_type` (its settings), `takes_points` (whether points of
+    the plane are as good as images; of a network over another one, the inner one decides too).
     A network built over another one (a denoiser over its backbone) names in `inner` the settings that choose one, each
     a mapping `{name, ...}`; it gets the built networks as keyword arguments of these names.
     """
@@ -95,6 +131,7 @@ class Network(nn.Module):
     kind: ClassVar[PortKind]
     settings_type: ClassVar[type[Settings]]
     inner: ClassVar[tuple[str, ...]] = ()
+    takes_points: ClassVar[bool] = False
 
     @classmethod
     def inner_port(cls, key: str, settings: Settings, port: Port) -> Port:

@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "progressive-generator": {"width": 12, "widest": 16},
     "progressive-critic": {"width": 4, "widest": 16},
     "unet": {"width": 8},
+    "mlp-backbone": {"width": 16, "blocks": 1},
     "ddpm-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "edm-denoiser": {"backbone": {"name": "unet", "width": 8, "time_embedding": "fourier"}},
     "flow-matching-denoiser": {"backbone": {"name": "unet", "width": 8}},
@@ -50,7 +51,10 @@ def build(name: str, image: ImageShape, classes: int = 0, **settings: Any) -> Ne
     """The small network with every weight moved off zero, so that no zero-initialised layer hides what is before it."""
     torch.manual_seed(0)
     kind = target("network", name).kind
-    network = build_network({"name": name, **SMALL.get(name, {}), **settings}, port(kind, image, classes), "test")
+    small = SMALL.get(name, {})
+    if image.is_point and "backbone" in small:
+        small = {"backbone": {"name": "mlp-backbone", **SMALL["mlp-backbone"]}}
+    network = build_network({"name": name, **small, **settings}, port(kind, image, classes), "test")
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.02 * torch.randn_like(weight))
@@ -119,4 +123,5 @@ def some_pixels(image: ImageShape, count: int = 64, classes: int = 0) -> Images:
 
 ALL = sorted(NETWORKS)
 CONDITIONED = [name for name in ALL if target("network", name).__module__ != "genforge.networks.baselines"]  # on labels
+OF_POINTS = [name for name in ALL if target("network", name).takes_points]
 EIGHT = ImageShape(1, 8, 8)

@@ -100,7 +100,9 @@ class OnnxDetector(Detector):
         return np.concatenate(parts) > self.threshold
 
     def _scores(self, images: np.ndarray) -> np.ndarray:
-        ready = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0
+        ready = images.transpose(0, 3, 1, 2).astype(np.float32)
+        if images.dtype == np.uint8:  # points are in [-1, 1] already
+            ready = ready / 127.5 - 1.0
         try:
             scores = np.asarray(self.session.run(None, {self.session.get_inputs()[0].name: ready})[0])
         except Exception as error:  # a wrong shape inside the user's network, whatever it raises

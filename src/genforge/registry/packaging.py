@@ -88,7 +88,7 @@ def signature(exported: Exported) -> ModelSignature:
     if exported.port.classes:
         inputs.append(ColSpec(DataType.long, "label", required=False))
     image = exported.port.image
-    pixels = TensorSpec(np.dtype(np.uint8), (-1, image.height, image.width, image.channels))
+    pixels = TensorSpec(np.dtype(image.stored), (-1, image.height, image.width, image.channels))
     defaults = {"seed": 0, "first": 0, "batch_size": 250}
     params = [ParamSpec(key, DataType.long, value) for key, value in defaults.items()]
     return ModelSignature(Schema(inputs), Schema([pixels]), ParamSchema(params))

@@ -41,7 +41,7 @@ def run(project: Project, name: str | None = None) -> None:
     from genforge.catalog import build_objective, build_sampler
     from genforge.data.loading import DeviceData, Prepared
     from genforge.models import Model, digest
-    from genforge.pictures import grid
+    from genforge.pictures import enough, sheet
     from genforge.tracking import runs as tracking
     from genforge.training.loop import train
     from genforge.training.settings import TrainingSettings
@@ -87,16 +87,19 @@ def run(project: Project, name: str | None = None) -> None:
             seed=seed,
             log=record.metrics,
             checkpoints=checkpoints,
-            observe=lambda step, network: pictures_of(model, prepared, FILM_COLUMNS, f"{name} at step {step}"),
+            observe=lambda step, network: pictures_of(
+                model, prepared, enough(prepared.shape.stored, FILM_COLUMNS), f"{name} at step {step}"
+            ),
             observations=OBSERVATIONS,
-            show=lambda step, images: record.image("samples", step, grid(images, FILM_COLUMNS)),
+            show=lambda step, images: record.image("samples", step, sheet(images, FILM_COLUMNS)),
             title=f"training {name}",
         )
         card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
         card["code"] = read_json(project.recipe_file(name))["code"]
         card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
         with replacing_folder(project.model(name)) as result:
-            write(result, model, card, trained.history, pictures_of(model, prepared, GRID, name))
+            samples = pictures_of(model, prepared, enough(prepared.shape.stored, GRID), name)
+            write(result, model, card, trained.history, sheet(samples, real=prepared.images("validation")))
             trained.history.write_csv(project.curves(name))
         record.artifact(project.model(name), "model")
         record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
@@ -146,13 +149,13 @@ def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any
 
 
 def write(folder: Path, model: Model, card: dict[str, Any], history: History, samples: np.ndarray) -> None:
-    """Fill the model's folder."""
-    from genforge.pictures import grid, save_png
+    """Fill the model's folder. samples: the picture of what the model draws."""
+    from genforge.pictures import film, save_png
     from genforge.training.checkpoint import serialise
 
     with replacing(folder / "weights.safetensors") as file:
         file.write(serialise(model.network.state_dict()))
     write_json(folder / "model.json", card)
     history.write_csv(folder / "curves.csv")
-    save_png(folder / "samples.png", grid(samples))
-    save_png(folder / "filmstrip.png", grid(history.film(), FILM_COLUMNS))
+    save_png(folder / "samples.png", samples)
+    save_png(folder / "filmstrip.png", film(sorted(history.images.items()), FILM_COLUMNS))

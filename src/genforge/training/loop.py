@@ -85,7 +85,7 @@ def train(
             falls back to the newest one.
         observe: called with the step and the exported network: averaged weights, evaluation mode. It may draw as much
             randomness as it likes without changing what is trained. What it returns, uint8 (n, height, width,
-            channels), is kept in the history. What it raises ends the training.
+            channels) or points, is kept in the history. What it raises ends the training.
         observations: how often, evenly spread over the steps; the last comes after the last step and `finish`.
         show: called with the step and what `observe` returned, as `log` is.
         title: for the progress bar and for errors.
