@@ -122,7 +122,9 @@ def test_both_networks_are_at_the_stage_of_the_critic_s_turn() -> None:
             "stylegan",
             {
                 "penalties_every": 3,
+                "path_length": 2.0,
                 "path_length_every": 2,
+                "style_mixing": 0.5,
                 "adaptive_augmentation": ["mirror", "blit", "geometry", "colour"],
                 "adaptive_images": 100,
             },

@@ -111,7 +111,7 @@ def test_the_generator_s_turns_have_a_path_length_at_every_kth() -> None:
         {
             "from": "stylegan",
             "networks": {"generator": {"width": 4, "widest": 8}, "critic": {"width": 4, "widest": 8}},
-            "objective": {"path_length_every": 3, "latent_size": 8},
+            "objective": {"path_length": 2.0, "path_length_every": 3, "latent_size": 8, "style_mixing": 0.9},
         },
     )
     torch.manual_seed(0)

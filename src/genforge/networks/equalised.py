@@ -1,7 +1,7 @@
 """Layers of Karras et al. 2018, "Progressive growing of GANs", which the style-based networks share.
 
 Equalised learning rate (section 4.1): weights begin as standard normal noise and are divided by the root of their
-fan-in whenever they are used, so that Adam, which moves every weight by about as much, moves every layer by about as much.
+fan-in whenever they are used, so that Adam, which moves every weight by about as much, does so with every layer.
 """
 
 from __future__ import annotations

@@ -235,8 +235,8 @@ def channels_of(width: int, widest: int, halved: int) -> list[int]:
 
 
 def filtered(values: Tensor, padding: int, stride: int = 1, gain: float = 1.0) -> Tensor:
-    """Every channel under the filter (1, 3, 3, 1) in both directions, which sums to `gain`: it goes with every change of
-    size."""
+    """Every channel under the filter (1, 3, 3, 1) in both directions, which sums to `gain`: it goes with every change
+    of size."""
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device=values.device, dtype=values.dtype)
     kernel = (taps[:, None] * taps * (gain / 64)).expand(values.shape[1], 1, 4, 4)
     return functional.conv2d(values, kernel, stride=stride, padding=padding, groups=values.shape[1])

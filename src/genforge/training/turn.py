@@ -50,7 +50,7 @@ class Turn:
         """Follow the gradient of the loss on `batch`, at `factor` times the learning rate.
 
         Returns:
-            the loss and the scalars that the objective and clipping log, all detached.
+            the loss and the scalars that the objective logs, with the length of the gradient, all detached.
         """
         set_learning_rate(self.optimizer, factor * self.learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
@@ -61,11 +61,19 @@ class Turn:
         finally:
             for weight in self.others:
                 weight.requires_grad_(True)
-        if self.settings.clip_norm is not None:
-            logs[f"{self.player.name}_gradient"] = clip_grad_norm_(self.own, self.settings.clip_norm).detach()
+        logs = logs or {f"{self.player.name}_loss": loss}
+        logs[f"{self.player.name}_gradient"] = self._gradient()
         self.optimizer.step()
         self.objective.after_step(self.player)
         return loss, logs
+
+    def _gradient(self) -> Tensor:
+        """The length of the gradient; it is cut afterwards where that is asked for."""
+        if self.settings.clip_norm is not None:
+            return clip_grad_norm_(self.own, self.settings.clip_norm).detach()
+        gradients = [weight.grad.detach() for weight in self.own if weight.grad is not None]
+        # In double precision, since the square of a finite number may not be finite in single.
+        return torch.stack(torch._foreach_norm(gradients, dtype=torch.float64)).norm()
 
     def _backward(self, part: Batch) -> Loss:
         """The loss of one part of the batch, its gradient added to what the parts before it left."""
