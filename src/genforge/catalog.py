@@ -29,6 +29,10 @@ NETWORKS: dict[str, str] = {
     "mlp-critic": "genforge.networks.mlp:Critic",
     "resnet-generator": "genforge.networks.resnet:Generator",
     "resnet-critic": "genforge.networks.resnet:Critic",
+    "style-generator": "genforge.networks.style:Generator",
+    "style-critic": "genforge.networks.style:Critic",
+    "progressive-generator": "genforge.networks.progressive:Generator",
+    "progressive-critic": "genforge.networks.progressive:Critic",
     "unet": "genforge.networks.unet:UNet",
     "mlp-backbone": "genforge.networks.mlp_backbone:MLPBackbone",
     "realnvp": "genforge.networks.realnvp:RealNVP",
@@ -60,6 +64,7 @@ OBJECTIVES: dict[str, str] = {
 }
 SAMPLERS: dict[str, str] = {
     "one-shot": "genforge.samplers.one_shot:OneShot",
+    "style": "genforge.samplers.style:Style",
     "ddpm": "genforge.samplers.ddpm:DDPM",
     "ddim": "genforge.samplers.ddim:DDIM",
     "euler": "genforge.samplers.euler:Euler",

@@ -161,6 +161,20 @@ class EvaluationSettings(Settings):
         description="also FID without its bias from finite images, followed to 1 / N = 0 (Chong and Forsyth 2020)",
     )
 
+    collapse_duplicates: float = Field(
+        0.25,
+        gt=0.0,
+        le=1.0,
+        description="a model has collapsed, and is neither ranked nor registered, when at least this share of its "
+        "images has a twin among them; of real ones, and of healthy models, it is a few hundredths at most",
+    )
+    collapse_classes: float = Field(
+        0.2,
+        ge=0.0,
+        lt=1.0,
+        description="the same when its images reach this share of the data's classes or less, or only one of several",
+    )
+
     @field_validator("seeds")
     @classmethod
     def _seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:

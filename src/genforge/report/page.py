@@ -88,7 +88,10 @@ def headline(board: Mapping[str, Any]) -> str:
     """Who leads, in a few words."""
     models = [row for row in board["rows"] if row["role"] == "model"]
     if not models:
-        return "No model yet, only baselines"
+        collapsed = [row["name"] for row in board["rows"] if row["role"] == leaderboard.COLLAPSED]
+        return (
+            f"No model that has not collapsed ({', '.join(collapsed)})" if collapsed else "No model yet, only baselines"
+        )
     return f"{models[0]['name']} leads {len(models)} models" if len(models) > 1 else f"{models[0]['name']} stands alone"
 
 

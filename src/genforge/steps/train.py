@@ -95,6 +95,7 @@ def run(project: Project, name: str | None = None) -> None:
                 model, prepared, enough(prepared.shape.stored, FILM_COLUMNS), f"{name} at step {step}"
             ),
             observations=OBSERVATIONS,
+            held_out=DeviceData(prepared, "validation", project.device, seed) if prepared.count("validation") else None,
             title=f"training {name}",
             peers=met,
         )
