@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from genforge.evaluation.drift import Drift
 from genforge.files import digest_bytes, read_json, replacing_folder
-from genforge.progress import say
 from genforge.registry.registry import STAGING, Registry
 from genforge.settings import UserError
 from genforge.steps import drift as drift_step
 from pipelines.dvc_commands import dvc
-from pipelines.stages import Processes, out_of_date, run_stage
+from pipelines.stages import Processes, out_of_date, run_stage, say_plainly
 from pipelines.workplace import LOCK, Workplace
 
 Trigger = Literal["anything", "data", "drift"]
@@ -71,7 +70,7 @@ def _decide_drift(place: Workplace, said: str, processes: Processes) -> Decision
         return Decision(True, f"no model is staged yet; {said}")
     fetch(place, processes)
     for stage in OF_DATA:
-        run_stage(stage, place.folder, place.environment, processes, _tell)
+        run_stage(stage, place.folder, place.environment, processes, say_plainly)
     known = project.state / KNOWN
     try:
         bring_known(place, staged.tags, known)
@@ -118,11 +117,6 @@ def bring_known(place: Workplace, tags: Mapping[str, str], out: Path) -> None:
             files.get("results/extractor", str(folder / "extractor"), recursive=True)
     except (OSError, DvcException) as error:
         raise Untraceable(f"the remote does not give them: {error}") from error
-
-
-def _tell(stage: str, message: dict[str, Any]) -> None:
-    if message.get("text"):
-        say(f"{stage}: {message['text'].removeprefix(f'{stage}: ')}")
 
 
 def check_trigger(trigger: str) -> Trigger:

@@ -25,7 +25,7 @@ from genforge.cli import FAILURE
 from genforge.config import Config
 from genforge.files import read_yaml
 from genforge.processes import Identity, command_line, describe, words_of
-from genforge.progress import CHANNEL
+from genforge.progress import CHANNEL, say
 from genforge.settings import Settings, UserError
 from genforge.steps.leftovers import locks_of_dvc, mend_cut_off_table
 
@@ -228,6 +228,12 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def say_plainly(stage: str, message: dict[str, Any]) -> None:
+    """What a step has to say, as a line with its name; how far it is, is not shown."""
+    if message.get("text"):
+        say(f"{stage}: {message['text'].removeprefix(f'{stage}: ')}")
+
+
 def run_stage(
     stage: str,
     root: Path,
@@ -240,6 +246,19 @@ def run_stage(
     Raises:
         StageFailed: with the step's own reason where it gave one, else the end of what it printed.
     """
+    repro = [sys.executable, "-m", "genforge.ownership", "dvc", "repro", "--single-item", stage]
+    run_program(stage, repro, root, environment, processes, tell)
+
+
+def run_program(
+    stage: str,
+    command: list[str],
+    root: Path,
+    environment: Mapping[str, str],
+    processes: Processes,
+    tell: Callable[[str, dict[str, Any]], None] = say_plainly,
+) -> None:
+    """A command of ours in the name of a stage, in a process group of its own; the rest as in `run_stage`."""
     logs = root.resolve() / ".genforge" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     # Names that the next run of the stage takes again: a flow that is killed leaves nothing that would pile up.
@@ -247,7 +266,6 @@ def run_stage(
     for path in (channel, failure):
         path.unlink(missing_ok=True)
     channel.touch()
-    command = [sys.executable, "-m", "genforge.ownership", "dvc", "repro", "--single-item", stage]
     paths = {CHANNEL: str(channel), FAILURE: str(failure), **ownership.environment()}
     with log.open("wb") as output:
         options = {"cwd": root, "env": {**os.environ, **environment, **paths}, "stdin": subprocess.DEVNULL}
