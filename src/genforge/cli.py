@@ -155,6 +155,24 @@ def _judge(arguments: argparse.Namespace) -> None:
     print(json.dumps(verdict, indent=2)) if arguments.json else _show(verdict_table(verdict))
 
 
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    names = "a recipe of params.yaml, NAME@ALIAS, NAME/VERSION, or a folder with a trained model"
+    parser.add_argument("first", help=names)
+    parser.add_argument("second", help="the same")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the page (default: below results/comparisons)")
+    _json_argument(parser)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from genforge.steps.compare import compare, comparison_table
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    told = compare(project, arguments.first, arguments.second, arguments.out)
+    print(json.dumps(told, indent=2)) if arguments.json else _show(comparison_table(told))
+
+
 def _drift_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, help="a folder of images, or a uint8 .npy array")
     parser.add_argument("--out", type=Path, default=Path("drift.png"), help="the picture (default: drift.png)")
@@ -280,6 +298,7 @@ COMMANDS = {
     "gates": Command("say in words why a model may hold an alias, or may not", _gates_arguments, _gates),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
+    "compare": Command("say which of two models is better, and how sure that is", _compare_arguments, _compare),
     "drift": Command("test whether images have drifted away from the prepared data", _drift_arguments, _drift),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
     "promote": Command("give an alias to a registered version, by hand", _promote_arguments, _promote),

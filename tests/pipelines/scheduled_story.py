@@ -24,6 +24,8 @@ from tests.pipelines import small_project as small
 # A model that has seen the images is better than one that has not, whatever the luck of its training.
 RECIPE = {"recipes": {"vae": {"from": "vae", "training": {"steps": 80, "batch_size": 32}, "search": {"space": {}}}}}
 
+SECONDS = 1200.0  # to wait for a retraining
+
 
 class Heard(list[dict[str, Any]]):
     """What a webhook was told."""
@@ -36,7 +38,7 @@ class Heard(list[dict[str, Any]]):
         while len(found := [told for told in self if told["event"] == event]) < number:
             assert process.poll() is None, process.communicate()
             assert not [told for told in self if told["event"] == "failed"], self
-            assert time.monotonic() < deadline, f"no {event} within {seconds} s; heard: {self}"
+            assert time.monotonic() < deadline, f"no {event} within {SECONDS} s; heard: {self}"
             time.sleep(0.2)
         return found[number - 1]
 

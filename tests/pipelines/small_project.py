@@ -135,7 +135,8 @@ def run(folder: Path, *words: str, status: int = 0) -> str:
 
 
 def state_of(folder: Path) -> tuple[str, ...]:
-    """What no run may change of a user's folder: commit, branch, index, files."""
-    files = sorted(str(path.relative_to(folder)) for path in folder.iterdir() if path.name not in (".genforge", ".git"))
+    """What no run may change of a user's folder: commit, branch, index, files; but for our own store."""
+    own = (".genforge", ".git", "mlruns")
+    files = sorted(path.name for path in folder.iterdir() if path.name not in own and "mlflow.db" not in path.name)
     asked = [("rev-parse", "HEAD"), ("symbolic-ref", "HEAD"), ("status", "--porcelain")]
     return (*(run(folder, "git", *words) for words in asked), json.dumps(files))

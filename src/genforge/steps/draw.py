@@ -31,7 +31,7 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> 
     if images < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n should be 1 or more and --seed 0 to 2^63 - 1, not {images} and {seed}")
     write = _writer(out)
-    source = _source(model, root)
+    source = source_of(model, root)
     parts = []
     with Bar(f"drawing from {model}", images, "images") as bar:
         for first in range(0, images, TOGETHER):
@@ -43,8 +43,12 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> 
         raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
 
 
-def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
-    """What gives images from seed, count and first."""
+def source_of(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
+    """What gives images of a model, uint8 (count, height, width, channels), from seed, count and first.
+
+    Raises:
+        UserError: there is no such model.
+    """
     place = root / model
     if place.is_file() or (place.is_dir() and not (place / "model.json").is_file()):
         raise UserError(
