@@ -43,11 +43,11 @@ from pipelines.decision import Trigger  # noqa: E402
 from pipelines.engine import stop_on_signal  # noqa: E402
 from pipelines.killed_runs import project_tag, watch_heartbeats  # noqa: E402
 from pipelines.promotion import promote, rollback  # noqa: E402
-from pipelines.retrain_apart import repository_of, retrain_apart  # noqa: E402
+from pipelines.retrain_apart import retrain_apart  # noqa: E402
 from pipelines.search_worker import search_worker  # noqa: E402
 from pipelines.server import api  # noqa: E402
 from pipelines.stages import Processes, mend_locks  # noqa: E402
-from pipelines.workplace import current_branch, warn_of_uncommitted, workplace  # noqa: E402
+from pipelines.workplace import current_branch, repository_of, warn_of_uncommitted, workplace  # noqa: E402
 
 
 def check_cron(cron: str) -> None:
