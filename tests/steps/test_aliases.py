@@ -9,7 +9,7 @@ import pytest
 
 from genforge import cli
 from genforge.registry.registry import Registry
-from tests.pipelines.scheduled_story import webhook
+from tests.webhooks import webhook
 
 
 @pytest.fixture
