@@ -14,6 +14,7 @@ from genforge.pictures import grid, save_png
 from genforge.report.figures import LIGHT, Theme, _axes, _clipped, _figure, _save
 
 SHOWN, COLUMNS = 64, 8  # images of each model
+TICKS = (-1000, -100, -10, -4, -2, 0, 2, 4, 10, 100, 1000)  # standard errors
 
 
 def write(told: Mapping[str, Any], first: np.ndarray, second: np.ndarray, folder: Path) -> None:
@@ -47,6 +48,9 @@ def differences(path: Path, told: Mapping[str, Any], theme: Theme = LIGHT) -> No
     axes.set_yticks(range(len(told["metrics"])), [METRICS[name].title for name in told["metrics"]], fontsize=9)
     axes.set_ylim(len(told["metrics"]) - 0.5, -0.5)
     axes.set_xscale("symlog", linthresh=4.0)
+    low, high = axes.get_xlim()
+    axes.set_xticks(shown := [tick for tick in TICKS if low <= tick <= high], [f"{tick:g}" for tick in shown])
+    axes.minorticks_off()
     left, right = _clipped(told["second"], 24), _clipped(told["first"], 24)
     axes.set_xlabel(f"standard errors, 95% interval  (left: {left} is better, right: {right})")
     axes.grid(axis="x", color=theme.line, linewidth=0.6)
