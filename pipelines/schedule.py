@@ -31,9 +31,9 @@ from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.runner.storage import LocalStorage  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
+from genforge import ownership  # noqa: E402
 from genforge.cli import positive  # noqa: E402
 from genforge.config import ScheduleSettings  # noqa: E402
-from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pool", metavar="NAME", help="leave it to the workers of this work pool, and end")
     parser.add_argument("--folder", metavar="PATH", help="with --pool: where workers find this project (default: here)")
     arguments = parser.parse_args(argv)
-    end_with_owner()
+    ownership.end_with_owner()
     return status_of(lambda: _work(arguments), "the schedule has ended")
 
 
@@ -172,6 +172,8 @@ def _work(arguments: argparse.Namespace) -> None:
                 f"{arguments.pool}` on every machine")  # fmt: skip
             return
         say(f"retraining branch {branch}: {said}; Ctrl-C ends it")
+        # A run that has only begun to import when this process ends finds no parent that it could know its owner by.
+        os.environ.update(ownership.environment())
         serve(*found, print_starting_message=False, limit=None)
 
 
