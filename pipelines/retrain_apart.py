@@ -12,7 +12,6 @@ from its lock either way.
 from __future__ import annotations
 
 import argparse
-import base64
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from genforge.search.storage import STORAGE_VARIABLE  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
 from genforge.steps.resolve import check  # noqa: E402
+from genforge.steps.summary import data_address  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.decision import TRIGGERS, check_trigger, decide, fetch  # noqa: E402
 from pipelines.dvc_commands import dvc, verify_remote  # noqa: E402
@@ -214,8 +214,8 @@ def _publish(place: Workplace, trigger: str, outcome: Outcome) -> None:
     )
     picture = place.project.state / "drift.png"
     if trigger == "drift" and picture.is_file():
-        data = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-        create_image_artifact(image_url=data, key="drift", description="new images against those of the staged model")
+        text = "new images against those of the staged model"
+        create_image_artifact(image_url=data_address(picture), key="drift", description=text)
     if outcome.retrained:
         publish(place.folder)
 

@@ -42,7 +42,7 @@ from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.decision import Trigger  # noqa: E402
 from pipelines.engine import stop_on_signal  # noqa: E402
 from pipelines.killed_runs import project_tag, watch_heartbeats  # noqa: E402
-from pipelines.promotion import promote, rollback  # noqa: E402
+from pipelines.promotion import compare, history, promote, rollback  # noqa: E402
 from pipelines.retrain_apart import retrain_apart  # noqa: E402
 from pipelines.search_worker import search_worker  # noqa: E402
 from pipelines.server import api  # noqa: E402
@@ -91,11 +91,14 @@ def deployments(
         for trigger, when in times(settings).items()
     ]
     project = folder or str(root.resolve())
+    tagged = {"tags": [project_tag(root)]}
     by_hand = [
         _deployment(retrain_apart, "now", {**parameters, "trigger": "anything"}, folder, every_one),
-        _deployment(promote, "by-hand", {"root": project}, folder, {"tags": [project_tag(root)]}),
-        _deployment(rollback, "by-hand", {"root": project}, folder, {"tags": [project_tag(root)]}),
-        _deployment(search_worker, "help", {"repository": repository}, folder, {"tags": [project_tag(root)]}),
+        *(
+            _deployment(one, "by-hand", {"root": project}, folder, tagged)
+            for one in (promote, rollback, history, compare)
+        ),
+        _deployment(search_worker, "help", {"repository": repository}, folder, tagged),
     ]
     return [*scheduled, *by_hand]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,13 +19,18 @@ import psutil
 import pytest
 
 from genforge.config import ScheduleSettings
+from genforge.registry.registry import Registry
 from genforge.settings import UserError
 from pipelines.schedule import deployments, times
 from tests.pipelines import small_project as small
 from tests.webhooks import webhook
 
 SECONDS = 600.0
-PARAMS = "recipes: {box: {from: box}}\nschedule: {cron: '0 3 * * *'}\n"
+PARAMS = """
+recipes: {box: {from: box}}
+schedule: {cron: '0 3 * * *'}
+registry: {approval: [production]}
+"""
 
 
 def test_each_trigger_is_a_deployment_and_what_people_start_has_no_schedule(tmp_path: Path) -> None:
@@ -43,6 +49,8 @@ def test_each_trigger_is_a_deployment_and_what_people_start_has_no_schedule(tmp_
         "retrain-apart/now",
         "promote/by-hand",
         "rollback/by-hand",
+        "history/by-hand",
+        "compare/by-hand",
         "search-worker/help",
     }
     assert found["retrain-apart/drift"].parameters["trigger"] == "drift"
@@ -51,7 +59,9 @@ def test_each_trigger_is_a_deployment_and_what_people_start_has_no_schedule(tmp_
 
 
 @pytest.mark.slow
-def test_a_schedule_looks_in_time_and_ends_with_all_that_it_started(tmp_path: Path) -> None:
+def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
+    tmp_path: Path, new_store: Path
+) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "dvc.yaml").write_text("stages:\n  a: {cmd: 'echo 1 > a', outs: [a]}\n")
@@ -61,9 +71,13 @@ def test_a_schedule_looks_in_time_and_ends_with_all_that_it_started(tmp_path: Pa
     small.initialise(project)
     small.run(project, "dvc", "repro", "--quiet")
     small.commit(project, "a project in which all is done")
+    shutil.copyfile(new_store, project / new_store.name)
+    registry = Registry(project, "digits")
+    registry.history_of_aliases.make_model()
+    registry.client.create_model_version("digits", (project / "nothing").as_uri())
     before = small.state_of(project)
-    with webhook() as (address, heard):
-        environment = {**small.environment(project), "GENFORGE_WEBHOOK": address}
+    with webhook() as (hook, heard):
+        environment = {**small.environment(project), "GENFORGE_WEBHOOK": hook}
         command = [sys.executable, "-m", "pipelines.schedule", "--on-data", "10"]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         schedule = subprocess.Popen(command, cwd=project, env=environment, **pipes)
@@ -79,12 +93,27 @@ def test_a_schedule_looks_in_time_and_ends_with_all_that_it_started(tmp_path: Pa
 
         try:
             log = project / ".genforge" / "prefect" / "server.log"
-            found = wait_for(lambda: log.exists() and re.search(r"http://127\.0\.0\.1:\d+/api", log.read_text()))
-            nightly = wait_for(lambda: [run for run in _flow_runs(found[0]) if _trigger(run) == "anything"])
+            address = wait_for(lambda: log.exists() and re.search(r"http://127\.0\.0\.1:\d+/api", log.read_text()))[0]
+            nightly = wait_for(lambda: [run for run in _flow_runs(address) if _trigger(run) == "anything"])
             starts = [datetime.fromisoformat(run["expected_start_time"]) for run in nightly]
             assert all((start.hour, start.minute) == (3, 0) for start in starts)
             looked = wait_for(lambda: list(heard))[0]
             assert looked["event"] == "nothing new" and "nothing new: every stage is up to date" in looked["text"]
+
+            # A promotion that somebody has to approve waits for a name, and keeps it.
+            path = "deployments/name/promote/by-hand"
+            deployment = wait_for(lambda: _ask(address, path))["id"]
+            wanted = {"parameters": {"model": "digits/1", "reason": "looked at"}}
+            run = _ask(address, f"deployments/{deployment}/create_flow_run", wanted)["id"]
+            wait_for(lambda: _ask(address, f"flow_runs/{run}").get("state_type") == "PAUSED")
+            assert registry.aliases() == {}
+            assert [told["text"] for told in heard if told["event"] == "approval"] == [
+                "digits/1 waits for approval to become @production: looked at"
+            ]
+            _ask(address, f"flow_runs/{run}/resume", {"run_input": {"name": "Ada"}})
+            wait_for(lambda: _ask(address, f"flow_runs/{run}").get("state_type") == "COMPLETED")
+            (move,) = registry.history("production")
+            assert (move.after, move.evidence["approval"]["by"]) == (1, "Ada")
         finally:
             family = [psutil.Process(schedule.pid), *psutil.Process(schedule.pid).children(recursive=True)]
             schedule.send_signal(signal.SIGTERM)
@@ -101,12 +130,16 @@ def _trigger(run: dict[str, Any]) -> str:
 
 
 def _flow_runs(address: str) -> list[dict[str, Any]]:
-    """Runs that are to come."""
-    body = json.dumps({"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}).encode()
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{address}/flow_runs/filter", data=body, headers=headers)
+    """Runs of retrainings that are to come."""
+    wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "flows": {"name": {"any_": ["retrain-apart"]}}}
+    return list(_ask(address, "flow_runs/filter", wanted) or [])
+
+
+def _ask(address: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """What Prefect's server answers; nothing while it does not."""
+    data, headers = None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return list(json.load(answer))
+        with urllib.request.urlopen(urllib.request.Request(f"{address}/{path}", data, headers), timeout=30) as answer:
+            return json.load(answer)
     except OSError:
-        return []
+        return {}
