@@ -335,10 +335,45 @@ def _augment(arguments: argparse.Namespace) -> None:
     print(json.dumps(result, indent=2)) if arguments.json else _show(augmentation_table(result))
 
 
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    names = "a recipe of params.yaml, NAME@ALIAS, NAME/VERSION, or a folder with a trained model"
+    parser.add_argument("first", help=names)
+    parser.add_argument("second", help="the same")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the page (default: below results/comparisons)")
+    _json_argument(parser)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from genforge.steps.compare import compare, comparison_table
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    told = compare(project, arguments.first, arguments.second, arguments.out)
+    print(json.dumps(told, indent=2)) if arguments.json else _show(comparison_table(told))
+
+
+def _drift_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, help="a folder of images, or a uint8 .npy array")
+    parser.add_argument("--out", type=Path, default=Path("drift.png"), help="the picture (default: drift.png)")
+    _json_argument(parser)
+
+
+def _drift(arguments: argparse.Namespace) -> None:
+    from genforge.steps.drift import drift, in_words
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    found = drift(project, arguments.path, arguments.out)
+    print(json.dumps(found, indent=2) if arguments.json else in_words(found))
+
+
 def _promote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="NAME/VERSION, NAME@ALIAS, or NAME for NAME@staging")
     parser.add_argument("--alias", required=True, help="to give it, such as production")
     parser.add_argument("--reason", required=True, help="why, for the history")
+    parser.add_argument("--approve", metavar="NAME", help="who has approved it, where registry.approval asks for that")
     _json_argument(parser)
 
 
@@ -346,7 +381,7 @@ def _promote(arguments: argparse.Namespace) -> None:
     from genforge.steps.aliases import moves_table, promote
     from genforge.steps.project import Project
 
-    move = promote(Project.load(), arguments.model, arguments.alias, arguments.reason)
+    move = promote(Project.load(), arguments.model, arguments.alias, arguments.reason, arguments.approve)
     print(json.dumps(move, indent=2)) if arguments.json else _show(moves_table([move]))
 
 
@@ -456,6 +491,8 @@ COMMANDS = {
     "samplers": Command("compare samplers and steps on a trained denoiser", _samplers_arguments, _samplers),
     "ema": Command("compare lengths of the weights' average after training", _ema_arguments, _ema),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
+    "compare": Command("say which of two models is better, and how sure that is", _compare_arguments, _compare),
+    "drift": Command("test whether images have drifted away from the prepared data", _drift_arguments, _drift),
     "augment": Command("write a labelled set of drawn images, and tell what it is worth", _augment_arguments, _augment),
     "anomaly": Command("find the images that are strangest to a trained model", _anomaly_arguments, _anomaly),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),

@@ -20,6 +20,7 @@ from genforge.objectives.adaptive_augmentation import (
     vary,
 )
 from genforge.settings import UserError
+from genforge.training.turn import Part
 from tests.objectives.test_stabilisers import real, tiny, turn
 
 

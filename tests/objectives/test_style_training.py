@@ -11,6 +11,7 @@ from genforge.contracts import ImageShape
 from genforge.objectives.path_length import PathLength, path_lengths
 from genforge.objectives.style_mixing import mixed
 from genforge.settings import UserError
+from genforge.training.turn import Part
 from tests.objectives.test_stabilisers import dcgan, real, tiny, turn
 
 

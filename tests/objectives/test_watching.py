@@ -13,6 +13,7 @@ from genforge.contracts import Batch, ImageShape
 from genforge.randomness import seed_everything
 from genforge.training.loop import train
 from genforge.training.settings import TrainingSettings
+from genforge.training.turn import Part
 from tests.networks.network_cases import Images, some_pixels
 from tests.objectives.test_stabilisers import real, tiny, turn
 

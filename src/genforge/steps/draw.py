@@ -40,26 +40,28 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path(), lab
     """
     if images < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n should be 1 or more and --seed 0 to 2^63 - 1, not {images} and {seed}")
-    write = writer(out)
+    write, source = writer(out), source_of(model, root, label)
     parts = []
-    with _source(model, root, label) as source, Bar(f"drawing from {model}", images, "images") as bar:
+    with Bar(f"drawing from {model}", images, "images") as bar:
         for first in range(0, images, TOGETHER):
             parts.append(source(seed, min(TOGETHER, images - first), first))
             bar.advance(len(parts[-1]))
     write(out, np.concatenate(parts))
 
 
-@contextlib.contextmanager
-def _source(model: str, root: Path, label: str | None) -> Iterator[Callable[[int, int, int], np.ndarray]]:
-    """What gives images from seed, count and first, while the block lasts."""
+def source_of(model: str, root: Path, label: str | None = None) -> Callable[[int, int, int], np.ndarray]:
+    """What gives images of a model, uint8 (count, height, width, channels) or points, from seed, count and first.
+
+    Raises:
+        UserError: there is no such model, or class.
+    """
     if label is not None or trained_folder(model, root).is_dir():
-        with loaded(model, root) as drawing:
-            yield lambda seed, count, first: drawing.draw(seed, count, first, labels_of_one(drawing, label, count))
-        return
+        with loaded(model, root) as drawing:  # its weights are in memory from here on
+            return lambda seed, count, first: drawing.draw(seed, count, first, labels_of_one(drawing, label, count))
     from genforge.registry import registry
 
     served = registry.load_model(root, address(model))
-    yield lambda seed, count, first: registry.draw(served, count, seed, first, TOGETHER)
+    return lambda seed, count, first: registry.draw(served, count, seed, first, TOGETHER)
 
 
 def labels_of_one(model: Model, label: str | None, count: int) -> Tensor | None:
