@@ -121,9 +121,9 @@ def _gates(arguments: argparse.Namespace) -> None:
 
 
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", required=True, metavar="NAME@ALIAS", help="a registered model, such as digits@staging"
-    )
+    parser.add_argument("address", nargs="?", metavar="MODEL", help="a registered model: digits@staging, digits/3, "
+                        "models:/digits@staging; or a trained folder")  # fmt: skip
+    parser.add_argument("--model", metavar="MODEL", help="the same, by name")
     parser.add_argument("-n", "--images", type=int, default=64, help="how many (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="image i of a seed is always the same image (default: 0)")
     parser.add_argument(
@@ -134,8 +134,26 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
 def _sample(arguments: argparse.Namespace) -> None:
     from genforge.steps.draw import draw
 
-    draw(arguments.model, arguments.images, arguments.seed, arguments.out)
+    named = [model for model in (arguments.address, arguments.model) if model is not None]
+    if len(named) != 1:
+        raise UserError("genforge sample: name one model, such as `genforge sample digits@staging`")
+    draw(named[0], arguments.images, arguments.seed, arguments.out)
     print(arguments.out)
+
+
+def _provenance_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a picture: PNG, JPEG, WebP, BMP, TIFF or GIF")
+    _json_argument(parser)
+
+
+def _provenance(arguments: argparse.Namespace) -> None:
+    """Exit status 0: the picture says where it came from; else 1."""
+    from genforge.steps.provenance import examine, finding_table
+
+    finding = examine(arguments.file)
+    print(json.dumps(finding.to_json(), indent=2)) if arguments.json else _show(finding_table(finding))
+    if not finding.says_anything:
+        sys.exit(EXIT_FAILED)
 
 
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -262,6 +280,9 @@ COMMANDS = {
     "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
     "gates": Command("say in words why a model may hold an alias, or may not", _gates_arguments, _gates),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
+    "provenance": Command(
+        "say which model drew a picture, by its text and its watermark", _provenance_arguments, _provenance
+    ),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
     "promote": Command("give an alias to a registered version, by hand", _promote_arguments, _promote),
