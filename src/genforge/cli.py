@@ -156,6 +156,28 @@ def _provenance(arguments: argparse.Namespace) -> None:
         sys.exit(EXIT_FAILED)
 
 
+def _preset_arguments(parser: argparse.ArgumentParser) -> None:
+    from genforge.steps.preset import names
+
+    parser.add_argument("name", choices=names(), metavar="NAME", help=", ".join(names()))
+    parser.add_argument("--out", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
+                        help="what it is sized for (default: auto, the GPU where there is one)")  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="write over a file that is there already")
+
+
+def _preset(arguments: argparse.Namespace) -> None:
+    from genforge.steps.preset import write
+
+    device = arguments.device
+    if device == "auto":
+        import torch
+
+        device = "gpu" if torch.cuda.is_available() else "cpu"
+    write(arguments.name, device, arguments.out, arguments.force)
+    say(f"{arguments.out}: the preset {arguments.name}, sized for a {device.upper()}; edit it, then `genforge run`")
+
+
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", type=Path, help="a folder of images, or a uint8 .npy array (images, height, width, channels)"
@@ -277,6 +299,7 @@ COMMANDS = {
     "run": Command("run the whole pipeline as a flow; what is up to date is left alone", _run_arguments, _run),
     "step": Command("run one step by itself", _step_arguments, _step),
     "recipes": Command("list the library of ready recipes", _recipes_arguments, _recipes),
+    "preset": Command("write a params.yaml to begin with, for a data set and a device", _preset_arguments, _preset),
     "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
     "gates": Command("say in words why a model may hold an alias, or may not", _gates_arguments, _gates),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
