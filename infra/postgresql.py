@@ -48,7 +48,15 @@ class PostgreSQL:
             if owner is not None:
                 for path in (self.folder, secret):
                     shutil.chown(path, owner)
-            command = [str(self._binaries / "initdb"), "-D", str(aside), "--username", self.user, "--auth", "scram-sha-256"]
+            command = [
+                str(self._binaries / "initdb"),
+                "-D",
+                str(aside),
+                "--username",
+                self.user,
+                "--auth",
+                "scram-sha-256",
+            ]
             command += ["--pwfile", str(secret), "--encoding", "UTF8", "--no-locale", "--no-instructions"]
             made = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, **_as(owner))
         finally:
