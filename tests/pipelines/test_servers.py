@@ -38,7 +38,7 @@ evaluation: {images: 50}
 search: {trials: 0}
 registry: {metric: fid}
 gates: {finite: {}, draws-alone: {}}
-recipes: {gaussian: {from: gaussian}}
+recipes: {gan: {from: gan-mlp, training: {steps: 20}}}
 """
 # Every 30 seconds, and never two at once: so the first does the work, and one after it has nothing to do.
 DEPLOY = """
@@ -166,7 +166,7 @@ def test_a_scheduled_retrain_goes_through_the_servers(servers: Set) -> None:
     assert "everything is up to date: nothing to do" in (servers.state / "worker.log").read_text()
     assert not (servers.folder / "mlflow.db").exists()
     history = json.loads(servers.run(sys.executable, "-m", "genforge.cli", "history", "--json"))
-    assert {move["alias"]: move["after"] for move in history} == {"best-baseline": 1, "staging": 1}
+    assert {move["alias"]: move["after"] for move in history} == {"best-gan": 1, "staging": 1}
     servers.run(sys.executable, "-m", "genforge.cli", "sample", "shapes@staging", "-n", "4", "--out", "four.png")
     assert list((servers.state / "artifacts").rglob("weights.safetensors"))
 
