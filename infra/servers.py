@@ -231,6 +231,7 @@ class Servers:
 
     def _worker(self) -> Server:
         words = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", f"worker-{os.getpid()}"]
+        words += ["--limit", "1"]  # a GPU holds one run
         own = {**self.clients(), "PREFECT_LOGGING_LEVEL": "INFO", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
         return self._python("worker", words, own, self._worker_is_online)
 
