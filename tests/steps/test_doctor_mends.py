@@ -176,15 +176,16 @@ def stop(folder: Path, *words: str) -> bool:
     """SIGSTOP to the command of the project that ends in these words, once it has begun its work; False until then."""
     for process in started_in(folder):
         with contextlib.suppress(psutil.NoSuchProcess):
-            command = process.cmdline()
-            if command[0].endswith("python") and command[-len(words) :] == list(words) and process.children():
+            command = process.cmdline()  # a zombie has none
+            is_python = bool(command) and command[0].endswith("python")
+            if is_python and command[-len(words) :] == list(words) and process.children():
                 process.suspend()
                 return True
     return False
 
 
 def wait_for(ready: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not ready():
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -169,6 +169,18 @@ def test_every_call_may_arrive_twice(tracked: Path) -> None:
     check_whole(client, log)  # of one run: the second is in the bin
 
 
+def test_a_run_that_the_network_brings_before_the_end_is_deleted(tracked: Path) -> None:
+    with tracking.run(tracked, "train") as run:
+        run.metrics(0, {"loss": 1})
+        tracking.upload_all(tracked)
+        client = mlflow_store.connect(tracked)
+        experiment = client.get_experiment_by_name("digits").experiment_id
+        late = client.create_run(experiment, tags={"genforge.run": run.id}).info.run_id
+    tracking.upload_all(tracked)
+    assert client.get_run(late).info.lifecycle_stage == "deleted"
+    assert stored(client, RunLog(runs_folder(tracked) / run.id)).info.status == "FINISHED"
+
+
 def test_a_run_that_the_network_brings_late_is_swept_away(tracked: Path) -> None:
     log = tell(tracked)
     tracking.upload_all(tracked)
