@@ -11,7 +11,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 .DEFAULT_GOAL := help
 # Tests that start servers mostly wait: two workers more than there are cores.
 WORKERS ?= $(shell expr $$(nproc) + 2)
-.PHONY: help run test quick chaos servers check lint types layers lock clean
+.PHONY: help run schedule servers test quick chaos check lint types layers lock clean
 
 help: ## show these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ $(VENV)/installed: requirements.lock pyproject.toml
 
 run: $(VENV)/installed ## the whole pipeline as a flow, ending with the leaderboard
 	@genforge run
+
+schedule: $(VENV)/installed ## retrain as `schedule:` of params.yaml says, in clones of its own, until Ctrl-C
+	@python -m pipelines.schedule
 
 test: $(VENV)/installed ## every test
 	@pytest -n $(WORKERS) --dist worksteal

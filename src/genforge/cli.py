@@ -195,10 +195,27 @@ def _judge(arguments: argparse.Namespace) -> None:
     print(json.dumps(verdict, indent=2)) if arguments.json else _show(verdict_table(verdict))
 
 
+def _drift_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, help="a folder of images, or a uint8 .npy array")
+    parser.add_argument("--out", type=Path, default=Path("drift.png"), help="the picture (default: drift.png)")
+    _json_argument(parser)
+
+
+def _drift(arguments: argparse.Namespace) -> None:
+    from genforge.steps.drift import drift, in_words
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    found = drift(project, arguments.path, arguments.out)
+    print(json.dumps(found, indent=2) if arguments.json else in_words(found))
+
+
 def _promote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="NAME/VERSION, NAME@ALIAS, or NAME for NAME@staging")
     parser.add_argument("--alias", required=True, help="to give it, such as production")
     parser.add_argument("--reason", required=True, help="why, for the history")
+    parser.add_argument("--approve", metavar="NAME", help="who has approved it, where registry.approval asks for that")
     _json_argument(parser)
 
 
@@ -206,7 +223,7 @@ def _promote(arguments: argparse.Namespace) -> None:
     from genforge.steps.aliases import moves_table, promote
     from genforge.steps.project import Project
 
-    move = promote(Project.load(), arguments.model, arguments.alias, arguments.reason)
+    move = promote(Project.load(), arguments.model, arguments.alias, arguments.reason, arguments.approve)
     print(json.dumps(move, indent=2)) if arguments.json else _show(moves_table([move]))
 
 
@@ -307,6 +324,7 @@ COMMANDS = {
         "say which model drew a picture, by its text and its watermark", _provenance_arguments, _provenance
     ),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
+    "drift": Command("test whether images have drifted away from the prepared data", _drift_arguments, _drift),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
     "promote": Command("give an alias to a registered version, by hand", _promote_arguments, _promote),
     "rollback": Command("give an alias back to the version that held it before", _rollback_arguments, _rollback),

@@ -158,6 +158,46 @@ class RegistrySettings(Settings):
     """When a model may take the alias `staging`."""
 
     metric: Literal["fid", "kid"] = Field("fid", description="what `best` means; smaller is better for both")
+    approval: tuple[str, ...] = Field(
+        (),
+        description="aliases that move to no version before a person has approved it by name, such as [production]; a "
+        "rollback waits for nobody",
+    )
+
+    @field_validator("approval")
+    @classmethod
+    def _approval(cls, aliases: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_name(alias) for alias in aliases)
+
+
+class ScheduleSettings(Settings):
+    """When `make schedule` retrains. Every kind of trigger that is not null is a deployment of its own."""
+
+    cron: str | None = Field(
+        "0 3 * * *", description="retrain at these times whatever is out of date: minute, hour, day, month, weekday"
+    )
+    every: int | None = Field(None, ge=10, description="the same at an interval, in seconds; instead of `cron`")
+    on_data: int | None = Field(
+        None, ge=10, description="seconds between looks at the data; retrain as soon as they are others"
+    )
+    on_drift: int | None = Field(
+        None, ge=10, description="seconds between looks at the data; retrain once their new images have drifted"
+    )
+    drift_level: float = Field(
+        0.01, gt=0.001, lt=1.0, description="the probability to take new images for drifted that are not"
+    )
+    drift_images: int = Field(50, ge=20, description="new images from which on drift is looked for")
+    at_rest: float = Field(
+        10.0,
+        ge=0.0,
+        description="seconds for which nothing in the folder of images may have changed before it is read",
+    )
+    branch: str | None = Field(
+        None, description="what is retrained: the newest commit of this branch; null: of the one that is checked out"
+    )
+    search_workers: int = Field(
+        0, ge=0, le=256, description="workers of the work pool that each search of a scheduled run asks for help"
+    )
 
 
 # What a model has to pass unless params.yaml says otherwise: every gate that needs no limit of the user's own.
@@ -176,6 +216,7 @@ class Config(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     search: SearchSettings = SearchSettings()
     registry: RegistrySettings = RegistrySettings()
+    schedule: ScheduleSettings = ScheduleSettings()
     gates: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: dict(GATES),
         description="what a model has to pass before an alias moves to it: each entry has a name, the settings of a "
