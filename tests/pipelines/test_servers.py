@@ -1,11 +1,11 @@
-"""`make servers` for real: the set starts, does a scheduled retrain, loses a member and mends, ends without a trace."""
+"""The whole story on real servers as processes: `make servers`, a schedule, new data, retraining, gates, staging, going
+back; no change, no work; a member that is killed; and an end without a trace."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import json
-import os
 import shutil
 import signal
 import stat
@@ -19,35 +19,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
 from genforge import ownership
 from genforge.settings import UserError
 from infra import postgresql
+from tests.pipelines import small_project
+from tests.pipelines.small_project import IMAGES, ROOT, draw_images
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 400.0  # seconds for anything; a machine that is five times slower has time enough
-PARAMS = """
-seed: 0
-data: {name: shapes, source: image_folder, folder: my-images, image_size: 8, channels: 1}
-extractor: {steps: 20, width: 8}
-evaluation: {images: 50}
-search: {trials: 0}
-registry: {metric: fid}
-gates: {finite: {}, draws-alone: {}}
-recipes: {gan: {from: gan-mlp, training: {steps: 20}}}
-"""
-# Every 30 seconds, and never two at once: so the first does the work, and one after it has nothing to do.
+PATIENCE = 600.0  # seconds for anything; a machine that is five times slower has time enough
+SETTINGS = {"recipes": {"vae": {"from": "vae", "training": {"steps": 60, "batch_size": 16}}}}
 DEPLOY = """
 import datetime, sys
 from prefect.schedules import Interval
-from pipelines.retrain import retrain
-flow = retrain.from_source(source=sys.argv[1], entrypoint="pipelines/retrain.py:retrain")
-flow.deploy(name="scheduled", work_pool_name="gpu", parameters={"root": sys.argv[1], "jobs": 1}, print_next_steps=False,
-            schedule=Interval(datetime.timedelta(seconds=30)), ignore_warnings=True, concurrency_limit=1)
+from pipelines.retrain_apart import retrain_apart
+flow = retrain_apart.from_source(source=sys.argv[1], entrypoint="pipelines/retrain_apart.py:retrain_apart")
+flow.deploy(name="scheduled", work_pool_name="gpu", parameters={"repository": sys.argv[2]}, ignore_warnings=True,
+            schedule=Interval(datetime.timedelta(seconds=30)), print_next_steps=False)
 """
 
 
@@ -56,11 +45,9 @@ class Set:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.state = folder, folder / ".genforge" / "servers"
-        self.output = folder / "servers.txt"
-        path = os.pathsep.join([str(folder / "src"), str(folder)])
-        self.environment = {**os.environ, **ownership.environment(), "PYTHONPATH": path}
-        for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "GENFORGE_UPLOADER", "GENFORGE_OPTUNA_STORAGE"):
-            self.environment.pop(name, None)
+        self.output = folder / "home" / "servers.txt"
+        self.output.parent.mkdir()
+        self.environment = {**small_project.environment(folder), **ownership.environment()}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -70,8 +57,9 @@ class Set:
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self.wait_until(lambda: "ready:" in self.said())
-        lines = (self.state / "environment").read_text().splitlines()
-        self.environment |= {line.split("=", 1)[0].removeprefix("export "): line.split("=", 1)[1] for line in lines}
+        for line in (self.state / "environment").read_text().splitlines():
+            name, _, value = line.removeprefix("export ").partition("=")
+            self.environment[name] = value
 
     def said(self) -> str:
         return self.output.read_text()
@@ -91,29 +79,32 @@ class Set:
         assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def run(self, *command: str, status: int = 0) -> str:
+    def run(self, *command: str) -> str:
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
-        assert done.returncode == status, f"{command}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def prefect(self, path: str, body: dict[str, Any]) -> Any:
-        login = self.environment["PREFECT_API_AUTH_STRING"]
-        headers = {"Content-Type": "application/json"}
-        headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+    def genforge(self, *words: str) -> str:
+        return self.run(sys.executable, "-m", "genforge.cli", *words)
+
+    def prefect(self, path: str, body: dict[str, Any], method: str = "POST") -> Any:
+        login = base64.b64encode(self.environment["PREFECT_API_AUTH_STRING"].encode()).decode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
         address = f"{self.environment['PREFECT_API_URL']}/{path}"
-        with urllib.request.urlopen(urllib.request.Request(address, json.dumps(body).encode(), headers)) as answer:
-            return json.load(answer)
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers, method=method)
+        with urllib.request.urlopen(request) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
 
-    def flow_runs(self, state: str) -> list[dict[str, Any]]:
-        return self.prefect("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": [state]}}}})
+    def flow_runs(self) -> list[dict[str, Any]]:
+        """Oldest first."""
+        return self.prefect("flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
 
-
-def draw_images(folder: Path, count: int, seed: int) -> None:
-    folder.mkdir(exist_ok=True)
-    random = np.random.default_rng(seed)
-    for number in range(count):
-        image = random.normal(80, 20, (8, 8)) + 60 * (np.arange(8) > random.integers(2, 6))
-        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{seed}-{number}.png")
+    def ended(self, run: str) -> str:
+        """What a run says that has ended as it should; empty while it is at work."""
+        (found,) = [each for each in self.flow_runs() if each["id"] == run]
+        assert found["state_type"] not in ("FAILED", "CRASHED", "CANCELLED"), (self.state / "worker.log").read_text()
+        return found["state"]["message"] if found["state_type"] == "COMPLETED" else ""
 
 
 @pytest.fixture
@@ -124,17 +115,9 @@ def servers() -> Iterator[Set]:
     except UserError as error:
         pytest.skip(str(error))
     # Not a folder of pytest's: those are closed to PostgreSQL's user, where the tests run as root.
-    folder = Path(tempfile.mkdtemp(prefix="genforge-servers-"))
-    folder.chmod(0o755)
-    for name in ("src", "pipelines", "infra"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, folder / name)
-    (folder / "params.yaml").write_text(PARAMS)
-    draw_images(folder / "my-images", 200, 0)
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        subprocess.run(command, cwd=folder, check=True)
-    servers = Set(folder)
+    around = Path(tempfile.mkdtemp(prefix="genforge-servers-"))
+    around.chmod(0o755)
+    servers = Set(small_project.make(around / "project", SETTINGS))
     try:
         servers.start()
         yield servers
@@ -144,36 +127,50 @@ def servers() -> Iterator[Set]:
             servers.process.kill()
             psutil.wait_procs(family, timeout=30)
             servers.process.wait()
-        shutil.rmtree(folder)
+        shutil.rmtree(around)
 
 
 @pytest.mark.slow
-def test_a_scheduled_retrain_goes_through_the_servers(servers: Set) -> None:
-    assert stat.S_IMODE((servers.state / "environment").stat().st_mode) == 0o600
-    assert stat.S_IMODE((servers.state / "settings.json").stat().st_mode) == 0o600
-
-    # Nobody gets in without a login.
-    with pytest.raises(urllib.error.HTTPError, match="401"):
+def test_a_schedule_retrains_through_the_servers(servers: Set) -> None:
+    for secret in ("environment", "settings.json"):
+        assert stat.S_IMODE((servers.state / secret).stat().st_mode) == 0o600
+    with pytest.raises(urllib.error.HTTPError, match="401"):  # nobody gets in without a login
         urllib.request.urlopen(f"{servers.environment['PREFECT_API_URL']}/admin/version")
 
-    # The schedule comes, the worker runs it, and what it made is in MLflow, on PostgreSQL, behind its proxy.
-    servers.run(sys.executable, "-c", DEPLOY, str(servers.folder))
-    servers.wait_until(lambda: len(servers.flow_runs("COMPLETED")) > 1 or servers.flow_runs("FAILED"))
-    assert not servers.flow_runs("FAILED"), (servers.state / "worker.log").read_text()
-    for run in servers.flow_runs("COMPLETED"):
-        assert run["auto_scheduled"] and run["work_pool_name"] == "gpu"
-    servers.run("prefect", "--no-prompt", "deployment", "schedule", "clear", "--accept-yes", "retrain/scheduled")
-    assert "everything is up to date: nothing to do" in (servers.state / "worker.log").read_text()
+    # The schedule comes and the worker runs it. What follows is asked for run by run, so that the test need not wait.
+    servers.run(sys.executable, "-c", DEPLOY, str(ROOT), str(servers.folder))
+    first = servers.wait_until(lambda: [run for run in servers.flow_runs() if run["state_type"] == "RUNNING"])[0]
+    deployment = f"deployments/{first['deployment_id']}"
+    servers.prefect(deployment, {"paused": True}, "PATCH")
+    assert first["auto_scheduled"] and first["work_pool_name"] == "gpu"
+
+    def another_run() -> str:
+        run = servers.prefect(f"{deployment}/create_flow_run", {})["id"]
+        return servers.wait_until(lambda: servers.ended(run))
+
+    # What it made is in MLflow, on PostgreSQL, behind its proxy, and nowhere else.
+    assert "shapes@staging is version 1" in servers.wait_until(lambda: servers.ended(first["id"]))
     assert not (servers.folder / "mlflow.db").exists()
-    history = json.loads(servers.run(sys.executable, "-m", "genforge.cli", "history", "--json"))
-    assert {move["alias"]: move["after"] for move in history} == {"best-gan": 1, "staging": 1}
-    servers.run(sys.executable, "-m", "genforge.cli", "sample", "shapes@staging", "-n", "4", "--out", "four.png")
     assert list((servers.state / "artifacts").rglob("weights.safetensors"))
 
+    # No change, no work.
+    assert another_run().startswith("nothing new")
+
+    # New data arrives, which the model of before knows nothing of.
+    for old in (servers.folder / IMAGES).iterdir():
+        old.unlink()
+    draw_images(servers.folder / IMAGES, 200, seed=1, bright=True)
+    assert "shapes@staging is version 2" in another_run()
+
+    # And back, by hand; the next run has nothing to do, and leaves it there.
+    servers.genforge("rollback", "shapes", "--reason", "the old ones were nicer")
+    assert another_run().startswith("nothing new")
+    moves = json.loads(servers.genforge("history", "shapes", "--alias", "staging", "--json"))
+    assert [(move["before"], move["after"]) for move in moves] == [(None, 1), (1, 2), (2, 1)]
+
     # A member that is killed is told, started again, and answers as before.
-    (server,) = [
-        found for found in servers.members() if "mlflow" in found.cmdline() and "genforge.ownership" in found.cmdline()
-    ]
+    commands = {member: member.cmdline() for member in servers.members()}
+    (server,) = [member for member, words in commands.items() if "genforge.ownership" in words and "mlflow" in words]
     server.kill()
     servers.wait_until(lambda: "mlflow was ended by SIGKILL; it is started again" in servers.said())
     servers.wait_until(lambda: _answers(f"{servers.environment['MLFLOW_TRACKING_URI']}/health"))
@@ -183,10 +180,9 @@ def test_a_scheduled_retrain_goes_through_the_servers(servers: Set) -> None:
     assert servers.process is not None
     servers.process.send_signal(signal.SIGTERM)
     assert servers.process.wait(PATIENCE) == 0
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=30)
     assert [process.cmdline() for process in alive] == []
-    log = (servers.state / "postgresql.log").read_text()
-    assert log.rstrip().endswith("database system is shut down")
+    assert (servers.state / "postgresql.log").read_text().rstrip().endswith("database system is shut down")
 
 
 def _answers(address: str) -> bool:
