@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,6 @@ from genforge.settings import UserError
 
 TOGETHER = 250  # images that are drawn at once
 _REGISTERED = re.compile(r"[^@/]+@[^@/]+|[^@/]+/[0-9]+")  # name@alias or name/version
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What gives images from seed, count and first, and what they say of where they came from."""
-
-    images: Callable[[int, int, int], np.ndarray]
-    origin: Provenance
 
 
 def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> None:
@@ -45,44 +37,72 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> 
     if images < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n should be 1 or more and --seed 0 to 2^63 - 1, not {images} and {seed}")
     write = _writer(out)
-    source = _source(model, root)
+    said = replace(origin(model, root), seed=seed)
+    # The version that was found, whatever its alias does now.
+    source = _source(f"models:/{said.model}/{said.version}" if said.version else model, root)
     parts = []
     with Bar(f"drawing from {model}", images, "images") as bar:
         for first in range(0, images, TOGETHER):
-            parts.append(source.images(seed, min(TOGETHER, images - first), first))
+            parts.append(source(seed, min(TOGETHER, images - first), first))
             bar.advance(len(parts[-1]))
     try:
-        write(out, np.concatenate(parts), replace(source.origin, seed=seed))
+        write(out, np.concatenate(parts), said)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
 
 
-def _source(model: str, root: Path) -> _Source:
+def origin(model: str, root: Path) -> Provenance:
+    """What the images of `model` say of where they came from, but for their seed and number. Arguments as of `draw`."""
+    place = root / model
+    if (place / "model.json").is_file():
+        from genforge.files import read_json
+        from genforge.models import digest
+
+        card = read_json(place / "model.json")
+        if not isinstance(card, dict) or "exported" not in card:
+            raise UserError(f"{place / 'model.json'} does not describe a model of genforge")
+        return Provenance(str(card.get("name", place.name)), None, digest(place), 0, 0)
+    from genforge.registry import origins
+
+    return origins.origin(root, _address(model, root))
+
+
+def _source(model: str, root: Path) -> Callable[[int, int, int], np.ndarray]:
+    """What gives images from seed, count and first."""
+    place = root / model
+    if place.is_dir():
+        import torch
+
+        from genforge.catalog import target
+        from genforge.models import load
+
+        return load(root / model, target, "cuda" if torch.cuda.is_available() else "cpu").draw
+    from genforge.registry import registry
+
+    loaded = registry.load_model(root, _address(model, root))
+    return lambda seed, count, first: registry.draw(loaded, count, seed, first, TOGETHER)
+
+
+def _address(model: str, root: Path) -> str:
+    """MLflow's address of a registered model.
+
+    Raises:
+        UserError: `model` is no name of one, or something else that lies there.
+    """
     place = root / model
     if place.is_file() or (place.is_dir() and not (place / "model.json").is_file()):
         raise UserError(
             f"--model {model}: is no trained model of genforge: that is a folder with model.json and "
             f"weights.safetensors. Other files (.pt, .pth, .ckpt, .pkl) may hold code, and are never opened"
         )
-    if place.is_dir():
-        import torch
-
-        from genforge.catalog import target
-        from genforge.models import digest, load
-
-        loaded = load(place, target, "cuda" if torch.cuda.is_available() else "cpu")
-        return _Source(loaded.draw, Provenance(loaded.card["name"], None, digest(place), 0, 0))
-    if not model.startswith("models:/") and not _REGISTERED.fullmatch(model):
+    if model.startswith("models:/"):
+        return model
+    if not _REGISTERED.fullmatch(model):
         raise UserError(
             f"--model {model!r}: should be NAME@ALIAS such as digits@staging, NAME/VERSION such as digits/3, "
             f"a `models:/` address, or a folder with a trained model such as results/models/gan"
         )
-    from genforge.registry import registry
-    from genforge.registry.origins import origin
-
-    found = origin(root, model if model.startswith("models:/") else f"models:/{model}")
-    registered = registry.load_model(root, f"models:/{found.model}/{found.version}")  # whatever the alias does now
-    return _Source(lambda seed, count, first: registry.draw(registered, count, seed, first, TOGETHER), found)
+    return f"models:/{model}"
 
 
 def _writer(out: Path) -> Callable[[Path, np.ndarray, Provenance], None]:
