@@ -126,12 +126,9 @@ def _gates(arguments: argparse.Namespace) -> None:
 
 
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="NAME@ALIAS",
-        help="a registered model, such as digits@staging, or a trained recipe of params.yaml",
-    )
+    what = "a registered model (digits@staging, digits/3, models:/digits@staging), a trained recipe or a trained folder"
+    parser.add_argument("address", nargs="?", metavar="MODEL", help=what)
+    parser.add_argument("--model", metavar="MODEL", help="the same, by name")
     parser.add_argument("-n", "--images", type=int, default=64, help="how many (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="image i of a seed is always the same image (default: 0)")
     parser.add_argument(
@@ -167,6 +164,10 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
+    named = [model for model in (arguments.address, arguments.model) if model is not None]
+    if len(named) != 1:
+        raise UserError("genforge sample: name one model, such as `genforge sample digits@staging`")
+    (model,) = named
     pictures, inpaint = arguments.pictures, arguments.inpaint
     if pictures and inpaint:
         raise UserError("--from and --inpaint exclude each other: the one changes all of a picture, the other a part")
@@ -180,17 +181,17 @@ def _sample(arguments: argparse.Namespace) -> None:
         from genforge.steps.draw import draw_trajectory
 
         count, moments = arguments.images, arguments.trajectory
-        draw_trajectory(arguments.model, count, moments, arguments.seed, arguments.out, label=arguments.label)
+        draw_trajectory(model, count, moments, arguments.seed, arguments.out, label=arguments.label)
     elif pictures or inpaint:
         from genforge.steps.edit import Request, edit
 
         strength = arguments.strength if arguments.strength is not None else 1.0 if inpaint else 0.6
         request = Request(inpaint or pictures, arguments.mask, strength, arguments.label)
-        edit(arguments.model, request, arguments.images, arguments.seed, arguments.out)
+        edit(model, request, arguments.images, arguments.seed, arguments.out)
     else:
         from genforge.steps.draw import draw
 
-        draw(arguments.model, arguments.images, arguments.seed, arguments.out, label=arguments.label)
+        draw(model, arguments.images, arguments.seed, arguments.out, label=arguments.label)
     print(arguments.out)
 
 
@@ -259,6 +260,43 @@ def _ema(arguments: argparse.Namespace) -> None:
     with alone(project.lock(f"ema@{arguments.recipe}"), f"compare averages of {arguments.recipe}"):
         found = compare(project, arguments.recipe, arguments.sigma_rel)
     print(json.dumps(found.to_json(), indent=2)) if arguments.json else _show(averages_table(found))
+
+
+def _provenance_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a picture: PNG, JPEG, WebP, BMP, TIFF or GIF")
+    _json_argument(parser)
+
+
+def _provenance(arguments: argparse.Namespace) -> None:
+    """Exit status 0: the picture says where it came from; else 1."""
+    from genforge.steps.provenance import examine, finding_table
+
+    finding = examine(arguments.file)
+    print(json.dumps(finding.to_json(), indent=2)) if arguments.json else _show(finding_table(finding))
+    if not finding.says_anything:
+        sys.exit(EXIT_FAILED)
+
+
+def _preset_arguments(parser: argparse.ArgumentParser) -> None:
+    from genforge.steps.preset import names
+
+    parser.add_argument("name", choices=names(), metavar="NAME", help=", ".join(names()))
+    parser.add_argument("--out", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
+                        help="what it is sized for (default: auto, the GPU where there is one)")  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="write over a file that is there already")
+
+
+def _preset(arguments: argparse.Namespace) -> None:
+    from genforge.steps.preset import write
+
+    device = arguments.device
+    if device == "auto":
+        import torch
+
+        device = "gpu" if torch.cuda.is_available() else "cpu"
+    write(arguments.name, device, arguments.out, arguments.force)
+    say(f"{arguments.out}: the preset {arguments.name}, sized for a {device.upper()}; edit it, then `genforge run`")
 
 
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -484,12 +522,16 @@ COMMANDS = {
     "run": Command("run the whole pipeline as a flow; what is up to date is left alone", _run_arguments, _run),
     "step": Command("run one step by itself", _step_arguments, _step),
     "recipes": Command("list the library of ready recipes", _recipes_arguments, _recipes),
+    "preset": Command("write a params.yaml to begin with, for a data set and a device", _preset_arguments, _preset),
     "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
     "gates": Command("say in words why a model may hold an alias, or may not", _gates_arguments, _gates),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
     "latent": Command("look at the latent space of a model with an encoder", _latent_arguments, _latent),
     "samplers": Command("compare samplers and steps on a trained denoiser", _samplers_arguments, _samplers),
     "ema": Command("compare lengths of the weights' average after training", _ema_arguments, _ema),
+    "provenance": Command(
+        "say which model drew a picture, by its text and its watermark", _provenance_arguments, _provenance
+    ),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
     "compare": Command("say which of two models is better, and how sure that is", _compare_arguments, _compare),
     "drift": Command("test whether images have drifted away from the prepared data", _drift_arguments, _drift),

@@ -1,19 +1,22 @@
-"""Draw images from a model, for people: behind `genforge sample`."""
+"""Draw images from a model, for people: behind `genforge sample`. Every PNG says where it came from."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from genforge import provenance
 from genforge.config import NAME_RULE
-from genforge.files import replacing_folder, write_array
-from genforge.pictures import save_png, sheet, strip
+from genforge.files import read_json, replacing, replacing_folder, write_array
+from genforge.pictures import columns_of, sheet, strip
 from genforge.progress import Bar
+from genforge.provenance import Provenance
 from genforge.settings import UserError, nearest
 
 if TYPE_CHECKING:
@@ -28,6 +31,9 @@ REGISTERED = re.compile(r"[^@/]+@[^@/]+|[^@/]+/[0-9]+")  # name@alias or name/ve
 def draw(model: str, images: int, seed: int, out: Path, root: Path = Path(), label: str | None = None) -> None:
     """Write images 0 to `images - 1` of `seed` to `out`.
 
+    A PNG carries its provenance as text, and from 64x64 up each image in it a watermark (`provenance.py`). An array has
+    no place for text and is for programs: it holds the very bits that the judge would see.
+
     Args:
         model: `digits@staging`, `digits/3`, an MLflow URI (`models:/...`), a trained recipe of the project
             (`gan`), or a trained folder (`results/models/gan`).
@@ -40,13 +46,32 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path(), lab
     """
     if images < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n should be 1 or more and --seed 0 to 2^63 - 1, not {images} and {seed}")
-    write, source = writer(out), source_of(model, root, label)
+    write = writer(out)
+    said = replace(origin(model, root), seed=seed)
+    # The version that was found, whatever its alias does now.
+    source = source_of(f"models:/{said.model}/{said.version}" if said.version else model, root, label)
     parts = []
     with Bar(f"drawing from {model}", images, "images") as bar:
         for first in range(0, images, TOGETHER):
             parts.append(source(seed, min(TOGETHER, images - first), first))
             bar.advance(len(parts[-1]))
-    write(out, np.concatenate(parts))
+    drawn = np.concatenate(parts)
+    write(provenance.mark(drawn, said) if out.suffix != ".npy" else drawn, said)
+
+
+def origin(model: str, root: Path) -> Provenance:
+    """What the images of `model` say of where they came from, but for their seed and number. Arguments as of `draw`."""
+    place = trained_folder(model, root)
+    if place.is_dir():
+        from genforge.models import digest
+
+        card = read_json(place / "model.json")
+        if not isinstance(card, dict) or "exported" not in card:
+            raise UserError(f"{place / 'model.json'} does not describe a model of genforge")
+        return Provenance(str(card.get("name", place.name)), None, digest(place), 0, 0)
+    from genforge.registry import origins
+
+    return origins.origin(root, address(model))
 
 
 def source_of(model: str, root: Path, label: str | None = None) -> Callable[[int, int, int], np.ndarray]:
@@ -131,8 +156,9 @@ def address(model: str) -> str:
     return f"models:/{model}"
 
 
-def writer(out: Path, columns: int = 0) -> Callable[[Path, np.ndarray], None]:
-    """What writes images to `out`, by its ending. It raises UserError when that cannot be written.
+def writer(out: Path, columns: int = 0) -> Callable[[np.ndarray, Provenance], None]:
+    """What writes images to `out`, by its ending, with their provenance where there is a place for it. It raises
+    UserError when that cannot be written.
 
     Args:
         columns: of a `.png`'s grid; 0 makes it as square as it can be.
@@ -145,28 +171,40 @@ def writer(out: Path, columns: int = 0) -> Callable[[Path, np.ndarray], None]:
     if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: is there already and not an empty folder; name another one")
 
-    def write(path: Path, images: np.ndarray) -> None:
-        try:
+    def write(images: np.ndarray, said: Provenance) -> None:
+        with _told_of(out):
             match out.suffix:
                 case ".npy":
-                    write_array(path, images)
+                    write_array(out, images)
                 case ".png":
-                    save_png(path, sheet(images, columns))
+                    shown = replace(said, images=len(images), columns=columns_of(len(images), columns))
+                    _write_png(out, sheet(images, columns), shown)
                 case _:
-                    _write_folder(path, images)
-        except OSError as error:
-            raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
+                    _write_folder(out, images, said)
 
     return write
 
 
-def _write_folder(out: Path, images: np.ndarray) -> None:
+@contextlib.contextmanager
+def _told_of(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_png(out: Path, picture: np.ndarray, said: Provenance) -> None:
+    with replacing(out) as file:
+        file.write(provenance.png(picture, said))
+
+
+def _write_folder(out: Path, images: np.ndarray, said: Provenance) -> None:
     if images.dtype != np.uint8:
         raise UserError(f"--out {out}: points are no images of their own; name a .png (all as dots) or a .npy")
     digits = max(5, len(str(len(images) - 1)))
     with replacing_folder(out) as folder:
         for number, image in enumerate(images):
-            save_png(folder / f"{number:0{digits}d}.png", image)
+            (folder / f"{number:0{digits}d}.png").write_bytes(provenance.png(image, said.of(number)))
 
 
 def draw_trajectory(
@@ -188,7 +226,6 @@ def draw_trajectory(
         ways = drawing.trajectory(seed, images, moments, labels_of_one(drawing, label, images))
     if ways is None:
         raise UserError(f"{model} draws an image in one pass, so that there is no way to be shown")
-    try:
-        save_png(out, strip(ways))
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written: {error.strerror or error}") from error
+    said = replace(origin(model, root), seed=seed)
+    with _told_of(out):
+        _write_png(out, strip(ways), said)

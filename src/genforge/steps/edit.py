@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from genforge import provenance
 from genforge.files import read_array
 from genforge.progress import Bar
 from genforge.settings import UserError, nearest
-from genforge.steps.draw import TOGETHER, labels_of_one, loaded, writer
+from genforge.steps.draw import TOGETHER, labels_of_one, loaded, origin, writer
 
 if TYPE_CHECKING:
     from genforge.config import DataSettings
@@ -74,7 +75,10 @@ def edit(model: str, request: Request, images: int, seed: int, out: Path, root: 
         columns = 0 if len(pictures) == 1 else shown + images_a_picture
         write = writer(out, columns)
         drawn = _draw(drawing, request, pictures, hole, images, seed)
-    write(out, _beside(pictures, hole, drawn) if out.suffix == ".png" else drawn)
+    said = replace(origin(model, root), seed=seed)
+    if out.suffix != ".npy":
+        drawn = provenance.mark(drawn, said)  # and not what it was drawn from
+    write(_beside(pictures, hole, drawn) if out.suffix == ".png" else drawn, said)
 
 
 def check_denoiser(model: Model, name: str) -> None:
