@@ -30,6 +30,7 @@ NETWORKS: dict[str, str] = {
     "resnet-critic": "genforge.networks.resnet:Critic",
     "unet": "genforge.networks.unet:UNet",
     "mlp-backbone": "genforge.networks.mlp_backbone:MLPBackbone",
+    "energy": "genforge.networks.energy:Energy",
     "realnvp": "genforge.networks.realnvp:RealNVP",
     "realnvp-mlp": "genforge.networks.realnvp_mlp:RealNVPMLP",
     "ddpm-denoiser": "genforge.networks.ddpm:DDPMDenoiser",
@@ -50,6 +51,7 @@ OBJECTIVES: dict[str, str] = {
     "variational": "genforge.objectives.variational:Variational",
     "denoising": "genforge.objectives.denoising:Denoising",
     "flow": "genforge.objectives.flow:FlowLikelihood",
+    "contrastive-divergence": "genforge.objectives.energy:ContrastiveDivergence",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
 }
 SAMPLERS: dict[str, str] = {
@@ -58,11 +60,13 @@ SAMPLERS: dict[str, str] = {
     "ddim": "genforge.samplers.ddim:DDIM",
     "euler": "genforge.samplers.euler:Euler",
     "heun": "genforge.samplers.heun:Heun",
+    "langevin": "genforge.samplers.langevin:Langevin",
     "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
 }
 DENSITIES: dict[str, str] = {
     "importance-weighted": "genforge.densities.importance_weighted:ImportanceWeighted",
     "flow": "genforge.densities.flow:FlowDensity",
+    "energy": "genforge.densities.energy:EnergyDensity",
     "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
 }
 GATES: dict[str, str] = {

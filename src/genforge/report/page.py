@@ -203,6 +203,9 @@ def _model(model: Model, series: int | None, pictures: _Pictures) -> dict[str, A
         "series": series,
         "curves": curves,
         "samples": pictures.copy(model.samples, f"{model.name}-samples", f"a grid of images drawn by {model.name}"),
+        "density": pictures.copy(
+            model.density, f"{model.name}-density", f"real points beside the log-density of {model.name} on the plane"
+        ),
         "gates": model.gates,
         "copies": pictures.copy(
             model.copies, f"{model.name}-copies", f"samples of {model.name}, each beside its nearest training image"

@@ -71,6 +71,7 @@ def _model(project: Project, name: str) -> Any:
         found={key: (own.get(key), value) for key, value in best["settings"].items() if own.get(key) != value},
         curves=read_curves(folder / "curves.csv"),
         samples=_existing(project.samples(name) / "grid.png"),
+        density=_existing(folder / "density.png"),
         filmstrip=_existing(folder / "filmstrip.png"),
         copies=_existing(project.gates / f"{name}-copies.png"),
         gates=_gates(project.gates / f"{name}.json"),

@@ -38,10 +38,11 @@ def run(project: Project, name: str | None = None) -> None:
     """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png. Curves for DVC too."""
     if name is None:
         raise UserError("step train: name a recipe, such as `genforge step train gan`")
-    from genforge.catalog import build_objective, build_sampler
+    from genforge.catalog import build_density, build_objective, build_sampler
     from genforge.data.loading import DeviceData, Prepared
     from genforge.models import Model, digest
-    from genforge.pictures import enough, sheet
+    from genforge.pictures import enough, save_png, sheet
+    from genforge.steps.plane import density_picture
     from genforge.tracking import runs as tracking
     from genforge.training.loop import train
     from genforge.training.settings import TrainingSettings
@@ -102,6 +103,9 @@ def run(project: Project, name: str | None = None) -> None:
             samples = pictures_of(model, prepared, enough(prepared.shape.stored, GRID), name)
             write(result, model, card, trained.history, sheet(samples, real=prepared.images("validation")))
             trained.history.write_csv(project.curves(name))
+            if prepared.shape.is_point and recipe.density is not None:
+                model.card, model.density = card, build_density(recipe.density)
+                save_png(result / "density.png", density_picture(model, prepared))
         record.artifact(project.model(name), "model")
         record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
         record.metrics(trained.steps, {"seconds": trained.seconds})
