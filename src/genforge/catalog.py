@@ -35,6 +35,7 @@ NETWORKS: dict[str, str] = {
     "progressive-critic": "genforge.networks.progressive:Critic",
     "unet": "genforge.networks.unet:UNet",
     "mlp-backbone": "genforge.networks.mlp_backbone:MLPBackbone",
+    "energy": "genforge.networks.energy:Energy",
     "realnvp": "genforge.networks.realnvp:RealNVP",
     "realnvp-mlp": "genforge.networks.realnvp_mlp:RealNVPMLP",
     "ddpm-denoiser": "genforge.networks.ddpm:DDPMDenoiser",
@@ -60,6 +61,7 @@ OBJECTIVES: dict[str, str] = {
     "flow": "genforge.objectives.flow:FlowLikelihood",
     "autoregressive": "genforge.objectives.autoregressive:Autoregressive",
     "consistency": "genforge.objectives.consistency:Consistency",
+    "contrastive-divergence": "genforge.objectives.energy:ContrastiveDivergence",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
 }
 SAMPLERS: dict[str, str] = {
@@ -69,6 +71,7 @@ SAMPLERS: dict[str, str] = {
     "ddim": "genforge.samplers.ddim:DDIM",
     "euler": "genforge.samplers.euler:Euler",
     "heun": "genforge.samplers.heun:Heun",
+    "langevin": "genforge.samplers.langevin:Langevin",
     "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
     "pixelwise": "genforge.samplers.pixelwise:Pixelwise",
     "consistency": "genforge.samplers.consistency:Consistency",
@@ -76,6 +79,7 @@ SAMPLERS: dict[str, str] = {
 DENSITIES: dict[str, str] = {
     "importance-weighted": "genforge.densities.importance_weighted:ImportanceWeighted",
     "flow": "genforge.densities.flow:FlowDensity",
+    "energy": "genforge.densities.energy:EnergyDensity",
     "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
     "pixelwise": "genforge.densities.pixelwise:PixelwiseDensity",
     "probability-flow": "genforge.densities.probability_flow:ProbabilityFlow",

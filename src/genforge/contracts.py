@@ -96,7 +96,7 @@ def to_stored(images: Tensor) -> Tensor:
     return images.float().permute(0, 2, 3, 1).contiguous()
 
 
-PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "pixels", "autoregressive"]
+PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "pixels", "autoregressive", "energy"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class Port:
         noisy = clean + sigma * standard normal noise (the convention of Karras et al. 2022).
     kind `backbone`: forward(images (n, c, h, w), time (n,), labels or None) -> (n, outputs, h, w): what a denoiser is
         built over; `outputs` counts channels.
+    kind `energy`: forward(images (n, c, h, w), labels or None) -> (n,): minus the log-density, but for a constant.
     kind `pixels`: forward(decoded (n, c, h, w), images (n, c, h, w)) -> log-likelihood (n,) of the images, in nats:
         what a pixel is, given the decoded image.
     kind `autoregressive`: forward(images (n, c, h, w), labels or None) -> the log-probability in nats of each value,
@@ -376,7 +377,9 @@ class Density(ABC):
     Class attributes: `kinds` (which kinds of exported network it can tell it of), `companions` (the roles that it asks
     for beside that one), `settings_type`.
     Attributes: `exact`, False where what it tells is a lower bound on the log-likelihood; `how`, words that stand
-    beside each number, such as "importance-weighted bound, 64 samples" or "exact; uniform dequantisation, 1 draw".
+    beside each number, such as "importance-weighted bound, 64 samples" or "exact; uniform dequantisation, 1 draw";
+    `normalised`, False where it tells the log-likelihood but for a constant that is the same for all images, so that
+    images are compared by it and models are not.
     """
 
     kinds: ClassVar[tuple[str, ...]]
@@ -384,6 +387,7 @@ class Density(ABC):
     settings_type: ClassVar[type[Settings]]
     exact: bool
     how: str
+    normalised: bool = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -4,6 +4,7 @@ upwards, with a line where x and y are -1 and 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image, ImageDraw
 
 REACH = 1.25  # of the plane that is shown, in each direction from the middle
 SIDE = 320  # pixels of a panel
+DEEPEST = 12.0  # nats below the greatest log-density that are told apart
 GAP = 8  # pixels between panels
 TITLE = 16  # pixels above a panel that has a title
 FINE = 2  # pixels are drawn this many times finer both ways, and averaged
@@ -69,6 +71,19 @@ def heat(values: np.ndarray) -> np.ndarray:
     colours = HEAT[below] + (HEAT[below + 1] - HEAT[below]) * (place - below)[..., None]
     image = Image.fromarray(np.round(colours).astype(np.uint8)).resize((SIDE, SIDE), Image.Resampling.NEAREST)
     return _framed(np.asarray(image).copy())
+
+
+def log_density(told: np.ndarray, normalised: bool = True) -> tuple[np.ndarray, str]:
+    """A panel of a log-density at `places(side)`, (side * side,), and its title, which says how much of all lies in
+    what is shown. A density whose constant is not known has its greatest value at 0.
+
+    Places further than DEEPEST nats below the greatest are all the same.
+    """
+    side = math.isqrt(len(told))
+    greatest = float(told.max())
+    panel = heat(np.maximum(told.astype(float), greatest - DEEPEST).reshape(side, side))
+    mass = float(np.exp(told.astype(float)).sum()) * (2 * REACH / side) ** 2 if normalised else None
+    return panel, f"log-density, {mass:.3f} of all in view" if mass is not None else "minus energy"
 
 
 def places(side: int) -> np.ndarray:

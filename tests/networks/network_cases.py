@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "progressive-generator": {"width": 12, "widest": 16},
     "progressive-critic": {"width": 4, "widest": 16},
     "unet": {"width": 8},
+    "energy": {"temperature": 1.0, "backbone": {"name": "dcgan-critic", "width": 8, "spectral_norm": True}},
     "realnvp": {"width": 8, "blocks": 1, "couplings": 2},
     "realnvp-mlp": {"width": 16, "layers": 1, "couplings": 4},
     "mlp-backbone": {"width": 16, "blocks": 1},
@@ -63,6 +64,8 @@ def port(kind: str, image: ImageShape, classes: int = 0) -> Port:
             return Port("pixels", image)
         case "autoregressive":
             return Port("autoregressive", image, classes=classes)
+        case "energy":
+            return Port("energy", image, classes=classes)
     raise AssertionError(f"no case for networks of kind {kind}")
 
 
@@ -72,7 +75,8 @@ def build(name: str, image: ImageShape, classes: int = 0, **settings: Any) -> Ne
     kind = target("network", name).kind
     small = SMALL.get(name, {})
     if image.is_point and "backbone" in small:
-        small = {"backbone": {"name": "mlp-backbone", **SMALL["mlp-backbone"]}}
+        inner = "mlp-critic" if kind == "energy" else "mlp-backbone"
+        small = {"backbone": {"name": inner, **SMALL[inner]}}
     network = build_network({"name": name, **small, **settings}, port(kind, image, classes), "test")
     with torch.no_grad():
         for weight in network.parameters():
@@ -90,7 +94,7 @@ def inputs(network: Network, count: int) -> tuple[Tensor, ...]:
     match network.kind:
         case "latent_to_image":
             return (torch.randn(count, network.port.latent_size, generator=generator), *labels)
-        case "image_to_vector" | "autoregressive":
+        case "image_to_vector" | "autoregressive" | "energy":
             return (images, *labels)
         case "pixels":
             return (images.tanh(), some_pixels(image, count).images)
@@ -102,7 +106,7 @@ def output_shape(network: Network, count: int) -> tuple[int, ...]:
     image = network.port.image
     if network.kind == "image_to_vector":
         return (count, network.port.outputs)
-    if network.kind == "pixels":
+    if network.kind in ("pixels", "energy"):
         return (count,)
     channels = network.port.outputs if network.kind == "backbone" else image.channels
     return (count, channels, image.height, image.width)

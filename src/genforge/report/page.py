@@ -216,6 +216,9 @@ def _model(model: Model, series: int | None, pictures: _Pictures) -> dict[str, A
         "series": series,
         "curves": curves,
         "samples": pictures.copy(model.samples, f"{model.name}-samples", f"a grid of images drawn by {model.name}"),
+        "density": pictures.copy(
+            model.density, f"{model.name}-density", f"real points beside the log-density of {model.name} on the plane"
+        ),
         "gates": model.gates,
         "latent": {
             key: pictures.copy(path, f"{model.name}-latent-{key}", f"{key} in the latent space of {model.name}")

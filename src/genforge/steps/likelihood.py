@@ -27,6 +27,9 @@ def likelihood_of(project: Project, name: str, model: Model) -> Likelihood | Non
     if model.density is None:
         say(f"{name}: no likelihood, since its recipe names no density")
         return None
+    if not model.density.normalised:
+        say(f"{name}: no likelihood, since of its density a constant is not known ({model.density.how})")
+        return None
     from genforge.data.loading import Prepared
     from genforge.evaluation.likelihood import measure
 

@@ -73,6 +73,7 @@ def _model(project: Project, name: str) -> Any:
         found={key: (own.get(key), value) for key, value in best["settings"].items() if own.get(key) != value},
         curves=read_curves(folder / "curves.csv"),
         samples=_existing(project.samples(name) / "grid.png"),
+        density=_existing(folder / "density.png"),
         filmstrip=_existing(folder / "filmstrip.png"),
         latent={key: path for key in LATENT_PICTURES if (path := _existing(folder / f"latent-{key}.png")) is not None},
         trajectory=_existing(folder / "trajectory.png"),

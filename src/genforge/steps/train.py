@@ -45,7 +45,7 @@ def run(project: Project, name: str | None = None) -> None:
     is to be seen of this kind of model (`more_pictures`). Curves for DVC too."""
     if name is None:
         raise UserError("step train: name a recipe, such as `genforge step train gan`")
-    from genforge.catalog import build_objective, build_sampler
+    from genforge.catalog import build_density, build_objective, build_sampler
     from genforge.data.loading import DeviceData, Prepared
     from genforge.models import Model, digest
     from genforge.pictures import enough, sheet
@@ -82,7 +82,8 @@ def run(project: Project, name: str | None = None) -> None:
         objective = build_objective(recipe, prepared.shape, len(prepared.classes))
         companions = {role: objective.networks[role] for role in objective.companions()}
         card: dict[str, Any] = {"role": objective.exported_role()}
-        model = Model(objective.exported, build_sampler(recipe.sampler), card, companions)
+        density = None if recipe.density is None else build_density(recipe.density)
+        model = Model(objective.exported, build_sampler(recipe.sampler), card, companions, density)
         learn = functools.partial(
             train,
             objective,
@@ -118,6 +119,7 @@ def run(project: Project, name: str | None = None) -> None:
             card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
             card["code"] = read_json(project.recipe_file(name))["code"]
             card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
+            model.card = card
             more = more_pictures(model, prepared)
             with replacing_folder(project.model(name)) as result:
                 samples = pictures_of(model, prepared, enough(prepared.shape.stored, GRID), name)
@@ -155,14 +157,19 @@ def pictures_of(model: Model, prepared: Prepared, count: int, title: str) -> np.
 
 def more_pictures(model: Model, prepared: Prepared) -> dict[str, np.ndarray]:
     """What else there is to be seen of this kind of model, by name: ways through its latent space, where it has an
-    encoder; the way from noise to images, where they are drawn step by step."""
+    encoder; the way from noise to images, where they are drawn step by step; its density over the plane, of points."""
     from genforge.pictures import grid, strip
     from genforge.steps.latent import strips_of
+    from genforge.steps.plane import density_picture
 
     latent = strips_of(model.networks, prepared)
     pictures = {f"latent-{key}": grid(found.images, found.columns) for key, found in latent.items()}
     ways = model.trajectory(SEED_TO_SEE, WAYS, MOMENTS, labels_of(model.classes, prepared, WAYS))
-    return pictures if ways is None else {**pictures, "trajectory": strip(ways)}
+    if ways is not None:
+        pictures["trajectory"] = strip(ways)
+    if prepared.shape.is_point and model.density is not None:
+        pictures["density"] = density_picture(model, prepared)
+    return pictures
 
 
 def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any]:
