@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from genforge.evaluation.latent import Strip
 
 LOOKED_AT = 1000  # held-out images that tell how far codes reach
+ASKED = 2000  # held-out images, at most, whose codes are asked what they know
 
 
 def strips_of(networks: Mapping[str, Network], prepared: Prepared) -> dict[str, Strip]:
@@ -48,7 +49,8 @@ def knowledge_of(networks: Mapping[str, Network], prepared: Prepared) -> dict[st
     if "encoder" not in networks:
         return None
     space = LatentSpace.of(networks)
-    images, labels = np.asarray(prepared.images("test")), prepared.labels("test")
+    images, labels = np.asarray(prepared.images("test")[:ASKED]), prepared.labels("test")
+    labels = None if labels is None else labels[:ASKED]
     codes = space.encode(images, labels)
     back = space.decode(codes, labels)
     error = float(np.square(back.astype(np.float32) - images).mean() / 127.5**2)
@@ -60,7 +62,7 @@ def knowledge_of(networks: Mapping[str, Network], prepared: Prepared) -> dict[st
     }
     factors = prepared.factors("test")
     if factors is not None and len(images) >= 100:
-        found = disentanglement(codes.cpu().numpy(), factors, prepared.card["factors"])
+        found = disentanglement(codes.cpu().numpy(), factors[:ASKED], prepared.card["factors"])
         known["disentanglement"] = None if found is None else found.to_json()
     return known
 
