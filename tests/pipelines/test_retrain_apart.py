@@ -126,6 +126,8 @@ def test_a_failure_in_any_step_leaves_staging_as_it_was_and_then_it_moves(
     assert small.run(project, "git", "merge-base", "main", outcome.branch).strip() == before[0].strip()
     assert small.state_of(project) == before
 
+    assert (project / "mlruns").is_dir() and not list((project / ".genforge" / "workplaces").glob("*/mlruns"))
+
     # Another machine helps in a search, by what git and the remote hold: the study is PostgreSQL's.
     monkeypatch.setenv("GENFORGE_OPTUNA_STORAGE", postgresql.database())
     for _ in range(2):  # the second one comes when all is done
