@@ -238,6 +238,19 @@ def test_a_holder_is_set_against_the_candidate_on_the_same_seeds(project: Projec
         assert ("passes all" if moves else "does not pass better: FID") in staged["reason"]
 
 
+def test_what_has_collapsed_is_not_registered(project: Project) -> None:
+    board = read_json(project.leaderboard)
+    for row in board["rows"]:
+        if row["role"] == "model":
+            row |= {"role": "collapsed", "rank": None, "collapsed": "it reaches 1 of 10 classes"}
+    project.leaderboard.write_text(json.dumps(board))
+    run(project)
+    result = read_json(project.registered)
+    assert (result["versions"], result["aliases"], result["staging"]["version"]) == ({}, {}, None)
+    assert "no model is left to register" in result["staging"]["reason"]
+    assert "gan" in result["staging"]["reason"]
+
+
 def test_without_models_nothing_is_registered(project: Project) -> None:
     board = read_json(project.leaderboard)
     board["rows"] = [row for row in board["rows"] if row["role"] == "floor"]
