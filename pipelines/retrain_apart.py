@@ -63,13 +63,14 @@ class Step(Protocol):
 @dataclass(frozen=True)
 class Outcome:
     """What a run came to. commit, branch: where its lock lies, empty where nothing was retrained. staging: who holds
-    the alias afterwards, and why."""
+    the alias afterwards, and why. picture: of the decision, where drift was looked at."""
 
     retrained: bool
     reason: str
     branch: str = ""
     commit: str = ""
     staging: str = ""
+    picture: Path | None = None
 
     @property
     def words(self) -> str:
@@ -100,7 +101,7 @@ def story(place: Workplace, trigger: str, jobs: int | None, step: Step) -> Outco
         before.end_all()
     say(f"{trigger}: {decision.reason}")
     if not decision.retrain:
-        return Outcome(False, decision.reason)
+        return Outcome(False, decision.reason, picture=decision.picture)
     branch, told = new_branch(), {"trigger": trigger, "decision": decision.reason, "data.origin": brought.words}
     with engine(place.folder, jobs, "retrain-apart", place.environment, told) as running:
         if place.project.config.schedule.search_workers:
@@ -115,7 +116,7 @@ def story(place: Workplace, trigger: str, jobs: int | None, step: Step) -> Outco
         staging = _standing(place)
         step("note", lambda: note(place, branch, staging))
     on_branch = branch if commit != place.commit else ""
-    return Outcome(True, decision.reason, on_branch, commit, staging)
+    return Outcome(True, decision.reason, on_branch, commit, staging, decision.picture)
 
 
 def invite(running: Engine, place: Workplace, branch: str) -> None:
@@ -212,10 +213,9 @@ def _publish(place: Workplace, trigger: str, outcome: Outcome) -> None:
     create_markdown_artifact(
         f"**{trigger}**: {outcome.words}", key=f"decision-{trigger}", description="whether to retrain, and why"
     )
-    picture = place.project.state / "drift.png"
-    if trigger == "drift" and picture.is_file():
+    if outcome.picture is not None:
         text = "new images against those of the staged model"
-        create_image_artifact(image_url=data_address(picture), key="drift", description=text)
+        create_image_artifact(image_url=data_address(outcome.picture), key="drift", description=text)
     if outcome.retrained:
         publish(place.folder)
 

@@ -28,7 +28,7 @@ from tests.postgresql import PostgreSQL
 
 T = TypeVar("T")
 SEARCHED = {"search": {"trials": 2, "workers": 1, "steps_share": 1.0, "reports": 1, "images": 50}}
-STEPS = ("data", "decide", "fetch", "evaluate", "push", "verify", "commit", "register")
+INJECTED = ("data", "decide", "fetch", "evaluate", "push", "register")  # `verify` and `commit` fail by what happens
 
 
 class Injected(Exception):
@@ -87,13 +87,13 @@ def test_a_failure_in_any_step_leaves_staging_as_it_was_and_then_it_moves(
     registry.move("staging", 1, None, "a model of before")
     before = small.state_of(project)
 
-    for name in STEPS:
+    for name in INJECTED:
         with pytest.raises(Injected, match=name):
             retrain(project, failing=name)
         assert registry.aliases() == {"staging": 1}
         assert len(branches(project)) == (name == "register")
 
-    # The same by what really happens: a copy in the remote that broke off, and a repository that takes no branch.
+    # What really happens: a copy in the remote that broke off, and a repository that takes no branch.
     (weights,) = [path for path in (tmp_path / "remote").rglob("*") if path.is_file() and path.stat().st_size > 40_000][
         :1
     ]
@@ -125,6 +125,8 @@ def test_a_failure_in_any_step_leaves_staging_as_it_was_and_then_it_moves(
     assert staged.tags["genforge.dvc_lock"] == digest_bytes(lock.encode())
     assert small.run(project, "git", "merge-base", "main", outcome.branch).strip() == before[0].strip()
     assert small.state_of(project) == before
+
+    assert (project / "mlruns").is_dir() and not list((project / ".genforge" / "workplaces").glob("*/mlruns"))
 
     # Another machine helps in a search, by what git and the remote hold: the study is PostgreSQL's.
     monkeypatch.setenv("GENFORGE_OPTUNA_STORAGE", postgresql.database())

@@ -101,8 +101,8 @@ def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
             assert looked["event"] == "nothing new" and "nothing new: every stage is up to date" in looked["text"]
 
             # A promotion that somebody has to approve waits for a name, and keeps it.
-            path = "deployments/name/promote/by-hand"
-            deployment = wait_for(lambda: _ask(address, path))["id"]
+            named = {"flows": {"name": {"any_": ["promote"]}}}
+            deployment = wait_for(lambda: _ask(address, "deployments/filter", named))[0]["id"]
             wanted = {"parameters": {"model": "digits/1", "reason": "looked at"}}
             run = _ask(address, f"deployments/{deployment}/create_flow_run", wanted)["id"]
             wait_for(lambda: _ask(address, f"flow_runs/{run}").get("state_type") == "PAUSED")

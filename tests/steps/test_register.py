@@ -266,9 +266,7 @@ def test_everything_is_sent_when_the_step_ends(project: Project) -> None:
     assert tracking.upload_all(project.root) == tracking.Uploaded(0, {})
 
 
-@pytest.mark.parametrize(
-    "place", ["genforge.steps.gates.Comparisons.verdict", "genforge.registry.registry.Registry.move"]
-)
+@pytest.mark.parametrize("place", ["steps.gates.Comparisons.verdict", "registry.registry.Registry.move"])
 def test_a_failing_gate_or_a_failing_move_leaves_staging_as_it_was(
     project: Project, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
