@@ -16,7 +16,8 @@ from typing import Any, cast
 import torch
 from pydantic import Field, field_validator
 
-from genforge.contracts import SMALLEST, Density, ImageShape, Network, Objective, Port, Sampler
+from genforge.contracts import POINT, SMALLEST, Density, ImageShape, Network, Objective, Port, Sampler
+from genforge.dimension import Dimension as Dimension
 from genforge.files import read_yaml
 from genforge.imports import code_digest
 from genforge.settings import Settings, UserError, nearest
@@ -29,6 +30,9 @@ NETWORKS: dict[str, str] = {
     "resnet-generator": "genforge.networks.resnet:Generator",
     "resnet-critic": "genforge.networks.resnet:Critic",
     "unet": "genforge.networks.unet:UNet",
+    "mlp-backbone": "genforge.networks.mlp_backbone:MLPBackbone",
+    "realnvp": "genforge.networks.realnvp:RealNVP",
+    "realnvp-mlp": "genforge.networks.realnvp_mlp:RealNVPMLP",
     "ddpm-denoiser": "genforge.networks.ddpm:DDPMDenoiser",
     "edm-denoiser": "genforge.networks.edm:EDMDenoiser",
     "flow-matching-denoiser": "genforge.networks.flow_matching:FlowMatchingDenoiser",
@@ -37,12 +41,18 @@ NETWORKS: dict[str, str] = {
     "box": "genforge.networks.baselines:Box",
     "gaussian": "genforge.networks.baselines:Gaussian",
     "mixture": "genforge.networks.baselines:Mixture",
+    "latent-prior": "genforge.networks.latent_prior:LatentPrior",
+    "gaussian-pixels": "genforge.networks.pixels:GaussianPixels",
+    "logistic-pixels": "genforge.networks.pixels:LogisticPixels",
+    "bernoulli-pixels": "genforge.networks.pixels:BernoulliPixels",
     "kernel-density": "genforge.networks.kernel_density:KernelDensity",
 }
 OBJECTIVES: dict[str, str] = {
     "adversarial": "genforge.objectives.adversarial:Adversarial",
+    "autoencoding": "genforge.objectives.autoencoding:Autoencoding",
     "variational": "genforge.objectives.variational:Variational",
     "denoising": "genforge.objectives.denoising:Denoising",
+    "flow": "genforge.objectives.flow:FlowLikelihood",
     "autoregressive": "genforge.objectives.autoregressive:Autoregressive",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
 }
@@ -56,6 +66,8 @@ SAMPLERS: dict[str, str] = {
     "pixelwise": "genforge.samplers.pixelwise:Pixelwise",
 }
 DENSITIES: dict[str, str] = {
+    "importance-weighted": "genforge.densities.importance_weighted:ImportanceWeighted",
+    "flow": "genforge.densities.flow:FlowDensity",
     "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
     "pixelwise": "genforge.densities.pixelwise:PixelwiseDensity",
 }
@@ -87,37 +99,6 @@ class RecipeSearch(Settings):
         if not isinstance(space, Mapping):
             return space
         return {key: dimension for key, dimension in space.items() if dimension is not None}
-
-
-class Dimension(Settings):
-    """One setting that a search may turn: either `low` and `high` (with `log`), or `choices`."""
-
-    low: float | int | None = None
-    high: float | int | None = None
-    log: bool = False
-    choices: tuple[bool | int | float | str, ...] | None = None
-
-    def model_post_init(self, context: Any) -> None:
-        if (self.choices is None) == (self.low is None or self.high is None):
-            raise ValueError("either `low` and `high`, or `choices`")
-        if self.choices is not None and not self.choices:
-            raise ValueError("at least one of `choices`")
-        if self.low is not None and self.high is not None and not self.low < self.high:
-            raise ValueError(f"low below high, not {self.low} and {self.high}")
-        if self.log and self.low is not None and self.low <= 0:
-            raise ValueError(f"low above 0 with `log: true`, not {self.low}")
-
-    def examples(self) -> tuple[bool | int | float | str, ...]:
-        """Every choice, or both ends of the range and one value between."""
-        if self.choices is not None:
-            return self.choices
-        assert self.low is not None and self.high is not None
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        between = self.low + 1 if whole else self.low + 0.382 * (self.high - self.low)
-        return (self.low, between, self.high)
-
-
-RecipeSearch.model_rebuild()
 
 
 class Recipe(Settings):
@@ -234,9 +215,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def resolve(name: str, entry: Mapping[str, Any]) -> Recipe:
+def resolve(name: str, entry: Mapping[str, Any], points: bool = False) -> Recipe:
     """The recipe that an entry of `params.yaml` means: the library's with the entry's overrides, every setting checked
     and every default filled in.
+
+    Args:
+        points: whether the data are points of the plane, which not every network takes.
 
     Raises:
         UserError: with the dotted key, the value, the rule and the nearest valid name.
@@ -246,7 +230,7 @@ def resolve(name: str, entry: Mapping[str, Any]) -> Recipe:
     over = {key: value for key, value in entry.items() if key != "from"}
     values = merge(_without_turning(base, over), over)
     recipe = _filled(Recipe.read({"origin": entry["from"], **values}, where), where)
-    _check_built(recipe, where)
+    _check_built(recipe, where, points)
     _check_space(recipe, where)
     return recipe
 
@@ -284,12 +268,12 @@ def _filled(recipe: Recipe, where: str) -> Recipe:
     return recipe
 
 
-def resolve_all(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Recipe]:
+def resolve_all(entries: Mapping[str, Mapping[str, Any]], points: bool = False) -> dict[str, Recipe]:
     """`resolve` over all entries, with every mistake told at once."""
     recipes, mistakes = {}, []
     for name, entry in entries.items():
         try:
-            recipes[name] = resolve(name, entry)
+            recipes[name] = resolve(name, entry, points)
         except UserError as error:
             mistakes.append(str(error))
     if mistakes:
@@ -348,6 +332,14 @@ def build_network(choice: Mapping[str, Any], port: Port, where: str) -> Network:
         raise UserError(
             f"{where}.name: {choice['name']!r} is a {kind.kind} network, but this role takes a {port.kind} network: "
             f"{', '.join(fitting)}"
+        )
+    if port.image.is_point and not kind.takes_points:
+        fitting = [
+            name for name in NETWORKS if (other := target("network", name)).kind == port.kind and other.takes_points
+        ]
+        raise UserError(
+            f"{where}.name: {choice['name']!r} takes images, but the data are points of the plane (data.source); these "
+            f"take points: {', '.join(fitting) or 'none'}"
         )
     settings = kind.settings_type.read({key: value for key, value in choice.items() if key != "name"}, where)
     inner = {
@@ -447,16 +439,25 @@ def _check_fit(recipe: Recipe, where: str) -> None:
                 f"{where}.{table}.name: {choice['name']!r} cannot {what} a {kind_out} network; "
                 f"these can: {suited or 'none'}"
             )
+    if recipe.density is not None:
+        density = target("density", recipe.density["name"])
+        if missing := [role for role in density.companions if role not in kind.companions()]:
+            raise UserError(
+                f"{where}.density.name: {recipe.density['name']!r} asks for {' and '.join(missing)} beside the network "
+                f"that draws, which objective {recipe.objective['name']!r} does not keep; leave `density` out, or "
+                f"choose another"
+            )
 
 
-def _check_built(recipe: Recipe, where: str) -> None:
+def _check_built(recipe: Recipe, where: str, points: bool) -> None:
     """Everything is built once, for the smallest images and for larger ones, for which some networks have layers that
-    they else have not: what the parts have to say about each other (an inner network, a player's name, a sampler's
-    steps) is said before any work."""
+    they else have not; or for points. What the parts have to say about each other (an inner network, a player's name, a
+    sampler's steps) is said before any work."""
+    shapes = [POINT] if points else [ImageShape(1, side, side) for side in (2 * SMALLEST, SMALLEST)]
     try:
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
-            for side in (2 * SMALLEST, SMALLEST):
-                objective = build_objective(recipe, ImageShape(1, side, side), classes=2)
+            for shape in shapes:
+                objective = build_objective(recipe, shape, classes=2)
             build_sampler(recipe.sampler).check(objective.exported)
             if recipe.density is not None:
                 build_density(recipe.density).check(objective.exported)

@@ -72,6 +72,7 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
 def _step(arguments: argparse.Namespace) -> None:
     from genforge.locks import alone
     from genforge.ownership import end_with_owner, stop_on_signals
+    from genforge.parallel import is_first
 
     end_with_owner()
     stop_on_signals()
@@ -83,7 +84,9 @@ def _step(arguments: argparse.Namespace) -> None:
     check(project.config)  # before any work, also in steps that know no recipe
     project.use_threads()
     words = [arguments.step, *([arguments.name] if arguments.name else [])]
-    with alone(project.lock("@".join(words)), f"do the step {' '.join(words)} here", SECONDS_FOR_A_DYING_ONE):
+    # Of several processes that `torchrun` starts for one training, the first holds the lock for all.
+    lock = alone(project.lock("@".join(words)), f"do the step {' '.join(words)} here", SECONDS_FOR_A_DYING_ONE)
+    with lock if is_first() else contextlib.nullcontext():
         importlib.import_module(f"genforge.steps.{arguments.step}").run(project, arguments.name)
 
 
@@ -138,9 +141,27 @@ def _sample(arguments: argparse.Namespace) -> None:
     print(arguments.out)
 
 
+def _latent_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a trained recipe, or a folder with a trained model")
+    parser.add_argument("--out", type=Path, default=Path("latent"), help="folder for the pictures (default: latent)")
+    parser.add_argument("--encode", action="store_true", help="write codes.npy there too: those of the held-out images")
+    parser.add_argument("--decode", type=Path, metavar="CODES", help="a .npy of codes, to be drawn into decoded.npy")
+    _json_argument(parser)
+
+
+def _latent(arguments: argparse.Namespace) -> None:
+    from genforge.steps.latent import knowledge_table, show
+    from genforge.steps.project import Project
+
+    known = show(Project.load(), arguments.model, arguments.out, arguments.encode, arguments.decode)
+    print(json.dumps(known, indent=2)) if arguments.json else _show(knowledge_table(known))
+
+
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", type=Path, help="a folder of images, or a uint8 .npy array (images, height, width, channels)"
+        "path",
+        type=Path,
+        help="a folder of images, or a uint8 .npy array (images, height, width, channels); of points float32 (n, 2)",
     )
     _json_argument(parser)
 
@@ -317,6 +338,7 @@ COMMANDS = {
     "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
     "gates": Command("say in words why a model may hold an alias, or may not", _gates_arguments, _gates),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
+    "latent": Command("look at the latent space of a model with an encoder", _latent_arguments, _latent),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
     "augment": Command("write a labelled set of drawn images, and tell what it is worth", _augment_arguments, _augment),
     "anomaly": Command("find the images that are strangest to a trained model", _anomaly_arguments, _anomaly),

@@ -1,7 +1,10 @@
 """What the rooms promise each other: images, ports, batches, players, objectives, samplers, densities.
 
-Images are uint8 NHWC on disk and float NCHW in [-1, 1] in networks; the two functions below are the only doors.
-Gray stays one channel everywhere but at the feature extractor's own door.
+Images are uint8 NHWC on disk and float NCHW in [-1, 1] in networks; the functions below are the only doors. Gray stays
+one channel everywhere but at the feature extractor's own door.
+
+A point of the plane is an image of one place with two channels, x and y: float32 (n, 1, 1, 2) on disk, in [-1, 1]
+already, so that nothing is rounded. Wherever images are spoken of, points may stand; `ImageShape.is_point` tells.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ SMALLEST, LARGEST, MULTIPLE = 8, 64, 4  # pixels: image sides that the networks 
 
 @dataclass(frozen=True)
 class ImageShape:
-    """Channels (1 or 3), height and width in pixels."""
+    """Channels (1 or 3), height and width in pixels; or `POINT`."""
 
     channels: int
     height: int
@@ -33,8 +36,20 @@ class ImageShape:
         """Number of values in one image."""
         return self.channels * self.height * self.width
 
+    @property
+    def is_point(self) -> bool:
+        """Whether these are no images but points of the plane, real numbers that are not rounded to levels."""
+        return self == POINT
+
+    @property
+    def stored(self) -> str:
+        """Name of the type that values have on disk."""
+        return "float32" if self.is_point else "uint8"
+
     def check(self) -> None:
-        """Raises UserError unless the networks of the catalog can take this shape."""
+        """Raises UserError unless networks of the catalog can take this shape."""
+        if self.is_point:
+            return
         if self.channels not in (1, 3):
             raise UserError(f"images have {self.channels} channels; genforge trains on 1 (gray) or 3 (RGB)")
         for name, side in (("height", self.height), ("width", self.width)):
@@ -45,8 +60,14 @@ class ImageShape:
                 )
 
 
+POINT = ImageShape(2, 1, 1)
+
+
 def to_network(images: Tensor) -> Tensor:
-    """uint8 (n, height, width, channels) in 0..255 to float32 (n, channels, height, width) in [-1, 1]."""
+    """uint8 (n, height, width, channels) in 0..255 to float32 (n, channels, height, width) in [-1, 1]. Points, float32
+    (n, 1, 1, 2), are only turned to (n, 2, 1, 1); a copy in any case."""
+    if images.dtype != torch.uint8:
+        return images.permute(0, 3, 1, 2).to(torch.float32, copy=True)
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
@@ -61,7 +82,21 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "autoregressive"]
+def to_stored(images: Tensor) -> Tensor:
+    """What a network drew, float (n, channels, height, width), as such data lie on disk: images as `to_pixels` makes
+    them, points float32 (n, 1, 1, 2) as they are.
+
+    Raises:
+        ValueError: some value is not finite.
+    """
+    if not ImageShape(*images.shape[1:]).is_point:
+        return to_pixels(images)
+    if not torch.isfinite(images).all():
+        raise ValueError("points hold values that are not finite (NaN or infinity)")
+    return images.float().permute(0, 2, 3, 1).contiguous()
+
+
+PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "pixels", "autoregressive"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +109,8 @@ class Port:
         noisy = clean + sigma * standard normal noise (the convention of Karras et al. 2022).
     kind `backbone`: forward(images (n, c, h, w), time (n,), labels or None) -> (n, outputs, h, w): what a denoiser is
         built over; `outputs` counts channels.
+    kind `pixels`: forward(decoded (n, c, h, w), images (n, c, h, w)) -> log-likelihood (n,) of the images, in nats:
+        what a pixel is, given the decoded image.
     kind `autoregressive`: forward(images (n, c, h, w), labels or None) -> the log-probability in nats of each value,
         given those before it, (n, c, h, w); see genforge.networks.autoregressive.
     A network states in `Network.kind` which one it serves.
@@ -90,7 +127,8 @@ class Port:
 class Network(nn.Module):
     """A module with typed settings that serves one kind of port. It knows no loss.
 
-    Class attributes: `kind` (which port it serves) and `settings_type` (its settings).
+    Class attributes: `kind` (which port it serves), `settings_type` (its settings), `takes_points` (whether points of
+    the plane are as good as images; of a network over another one, the inner one decides too).
     A network built over another one (a denoiser over its backbone) names in `inner` the settings that choose one, each
     a mapping `{name, ...}`; it gets the built networks as keyword arguments of these names.
     """
@@ -98,6 +136,7 @@ class Network(nn.Module):
     kind: ClassVar[PortKind]
     settings_type: ClassVar[type[Settings]]
     inner: ClassVar[tuple[str, ...]] = ()
+    takes_points: ClassVar[bool] = False
 
     @classmethod
     def inner_port(cls, key: str, settings: Settings, port: Port) -> Port:
@@ -141,8 +180,8 @@ class TrainingData(ABC):
 
     @abstractmethod
     def batch(self, turn: int, size: int) -> Batch:
-        """The `turn`-th batch of an endless shuffled stream: the same images whenever it is asked for, so that a run's
-        position in the data is one number."""
+        """Images `turn * size` to `(turn + 1) * size - 1` of an endless shuffled stream: the same ones whenever they
+        are asked for, so that a run's position in the data is one number."""
 
 
 @dataclass
@@ -271,18 +310,20 @@ class Sampler(ABC):
         """Images, float (n, c, h, w), nominally in [-1, 1], on the network's device."""
 
 
-EIGHT_BIT = "8-bit images"
+EIGHT_BIT, POINTS = "8-bit images", "points of the plane"  # what a likelihood may be of
 
 
 class Density(ABC):
     """Tells how likely images are under a trained model, as a sampler draws from it. `no_grad` belongs inside.
 
-    Class attributes: `kinds` (which kinds of exported network it can tell it of), `settings_type`.
+    Class attributes: `kinds` (which kinds of exported network it can tell it of), `companions` (the roles that it asks
+    for beside that one), `settings_type`.
     Attributes: `exact`, False where what it tells is a lower bound on the log-likelihood; `how`, words that stand
     beside each number, such as "importance-weighted bound, 64 samples" or "exact; uniform dequantisation, 1 draw".
     """
 
     kinds: ClassVar[tuple[str, ...]]
+    companions: ClassVar[tuple[str, ...]] = ()
     settings_type: ClassVar[type[Settings]]
     exact: bool
     how: str
@@ -297,7 +338,11 @@ class Density(ABC):
     def of(self, networks: Mapping[str, Network]) -> str:
         """Of what the likelihood is told. Likelihoods of different things, such as 8-bit images and binarised ones, are
         never compared."""
-        return EIGHT_BIT
+        return POINTS if any(network.port.image.is_point for network in networks.values()) else EIGHT_BIT
+
+    def how_of(self, image: ImageShape) -> str:
+        """`how`, where it is not the same for images and for points."""
+        return self.how
 
     @abstractmethod
     def log_likelihood(self, networks: Mapping[str, Network], images: Tensor, draw: Draw) -> Tensor:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from genforge.contracts import Density, Draw, ImageShape, Network, Port, Sampler, to_pixels
+from genforge.contracts import Density, Draw, ImageShape, Network, Port, Sampler, to_stored
 from genforge.files import digest_file, digest_json, read_json
 from genforge.settings import UserError
 
@@ -58,7 +58,7 @@ class Model:
     def draw(
         self, seed: int, count: int, first: int = 0, labels: Tensor | None = None, batch_size: int = 250
     ) -> np.ndarray:
-        """Images `first` to `first + count - 1` of a seed, uint8 (count, height, width, channels).
+        """Images `first` to `first + count - 1` of a seed, uint8 (count, height, width, channels); points float32.
 
         Args:
             seed: 0..2^63-1. Image i of a seed is the same image however it is asked for.
@@ -67,7 +67,7 @@ class Model:
             batch_size: images that are drawn together.
         """
         parts = list(self.batches(seed, count, first, labels, batch_size))
-        empty = np.empty((0, self.shape.height, self.shape.width, self.shape.channels), np.uint8)
+        empty = np.empty((0, self.shape.height, self.shape.width, self.shape.channels), self.shape.stored)
         return np.concatenate(parts) if parts else empty
 
     def batches(
@@ -79,7 +79,7 @@ class Model:
             counts = np.array(self.card.get("label_counts") or [1] * self.classes)
             labels = torch.from_numpy(in_proportion(counts, first + count)[first:])
         for part in Draw(seed, indices, labels).split(batch_size):
-            yield to_pixels(self.sampler.sample(self.network, part)).cpu().numpy()
+            yield to_stored(self.sampler.sample(self.network, part)).cpu().numpy()
 
 
 def digest(folder: Path) -> str:

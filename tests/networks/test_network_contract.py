@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genforge.catalog import build_network, target
-from genforge.contracts import ImageShape
-from tests.networks.network_cases import ALL, CONDITIONED, build, inputs, output_shape, port
+from genforge.contracts import POINT, ImageShape
+from genforge.settings import UserError
+from tests.networks.network_cases import ALL, CONDITIONED, OF_POINTS, build, inputs, output_shape, port
 
 SIZES, CHANNELS = (8, 12, 28, 32, 64), (1, 3)
 EIGHT = ImageShape(1, 8, 8)
@@ -40,6 +41,17 @@ def test_sides_may_differ(name: str) -> None:
     network = build(name, ImageShape(1, 16, 12)).eval()
     with torch.no_grad():
         assert network(*inputs(network, 2)).shape == output_shape(network, 2)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_points_are_taken_or_refused(name: str) -> None:
+    if name not in OF_POINTS:
+        with pytest.raises(UserError, match="points of the plane"):
+            build(name, POINT)
+        return
+    network = build(name, POINT).eval()
+    with torch.no_grad():
+        assert network(*inputs(network, 5)).shape == output_shape(network, 5)
 
 
 @pytest.mark.parametrize("size", [8, 12, 28])

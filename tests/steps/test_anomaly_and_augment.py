@@ -3,6 +3,7 @@ drawn images is written and told its worth."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_the_likeliest_model_is_taken_that_can_give_the_score(
     write_json(project.evaluation("pixels"), {"likelihood": {"bits": 2.0}})
     assert anomaly(project, tmp_path / "digits.npy")["model"] == "pixels"
     project.evaluation("pixels").unlink()
-    with pytest.raises(UserError, match="no trained recipe .* gives the score 'energy'"):
+    with pytest.raises(UserError, match=r"no trained recipe .* gives the score 'energy'"):
         anomaly(project, tmp_path / "digits.npy", by="energy")
 
 
@@ -171,7 +172,7 @@ def test_a_model_without_labels_or_of_other_data_is_refused(project: Project, tm
     with pytest.raises(UserError, match="takes no labels"):
         augment(project, "pixels", tmp_path / "set", 10)
     other = trained_folder(tmp_path / "other", "GAN", classes=3)
-    with pytest.raises(UserError, match="draws 3 classes .* and the prepared data have 10"):
+    with pytest.raises(UserError, match=r"draws 3 classes .* and the prepared data have 10"):
         augment(project, str(other), tmp_path / "set", 10, measure=True)
     assert not (tmp_path / "set").exists()
 
@@ -188,7 +189,7 @@ def test_copies_of_real_images_are_worth_as_much_and_wrong_labels_nothing(projec
     assert wrong["synthetic"]["mean"] < 0.1
     assert wrong["real"] == found["real"]
     made = {"folder": "set", "images": {"0": 5}, "accuracy": found}
-    console = Console(width=120, record=True, file=Path("/dev/null").open("w"))
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(augmentation_table(made))
     assert f"{found['real']['mean']:.2%}" in console.export_text()
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from genforge.evaluation.leaderboard import build
+from genforge.evaluation.likelihood import Likelihood, LikelihoodProtocol
 from genforge.evaluation.protocol import Protocol
 from genforge.pictures import grid, save_png
 from genforge.settings import UserError
@@ -70,7 +71,28 @@ def result(name: str) -> dict[str, Any]:
         "protocol": PROTOCOL.to_json(),
         "protocol_name": PROTOCOL.name,
         "images_per_second": None if name == "floor" else 4321.0,
+        **({"likelihood": likelihood(name).to_json()} if name in ("vae", "box") else {}),
+        **({"latent_space": LATENT_SPACE} if name == "vae" else {}),
     }
+
+
+LATENT_SPACE = {
+    "size": 2,
+    "images": 539,
+    "reconstruction_error": 0.0123,
+    "disentanglement": {
+        "factors": ["height", "width"],
+        "rank_correlation": [[0.97, -0.11], [0.04, 0.88]],
+        "mig": 0.66,
+    },
+}
+
+
+def likelihood(name: str) -> Likelihood:
+    protocol = LikelihoodProtocol("8-bit images", "test", "b2" * 16, 539, 64, 0)
+    if name == "vae":
+        return Likelihood(-123.4, 1.0, 2.781, 0.01, False, "importance-weighted bound, 64 samples", protocol)
+    return Likelihood(-319.2, 0.1, 7.196, 0.003, True, "exact; uniform dequantisation", protocol)
 
 
 def make_model(project: Project, name: str, noise: np.random.Generator) -> None:
@@ -96,6 +118,9 @@ def make_model(project: Project, name: str, noise: np.random.Generator) -> None:
     save_png(project.samples(name) / "grid.png", grid(images))
     if steps:
         save_png(folder / "filmstrip.png", grid(images[:40], columns=8))
+        if name == "vae":
+            for key in ("reconstructions", "traversals", "interpolations", "arithmetic"):
+                save_png(folder / f"latent-{key}.png", grid(images[:36], columns=9))
         lines = ["step,generator,critic,images_per_second"]
         lines += [
             f"{step},{np.exp(-step / 500) + noise.random() / 10},{'' if step == 50 else 1.5},3000"
@@ -244,6 +269,17 @@ def test_the_page_tells_rank_spread_protocol_and_what_was_found(page: Page) -> N
     assert "classifier-5ea7c4" in text  # what trials were judged by
     assert text.count("77.7 ± 0.1") == 1  # a number that one row has
     assert "subsets 100, subset size 500" in text  # settings of KID
+
+
+def test_the_page_tells_likelihoods_and_shows_latent_spaces(page: Page) -> None:
+    text = " ".join(page.text.split())
+    assert "≤ 2.781 ± 0.020" in text and "7.196 ± 0.006" in text
+    assert "Bits/dim of vae: importance-weighted bound, 64 samples; -123.40 nats an image" in text
+    assert "mutual information gap 0.66" in text and "+0.97-0.11" in text
+    shown = [
+        attributes["src"] for tag, attributes in page.tags if tag == "img" and "latent" in (attributes["src"] or "")
+    ]
+    assert len(shown) == 4 and "vae-latent-traversals.png" in shown
 
 
 def test_the_same_artifacts_give_the_same_bytes(project: Project) -> None:

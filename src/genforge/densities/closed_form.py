@@ -10,6 +10,9 @@ A baseline calls impossible, or as good as that, what it has not seen: one pixel
 likelihoods are told of the baseline with a little noise mixed in, uniform over all 8-bit images: it costs a possible
 image next to nothing, and bounds what an impossible one costs (at 8 bits per dimension, and -log2 of the share for the
 whole image).
+
+Points of the plane are real numbers already: their density is told as it is, with as little noise, uniform over the
+square from -1 to 1.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from pydantic import Field
 from torch import Tensor
 
 from genforge import randomness
-from genforge.contracts import CELL, Density, Draw, Network
+from genforge.contracts import CELL, Density, Draw, ImageShape, Network
 from genforge.networks.baselines import Baseline
 from genforge.settings import Settings, UserError
 
@@ -39,7 +42,10 @@ class ClosedFormDensitySettings(Settings):
         "probability of the 8-bit image, from below on the average",
     )
     noise: float = Field(
-        0.001, gt=0.0, lt=1.0, description="share of images that are taken to be uniform over all 8-bit images"
+        0.001,
+        gt=0.0,
+        lt=1.0,
+        description="share of images that are taken to be uniform over all 8-bit images; of points, over the square",
     )
 
 
@@ -55,6 +61,9 @@ class ClosedFormDensity(Density):
         draws = "1 draw" if self.draws == 1 else f"{self.draws} draws"
         self.how = f"exact; uniform dequantisation, {draws}; {self.noise:g} of uniform noise mixed in"
 
+    def how_of(self, image: ImageShape) -> str:
+        return f"exact; {self.noise:g} of uniform noise mixed in" if image.is_point else self.how
+
     def check(self, network: Network) -> None:
         if not isinstance(network, Baseline):
             raise UserError(
@@ -67,11 +76,17 @@ class ClosedFormDensity(Density):
         (network,) = networks.values()
         assert isinstance(network, Baseline)
         flat = images.flatten(1).double()  # (n, d)
+        if network.port.image.is_point:
+            return self._with_noise(network.log_density(flat), 2 * math.log(2))
         indices, size = draw.indices.to(flat.device), flat.shape[1]
         told = []
         for number in range(self.draws):
             unit = randomness.uniform(draw.seed, indices, (size,), stream=number)
             told.append(network.log_density(flat + CELL * (unit.double() - 0.5), cell=CELL))
         mean = torch.stack(told).logsumexp(0) - math.log(self.draws) + size * math.log(CELL)
-        uniform = mean.new_tensor(math.log(self.noise) - size * math.log(LEVELS))
-        return torch.logaddexp(mean + math.log1p(-self.noise), uniform)
+        return self._with_noise(mean, size * math.log(LEVELS))
+
+    def _with_noise(self, told: Tensor, volume: float) -> Tensor:
+        """volume: of all there is, as a logarithm."""
+        uniform = told.new_tensor(math.log(self.noise) - volume)
+        return torch.logaddexp(told + math.log1p(-self.noise), uniform)

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from genforge.contracts import EIGHT_BIT, Density, Draw, Network, to_network
+from genforge.contracts import EIGHT_BIT, Density, Draw, ImageShape, Network, to_network
 from genforge.evaluation.protocol import ProtocolMismatch
 from genforge.files import digest_bytes
 
@@ -92,7 +92,8 @@ def measure(
 
     Args:
         networks: by role, in evaluation mode, on `device`.
-        images: uint8 (n, height, width, channels). labels: int64 (n,) for a conditional model, or None.
+        images: uint8 (n, height, width, channels), or points float32 (n, 1, 1, 2). labels: int64 (n,) for a conditional
+            model, or None.
 
     Raises:
         ValueError: a log-likelihood is not a number, or infinite: names the first such image.
@@ -114,10 +115,11 @@ def measure(
     nats, error = float(told.mean()), float(told.std(ddof=1) / len(told) ** 0.5)
     scale = math.log(2) * values
     of = density.of(networks) + (GIVEN_LABELS if labels is not None else "")
+    how = density.how_of(ImageShape(images.shape[3], *images.shape[1:3]))
     protocol = LikelihoodProtocol(
         of, SPLIT, digest_bytes(np.ascontiguousarray(images).tobytes()), len(images), values, seed
     )
-    return Likelihood(nats, error, -nats / scale, error / scale, density.exact, density.how, protocol)
+    return Likelihood(nats, error, -nats / scale, error / scale, density.exact, how, protocol)
 
 
 def log_likelihoods(

@@ -35,6 +35,7 @@ class Baseline(Network):
     """A distribution over images that fits itself. forward(latent (n, image.size + 1)) -> (n, c, h, w)."""
 
     kind: ClassVar[PortKind] = "latent_to_image"
+    takes_points = True
 
     @abstractmethod
     def fit(self, data: TrainingData) -> None:

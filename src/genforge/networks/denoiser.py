@@ -42,6 +42,7 @@ class Denoiser(Network):
 
     kind: ClassVar[PortKind] = "denoiser"
     inner: ClassVar[tuple[str, ...]] = ("backbone",)
+    takes_points = True
     path: ClassVar[PathName]
 
     @classmethod

@@ -26,6 +26,14 @@ MOST_CURVES = 6  # panels of one model
 NOT_CURVES = ("images_per_second",)  # a matter of the machine, not of the training
 HIDDEN_PROTOCOL = ("versions", "settings")  # shown by themselves
 
+LATENT_WORDS = {
+    "reconstructions": "Held-out images, and below each what is left of it after its code.",
+    "traversals": "One image's code with one dimension changed a row, the liveliest dimension first.",
+    "interpolations": "Straight lines from the code of one held-out image to that of another.",
+    "arithmetic": "Sums of codes: an image, then the same as it would be in each class; or the first less the second "
+    "plus the third.",
+}
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -48,6 +56,8 @@ def write(report: Report, folder: Path) -> None:
         "rows": report.board["rows"],
         "columns": [METRICS[name] for name in leaderboard.columns(report.board)],
         "ranking": METRICS[report.board["metric"]],
+        "latent_words": LATENT_WORDS,
+        "latent_spaces": {row["name"]: row["latent_space"] for row in report.board["rows"] if "latent_space" in row},
         "further": [METRICS[name] for name in leaderboard.further(report.board)],
         "best": {name: leaderboard.best(report.board, name) for name in METRICS},
         "headline": headline(report.board),
@@ -204,6 +214,10 @@ def _model(model: Model, series: int | None, pictures: _Pictures) -> dict[str, A
         "curves": curves,
         "samples": pictures.copy(model.samples, f"{model.name}-samples", f"a grid of images drawn by {model.name}"),
         "gates": model.gates,
+        "latent": {
+            key: pictures.copy(path, f"{model.name}-latent-{key}", f"{key} in the latent space of {model.name}")
+            for key, path in model.latent.items()
+        },
         "copies": pictures.copy(
             model.copies, f"{model.name}-copies", f"samples of {model.name}, each beside its nearest training image"
         ),

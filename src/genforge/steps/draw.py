@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from genforge.files import replacing_folder, write_array
-from genforge.pictures import grid, save_png
+from genforge.pictures import save_png, sheet
 from genforge.progress import Bar
 from genforge.settings import UserError
 
@@ -22,8 +22,8 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path()) -> 
 
     Args:
         model: `digits@staging`, `digits/3`, an MLflow URI (`models:/...`), or a trained folder (`results/models/gan`).
-        out: a `.png` (one grid), a `.npy` (uint8 (images, height, width, channels)), or a folder that is new or empty
-            (one PNG an image).
+        out: a `.png` (one grid), a `.npy` (uint8 (images, height, width, channels); points float32), or a folder that
+            is new or empty (one PNG an image).
 
     Raises:
         UserError: there is no such model, or nothing can be written like this.
@@ -73,7 +73,7 @@ def _writer(out: Path) -> Callable[[Path, np.ndarray], None]:
     if out.suffix == ".npy":
         return write_array
     if out.suffix == ".png":
-        return lambda path, images: save_png(path, grid(images))
+        return lambda path, images: save_png(path, sheet(images))
     if out.suffix:
         raise UserError(f"--out {out}: should end with .png or .npy, or be a folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -82,6 +82,8 @@ def _writer(out: Path) -> Callable[[Path, np.ndarray], None]:
 
 
 def _write_folder(out: Path, images: np.ndarray) -> None:
+    if images.dtype != np.uint8:
+        raise UserError(f"--out {out}: points are no images of their own; name a .png (all as dots) or a .npy")
     digits = max(5, len(str(len(images) - 1)))
     with replacing_folder(out) as folder:
         for number, image in enumerate(images):

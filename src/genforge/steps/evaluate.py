@@ -40,7 +40,9 @@ def run(project: Project, name: str | None = None) -> None:
     """
     if name is None:
         raise UserError(f"step evaluate: name a recipe, or `{FLOOR}`, such as `genforge step evaluate gan`")
+    from genforge.data.loading import Prepared
     from genforge.evaluation.fidelity import Judge, check_images
+    from genforge.steps.latent import in_numbers, knowledge_of
     from genforge.steps.likelihood import likelihood_of
     from genforge.tracking import runs as tracking
 
@@ -72,6 +74,9 @@ def run(project: Project, name: str | None = None) -> None:
         likelihood = likelihood_of(project, name, model) if model else None
         if likelihood:
             record.metrics(len(values), {"nats": likelihood.nats, "bits_per_dimension": likelihood.bits})
+        latent_space = knowledge_of(model.networks, Prepared.open(project.prepared)) if model else None
+        if latent_space:
+            record.metrics(len(values), in_numbers(latent_space))
     result: dict[str, Any] = {
         "name": name,
         "family": family,
@@ -80,6 +85,7 @@ def run(project: Project, name: str | None = None) -> None:
         "metrics": metrics,
         **({"fid_infinity": at_infinity(judge.reference, seen)} if settings.fid_infinity and name != FLOOR else {}),
         **({"likelihood": likelihood.to_json()} if likelihood else {}),
+        **({"latent_space": latent_space} if latent_space else {}),
         "left_out": judge.left_out,
         "protocol_name": protocol.name,
         "protocol": protocol.to_json(),
@@ -172,10 +178,10 @@ def at_infinity(reference: Reference, seen: Sequence[Features]) -> dict[str, Any
 def around(found: dict[str, Any], error: float | None) -> dict[str, Any]:
     """The interval that holds the expectation with 95%, by the standard error; or, of what is no function of the images
     that were drawn, by Student's t over the seeds."""
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit  # quantiles of a normal and of Student's t, without all of `scipy.stats`
 
     seeds, quantile = len(found["values"]), 0.5 + CONFIDENCE / 2
-    reach = norm.ppf(quantile) * error if error is not None else t.ppf(quantile, seeds - 1) * found["std"] / seeds**0.5
+    reach = ndtri(quantile) * error if error is not None else stdtrit(seeds - 1, quantile) * found["std"] / seeds**0.5
     low, high = found["mean"] - reach, found["mean"] + reach
     return {"standard_error": error, "low": float(low), "high": float(high), "confidence": CONFIDENCE}
 

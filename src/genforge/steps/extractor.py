@@ -1,7 +1,8 @@
 """Make the eyes of the judge, and let them look at the training split once.
 
 The classifier learns the data's labels, or rotations where there are no two classes. It is trained by the same loop as
-every model, kept as they are (`kept.py`), and checked on the validation split.
+every model, kept as they are (`kept.py`), and checked on the validation split. Points are their own features: of them
+only where their modes lie is written down.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def run(project: Project, name: str | None = None) -> None:
     ):
         if project.config.extractor.name == "classifier":
             _train_classifier(project, prepared, folder)
+        elif project.config.extractor.name == "coordinates":
+            _fit_coordinates(project, prepared, folder)
         else:
             _keep_published(project, prepared, folder)
         extractor = load_extractor(folder, project.device)
@@ -133,6 +136,16 @@ def validation_accuracy(objective: Classification, prepared: Prepared, device: s
             seen, answers = objective.question(batch)
             right += int((objective.exported(seen).argmax(dim=1) == answers).sum())
     return right / len(images)
+
+
+def _fit_coordinates(project: Project, prepared: Prepared, folder: Path) -> None:
+    from genforge.evaluation.coordinates import CoordinatesExtractor, fit_modes
+    from genforge.evaluation.extractor import write_card, write_weights
+
+    modes = fit_modes(prepared.images("train"), prepared.labels("train"), len(prepared.classes))
+    extractor = CoordinatesExtractor(modes, write_weights(folder, modes), "cpu")
+    about: dict[str, Any] = {"settings": project.config.extractor.model_dump(), **_about(project, prepared)}
+    write_card(folder, extractor, {"kind": "points", "validation_accuracy": None, **about})
 
 
 def _keep_published(project: Project, prepared: Prepared, folder: Path) -> None:

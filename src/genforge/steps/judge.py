@@ -38,7 +38,8 @@ def judge(project: Project, path: Path) -> dict[str, Any]:
 
     Args:
         path: a folder (looked through to any depth), whose images go through the same rules as the data's; or a uint8
-            array (n, height, width, channels), gray also (n, height, width), of the data's own shape.
+            `.npy` array (n, height, width, channels), gray also (n, height, width), of the data's own shape; of points
+            an array float32 (n, 2).
 
     Returns:
         path, images, metrics (name to value), left_out (metrics that the extractor cannot give, with the reason),
@@ -83,7 +84,10 @@ def read_images(project: Project, path: Path, shape: ImageShape, single: bool = 
             f"may hold code (.pt, .pth, .ckpt, .pkl, .npz) are never opened"
         )
     images = read_array(path, memory_map=True)
-    images = images[..., None] if images.ndim == 3 and shape.channels == 1 else images
+    if shape.is_point and images.ndim == 2:
+        images = images[:, None, None, :]
+    elif images.ndim == 3 and shape.channels == 1:
+        images = images[..., None]
     return Found(images, [str(number) for number in range(len(images))])
 
 
@@ -95,6 +99,8 @@ def _read_files(project: Project, folder: Path, paths: list[str], shape: ImageSh
     from genforge.progress import Bar
 
     data = project.config.data
+    if shape.is_point:
+        raise UserError("the data are points of the plane; give a .npy array, float32 (points, 2)")
     if shape.height != shape.width:
         raise UserError(
             f"the data's images are {shape.width} x {shape.height}; give a .npy array of that shape instead"

@@ -50,8 +50,8 @@ def likelihood_of(project: Project, name: str, model: Model) -> Likelihood | Non
 
 
 def held_out(prepared: Prepared, limit: int | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Images of the test split, uint8 (n, height, width, channels), and their labels, int64 (n,), or None: all of them
-    in their order, or `limit` of them that are always the same."""
+    """Images of the test split as they are stored (n, height, width, channels), and their labels, int64 (n,), or None:
+    all of them in their order, or `limit` of them that are always the same."""
     count = prepared.count("test")
     chosen = np.arange(count)
     if limit is not None and limit < count:

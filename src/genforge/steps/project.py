@@ -6,13 +6,16 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from genforge import slots
-from genforge.catalog import Recipe
 from genforge.config import Config, load
 from genforge.files import read_json
 from genforge.settings import UserError
+
+if TYPE_CHECKING:
+    from genforge.catalog import Recipe
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,8 @@ class Project:
 
     def recipe(self, name: str) -> Recipe:
         """The resolved recipe, as the step `resolve` wrote it."""
+        from genforge.catalog import Recipe  # with torch, which not every command needs
+
         if name not in self.config.recipes:
             from genforge.settings import nearest
 

@@ -13,7 +13,7 @@ from genforge import catalog
 from genforge.data.loading import DeviceData, Prepared
 from genforge.evaluation.fidelity import Judge
 from genforge.models import Model
-from genforge.pictures import grid
+from genforge.pictures import enough, sheet
 from genforge.randomness import seed_everything
 from genforge.search.plan import Lost, Pruned
 from genforge.search.tickets import Trial
@@ -66,7 +66,7 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
             images = model.draw(seed, images_each, labels=labels)
             last = judge.score(images, [metric])[metric]
             record.metrics(step, {metric: last})
-            record.image("samples", step, grid(images[:SHOWN]))
+            record.image("samples", step, sheet(images[: enough(model.shape.stored, SHOWN)]))
             trial.report(step, last)
 
         with tracking.run(

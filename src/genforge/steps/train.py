@@ -6,7 +6,9 @@ were made on the way, for the filmstrip, with the one that the recipe named then
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from genforge.settings import UserError
 from genforge.steps.kept import checkpoints_of, forget_others
 from genforge.steps.labels import label_counts, labels_of
 from genforge.steps.project import Project
+from genforge.steps.together import peers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,13 +38,14 @@ SEED_TO_SEE = 0  # of the pictures
 
 
 def run(project: Project, name: str | None = None) -> None:
-    """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png. Curves for DVC too."""
+    """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png, and pictures of the
+    latent space where there is an encoder. Curves for DVC too."""
     if name is None:
         raise UserError("step train: name a recipe, such as `genforge step train gan`")
     from genforge.catalog import build_objective, build_sampler
     from genforge.data.loading import DeviceData, Prepared
     from genforge.models import Model, digest
-    from genforge.pictures import grid
+    from genforge.pictures import enough, sheet
     from genforge.tracking import runs as tracking
     from genforge.training.loop import train
     from genforge.training.settings import TrainingSettings
@@ -65,44 +69,60 @@ def run(project: Project, name: str | None = None) -> None:
     }
     checkpoints = checkpoints_of(project, name, inputs)
 
-    # Data to the device; networks with weights that hang on the seed alone.
-    data = DeviceData(prepared, "train", project.device, seed=seed, horizontal_flip=flip)
-    seed_everything(seed)
-    objective = build_objective(recipe, prepared.shape, len(prepared.classes))
-    companions = {role: objective.networks[role] for role in objective.companions()}
-    model = Model(objective.exported, build_sampler(recipe.sampler), {}, companions)
-
-    parameters = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
-    tags = {"family": recipe.family, "origin": recipe.origin, "inputs": checkpoints.folder.name}
-    with (
-        telling_of_no_room(f"what training {name} leaves behind", project.model(name)),
-        Termination() as termination,
-        tracking.run(project.root, kind="train", name=name, parameters=parameters, tags=tags) as record,
-        termination.at_once(),  # but for the steps, between which the loop hears of it
-    ):
-        trained = train(
+    with peers(project, name) as met:
+        # Data to the device; networks with weights that hang on the seed alone.
+        data = DeviceData(prepared, "train", project.device, seed=seed, horizontal_flip=flip)
+        seed_everything(seed)
+        objective = build_objective(recipe, prepared.shape, len(prepared.classes))
+        companions = {role: objective.networks[role] for role in objective.companions()}
+        card: dict[str, Any] = {"role": objective.exported_role()}
+        model = Model(objective.exported, build_sampler(recipe.sampler), card, companions)
+        learn = functools.partial(
+            train,
             objective,
             data,
             settings,
             device=project.device,
             seed=seed,
-            log=record.metrics,
             checkpoints=checkpoints,
-            observe=lambda step, network: pictures_of(model, prepared, FILM_COLUMNS, f"{name} at step {step}"),
+            observe=lambda step, network: pictures_of(
+                model, prepared, enough(prepared.shape.stored, FILM_COLUMNS), f"{name} at step {step}"
+            ),
             observations=OBSERVATIONS,
-            show=lambda step, images: record.image("samples", step, grid(images, FILM_COLUMNS)),
             title=f"training {name}",
+            peers=met,
         )
-        card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
-        card["code"] = read_json(project.recipe_file(name))["code"]
-        card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
-        with replacing_folder(project.model(name)) as result:
-            write(result, model, card, trained.history, pictures_of(model, prepared, GRID, name))
-            trained.history.write_csv(project.curves(name))
-        record.artifact(project.model(name), "model")
-        record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
-        record.metrics(trained.steps, {"seconds": trained.seconds})
-    forget_others(checkpoints)
+        if not met.is_first:  # the first tells and writes what comes of it
+            learn()
+            return
+
+        parameters = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
+        tags = {"family": recipe.family, "origin": recipe.origin, "inputs": checkpoints.folder.name}
+        with (
+            telling_of_no_room(f"what training {name} leaves behind", project.model(name)),
+            Termination() as termination,
+            tracking.run(project.root, kind="train", name=name, parameters=parameters, tags=tags) as record,
+            termination.at_once(),  # but for the steps, between which the loop hears of it
+        ):
+            trained = learn(
+                log=record.metrics,
+                show=lambda step, images: record.image("samples", step, sheet(images, FILM_COLUMNS)),
+            )
+            card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
+            card["code"] = read_json(project.recipe_file(name))["code"]
+            card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
+            more = more_pictures(model, prepared)
+            with replacing_folder(project.model(name)) as result:
+                samples = pictures_of(model, prepared, enough(prepared.shape.stored, GRID), name)
+                samples = sheet(samples, real=prepared.images("validation"))
+                write(result, model, card, trained.history, samples, more)
+                trained.history.write_csv(project.curves(name))
+            record.artifact(project.model(name), "model")
+            for key, picture in more.items():
+                record.image(key, trained.steps, picture)
+            record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
+            record.metrics(trained.steps, {"seconds": trained.seconds})
+        forget_others(checkpoints)
 
 
 def best_recipe(project: Project, name: str) -> Recipe:
@@ -122,6 +142,16 @@ def pictures_of(model: Model, prepared: Prepared, count: int, title: str) -> np.
         return model.draw(SEED_TO_SEE, count, labels=labels_of(model.classes, prepared, count))
     except ValueError as error:
         raise UserError(f"{title}: {error}; the network is finite, so look at the sampler's settings") from error
+
+
+def more_pictures(model: Model, prepared: Prepared) -> dict[str, np.ndarray]:
+    """What else there is to be seen of this kind of model, by name: ways through its latent space, where it has an
+    encoder."""
+    from genforge.pictures import grid
+    from genforge.steps.latent import strips_of
+
+    latent = strips_of(model.networks, prepared)
+    return {f"latent-{key}": grid(strip.images, strip.columns) for key, strip in latent.items()}
 
 
 def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any]:
@@ -147,10 +177,17 @@ def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any
     }
 
 
-def write(folder: Path, model: Model, card: dict[str, Any], history: History, samples: np.ndarray) -> None:
-    """Fill the model's folder."""
+def write(
+    folder: Path,
+    model: Model,
+    card: dict[str, Any],
+    history: History,
+    samples: np.ndarray,
+    more: Mapping[str, np.ndarray],
+) -> None:
+    """Fill the model's folder. samples: the picture of what the model draws. more: other pictures, by their names."""
     from genforge.models import COMPANIONS, weights_of_companions
-    from genforge.pictures import grid, save_png
+    from genforge.pictures import film, save_png
     from genforge.training.checkpoint import serialise
 
     with replacing(folder / "weights.safetensors") as file:
@@ -160,5 +197,7 @@ def write(folder: Path, model: Model, card: dict[str, Any], history: History, sa
             file.write(serialise(weights_of_companions(model.companions)))
     write_json(folder / "model.json", card)
     history.write_csv(folder / "curves.csv")
-    save_png(folder / "samples.png", grid(samples))
-    save_png(folder / "filmstrip.png", grid(history.film(), FILM_COLUMNS))
+    save_png(folder / "samples.png", samples)
+    save_png(folder / "filmstrip.png", film(sorted(history.images.items()), FILM_COLUMNS))
+    for key, picture in more.items():
+        save_png(folder / f"{key}.png", picture)

@@ -116,6 +116,11 @@ class Checkpoints:
         self._clear_unfinished()
         return self._first_whole(whole(self.folder))
 
+    def newest(self) -> Snapshot | None:
+        """As `load`, for a process that reads what another one of the same run writes: nothing is set aside."""
+        paths = whole(self.folder)
+        return self._read(paths[0]) if paths else None
+
     def fall_back(self, in_vain: int | None = None) -> Snapshot | None:
         """The newest checkpoint to fall back to. When that is of the step `in_vain`, from which the run was tried again
         and did not get any further, then the one before, where there is one. Otherwise as `load`."""

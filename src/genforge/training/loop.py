@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from genforge.contracts import Network, Objective, TrainingData
+from genforge.parallel import ALONE, Peers
 from genforge.progress import Bar
 from genforge.randomness import derive, seed_everything
 from genforge.settings import UserError, nearest
@@ -26,6 +27,7 @@ from genforge.training.keeping import Keeper
 from genforge.training.optimization import learning_rate_factor
 from genforge.training.random_states import untouched
 from genforge.training.settings import TrainingSettings
+from genforge.training.shares import Shares
 from genforge.training.state import RunState
 from genforge.training.stopwatch import Stopwatch
 from genforge.training.termination import Terminated, Termination
@@ -69,6 +71,7 @@ def train(
     observations: int = 0,
     show: Show | None = None,
     title: str = "training",
+    peers: Peers = ALONE,
 ) -> Trained:
     """Train the objective's players, and fit what it fits in closed form.
 
@@ -85,13 +88,16 @@ def train(
             falls back to the newest one.
         observe: called with the step and the exported network: averaged weights, evaluation mode. It may draw as much
             randomness as it likes without changing what is trained. What it returns, uint8 (n, height, width,
-            channels), is kept in the history. What it raises ends the training.
+            channels) or points, is kept in the history. What it raises ends the training.
         observations: how often, evenly spread over the steps; the last comes after the last step and `finish`.
         show: called with the step and what `observe` returned, as `log` is.
         title: for the progress bar and for errors.
+        peers: processes that train this model together, each of which calls this with the same arguments, but for its
+            device. Each computes its share of every batch. The first alone logs, observes and writes checkpoints.
 
     Raises:
-        UserError: `settings.players` names a player that there is not; a checkpoint cannot be written.
+        UserError: `settings.players` names a player that there is not; a checkpoint cannot be written; the batch cannot
+            be shared out evenly.
         TrainingFailed: a loss or a weight is not finite, and smaller steps from the last checkpoint did not help.
         Terminated: SIGTERM came. The run was checkpointed first.
     """
@@ -101,8 +107,10 @@ def train(
     with Termination() as termination:
         # All is made ready. Nothing can be lost yet, so that SIGTERM is heard at once.
         with termination.at_once():
-            turns = _make_ready(objective, data, settings, device, seed)
-            run = RunState(objective, turns, settings.ema, History(log, show), environment(device))
+            shares = Shares(data, settings, peers, seed)
+            turns = _make_ready(objective, data, settings, device, seed, peers)
+            history = History(log, show) if peers.is_first else History()
+            run = RunState(objective, turns, settings.ema, history, environment(device, peers.size), peers)
             keeper = Keeper(run, checkpoints if turns else None, settings, title)
             resumed = keeper.resume()
         steps = settings.steps if turns else 0
@@ -115,7 +123,12 @@ def train(
             """Let the observer see the exported network as it would be if training ended here."""
             assert observe is not None
             run.check_finite(title)
-            with watch.held(), untouched(), _at_its_best(run), termination.at_once():
+            if not peers.is_first:
+                run.observed += 1
+                return
+            # One of several must not leave by itself: the others would wait for its share of the next step.
+            at_once = termination.at_once() if peers.size == 1 else contextlib.nullcontext()
+            with watch.held(), untouched(), _at_its_best(run), at_once:
                 images = observe(run.step, objective.exported)
             run.observed += 1
             if images is not None:
@@ -125,14 +138,15 @@ def train(
             try:
                 keeper.keep()  # the beginning too: there is something to fall back to, and a disk that takes it
                 while run.step < steps:
-                    termination.check()
+                    if peers.any(termination.is_asked):  # what one is asked, all hear
+                        raise Terminated
                     try:
                         # Now and then someone looks at the pictures, with the weights as they are.
                         if run.observed < len(looks) - 1 and run.step >= looks[run.observed]:
                             look()
 
                         # The players take their turns.
-                        _step(run, data, settings, steps)
+                        _step(run, shares, settings, steps)
                         bar.advance()
 
                         # Now and then the numbers are read, and the run is kept.
@@ -168,13 +182,13 @@ def train(
     return Trained(objective.exported, steps, seen, run.seconds, speed, run.history, run.rollbacks, run.environments)
 
 
-def _step(run: RunState, data: TrainingData, settings: TrainingSettings, steps: int) -> None:
+def _step(run: RunState, shares: Shares, settings: TrainingSettings, steps: int) -> None:
     """Each player whose turn it is follows the gradient of its loss on a batch of its own, and the average follows."""
     rate = run.step_size * learning_rate_factor(run.step, steps, settings.warmup_steps, settings.schedule)
     moved = False
     for turn in run.turns:
         if (run.step + 1) % turn.player.every == 0:
-            loss, logs = turn.take(data.batch(run.turn, settings.batch_size), rate)
+            loss, logs = turn.take(shares.of(run.turn), rate)
             run.window.add(run.step + 1, turn.player.name, loss, logs)
             run.turn += 1
             moved |= turn.moves_kept
@@ -209,7 +223,7 @@ class _Reporter:
 
 
 def _make_ready(
-    objective: Objective, data: TrainingData, settings: TrainingSettings, device: str, seed: int
+    objective: Objective, data: TrainingData, settings: TrainingSettings, device: str, seed: int, peers: Peers
 ) -> list[Turn]:
     """Everything before the first step; what is random in it, as in all that follows, hangs on the seed alone."""
     seed_everything(derive(seed, "loop"))
@@ -230,16 +244,16 @@ def _make_ready(
             network.compile()
 
     # Every player gets its optimizer.
-    return _turns(objective, settings, device)
+    return _turns(objective, settings, device, peers)
 
 
-def _turns(objective: Objective, settings: TrainingSettings, device: str) -> list[Turn]:
+def _turns(objective: Objective, settings: TrainingSettings, device: str, peers: Peers) -> list[Turn]:
     names = [player.name for player in objective.players]
     for name in settings.players:
         if name not in names:
             raise UserError(f"training.players.{name}: this recipe has no such player; {nearest(name, names)}")
     bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and device.startswith("cuda"))
-    common = TurnSettings(device, settings.accumulation, settings.clip_norm, bfloat16, settings.channels_last)
+    common = TurnSettings(device, settings.clip_norm, bfloat16, settings.channels_last, peers)
     turns = []
     for player in objective.players:
         own = settings.players.get(player.name)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genforge.contracts import Objective
+from genforge.parallel import ALONE, Peers
 from genforge.settings import UserError
 from genforge.training.checkpoint import Snapshot
 from genforge.training.environment import Environment, differences
@@ -30,12 +31,19 @@ class RunState:
         window: losses since values were last logged. history: what was logged and observed.
         rollbacks: returns to a checkpoint. environments: in which the run has been, the present one last: one alone
             means that its bits are those of a run that was never stopped.
+        peers: the processes that this run is made by.
     """
 
     def __init__(
-        self, objective: Objective, turns: Sequence[Turn], ema: float, history: History, environment: Environment
+        self,
+        objective: Objective,
+        turns: Sequence[Turn],
+        ema: float,
+        history: History,
+        environment: Environment,
+        peers: Peers = ALONE,
     ) -> None:
-        self.objective, self.turns = objective, turns
+        self.objective, self.turns, self.peers = objective, turns, peers
         self.step = self.turn = self.observed = 0
         self.seconds = 0.0
         averaged = ema > 0 and any(turn.moves_kept for turn in turns)
@@ -112,7 +120,7 @@ class RunState:
         Raises:
             TrainingFailed: something is not finite; names the player, or `exported`.
         """
-        self.window.read(title)
+        self.window.read(title, self.peers)
         for owner, module in self._modules().items():
             self._check(title, owner, "a weight", list(module.parameters()))
 
