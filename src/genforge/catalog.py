@@ -29,6 +29,10 @@ NETWORKS: dict[str, str] = {
     "mlp-critic": "genforge.networks.mlp:Critic",
     "resnet-generator": "genforge.networks.resnet:Generator",
     "resnet-critic": "genforge.networks.resnet:Critic",
+    "style-generator": "genforge.networks.style:Generator",
+    "style-critic": "genforge.networks.style:Critic",
+    "progressive-generator": "genforge.networks.progressive:Generator",
+    "progressive-critic": "genforge.networks.progressive:Critic",
     "unet": "genforge.networks.unet:UNet",
     "mlp-backbone": "genforge.networks.mlp_backbone:MLPBackbone",
     "realnvp": "genforge.networks.realnvp:RealNVP",
@@ -38,6 +42,7 @@ NETWORKS: dict[str, str] = {
     "flow-matching-denoiser": "genforge.networks.flow_matching:FlowMatchingDenoiser",
     "pixelcnn": "genforge.networks.pixelcnn:PixelCNN",
     "pixel-transformer": "genforge.networks.pixel_transformer:PixelTransformer",
+    "autoguided-denoiser": "genforge.networks.autoguided:Autoguided",
     "box": "genforge.networks.baselines:Box",
     "gaussian": "genforge.networks.baselines:Gaussian",
     "mixture": "genforge.networks.baselines:Mixture",
@@ -54,22 +59,26 @@ OBJECTIVES: dict[str, str] = {
     "denoising": "genforge.objectives.denoising:Denoising",
     "flow": "genforge.objectives.flow:FlowLikelihood",
     "autoregressive": "genforge.objectives.autoregressive:Autoregressive",
+    "consistency": "genforge.objectives.consistency:Consistency",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
 }
 SAMPLERS: dict[str, str] = {
     "one-shot": "genforge.samplers.one_shot:OneShot",
+    "style": "genforge.samplers.style:Style",
     "ddpm": "genforge.samplers.ddpm:DDPM",
     "ddim": "genforge.samplers.ddim:DDIM",
     "euler": "genforge.samplers.euler:Euler",
     "heun": "genforge.samplers.heun:Heun",
     "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
     "pixelwise": "genforge.samplers.pixelwise:Pixelwise",
+    "consistency": "genforge.samplers.consistency:Consistency",
 }
 DENSITIES: dict[str, str] = {
     "importance-weighted": "genforge.densities.importance_weighted:ImportanceWeighted",
     "flow": "genforge.densities.flow:FlowDensity",
     "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
     "pixelwise": "genforge.densities.pixelwise:PixelwiseDensity",
+    "probability-flow": "genforge.densities.probability_flow:ProbabilityFlow",
 }
 GATES: dict[str, str] = {
     "finite": "genforge.evaluation.gates.finite:Finite",

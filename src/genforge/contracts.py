@@ -10,7 +10,7 @@ already, so that nothing is rounded. Wherever images are spoken of, points may s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -156,6 +156,26 @@ class WithFeatures(Protocol):
         """(n, as many as there are)."""
 
 
+@runtime_checkable
+class WithStyles(Protocol):
+    """A network of kind `latent_to_image` that maps its latent to a style, and makes the image of styles and noise.
+
+    styles: how many an image is made of, from the coarsest to the finest. style_mean: (style_size,), over training.
+    noise_shapes: of the noise that each layer adds to one image.
+    """
+
+    styles: int
+    style_mean: Tensor
+    noise_shapes: list[tuple[int, int, int]]
+
+    def styled(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(n, style_size)."""
+
+    def synthesise(self, styles: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """Images (n, c, h, w) of styles (n, styles, style_size) and of noise (n, *shape) for each of `noise_shapes`;
+        None: the network's own."""
+
+
 @dataclass
 class Batch:
     """Real images of one turn: float (n, c, h, w) in [-1, 1], and labels (n,) int64 where the data has them."""
@@ -251,6 +271,11 @@ class Objective(ABC):
         """Called after the player's optimizer has stepped (weight clipping)."""
         return None
 
+    def examine(self, training: Batch, held_out: Batch) -> dict[str, Tensor]:
+        """Scalars that tell how well the players do on images that they were not trained on, beside as many that they
+        were. Logged with the losses; nothing that is trained may change by it, and randomness it may draw freely."""
+        return {}
+
     def finish(self, data: TrainingData) -> None:
         """Called once after the last step, with EMA weights in all that is `kept`, in evaluation mode (an autoencoder
         fits its latent prior)."""
@@ -308,6 +333,38 @@ class Sampler(ABC):
     @abstractmethod
     def sample(self, network: Network, draw: Draw) -> Tensor:
         """Images, float (n, c, h, w), nominally in [-1, 1], on the network's device."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where sampling stands after a step from noise towards images.
+
+    sigma: the noise level reached, 0 at the end. noisy: images at that level, (n, c, h, w). clean: the clean images
+    that the step predicted, (n, c, h, w).
+    """
+
+    sigma: float
+    noisy: Tensor
+    clean: Tensor
+
+
+@runtime_checkable
+class WithTrajectory(Protocol):
+    """A sampler that draws step by step and lets others see the way."""
+
+    def trajectory(self, network: Network, draw: Draw) -> Iterator[State]:
+        """Every state on the way, the last of them the images."""
+
+
+@runtime_checkable
+class WithLatents(Protocol):
+    """A sampler whose images are a smooth function of what they begin as, so that one can walk between two of them."""
+
+    def latents(self, network: Network, draw: Draw) -> Tensor:
+        """What the images of this draw begin as, normal noise: (n, ...)."""
+
+    def from_latents(self, network: Network, latents: Tensor, draw: Draw) -> Tensor:
+        """The images (n, c, h, w) that begin as these; all else that is random is the draw's."""
 
 
 EIGHT_BIT, POINTS = "8-bit images", "points of the plane"  # what a likelihood may be of

@@ -12,6 +12,7 @@ from genforge.catalog import NETWORKS, build_network, target
 from genforge.contracts import Batch, ImageShape, Network, Port, TrainingData, to_network
 from genforge.networks.baselines import Baseline
 from genforge.networks.pixels import Pixels
+from genforge.networks.progressive import Growing
 from genforge.settings import Settings
 
 # Smaller than the defaults, so that every size is tested in a moment.
@@ -22,6 +23,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "mlp-critic": {"widths": [24, 16], "spectral_norm": True},
     "resnet-generator": {"width": 8},
     "resnet-critic": {"width": 8},
+    "style-generator": {"width": 4, "widest": 16, "style_size": 16, "mapping_layers": 2},
+    "style-critic": {"width": 4, "widest": 16},
+    "progressive-generator": {"width": 12, "widest": 16},
+    "progressive-critic": {"width": 4, "widest": 16},
     "unet": {"width": 8},
     "realnvp": {"width": 8, "blocks": 1, "couplings": 2},
     "realnvp-mlp": {"width": 16, "layers": 1, "couplings": 4},
@@ -31,6 +36,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "flow-matching-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "pixelcnn": {"width": 8, "layers": 3, "features": 8, "mixtures": 3},
     "pixel-transformer": {"width": 8, "layers": 1, "heads": 2, "features": 8, "mixtures": 3},
+    "autoguided-denoiser": {
+        part: {"name": "edm-denoiser", "backbone": {"name": "unet", "width": 8}} for part in ("main", "guide")
+    },
     "gaussian": {"components": 8},
     "mixture": {"components": 2, "dimensions": 16},
     "kernel-density": {"images": 20},
@@ -98,6 +106,16 @@ def output_shape(network: Network, count: int) -> tuple[int, ...]:
         return (count,)
     channels = network.port.outputs if network.kind == "backbone" else image.channels
     return (count, channels, image.height, image.width)
+
+
+def moments(*networks: Network) -> Iterator[None]:
+    """Once for most networks; for networks that grow, at every size and while each comes: some weights are at work at
+    one of these alone."""
+    growing = [network for network in networks if isinstance(network, Growing)]
+    for half in range(2 * growing[0].stages + 1) if growing else (0,):
+        for network in growing:
+            network.grow(half / 2)
+        yield
 
 
 class Images(TrainingData):

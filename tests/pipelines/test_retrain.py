@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pty
-import re
 import signal
 import sqlite3
 import subprocess
@@ -14,7 +13,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -179,25 +177,6 @@ def test_a_lasting_server_learns_that_a_run_was_killed(tmp_path: Path, blank: Pa
         flow.communicate()
         crashed = wait_for(lambda: flow_runs(url, "CRASHED"))
         assert "no heartbeat" in crashed[0]["state"]["message"]
-
-
-@pytest.mark.slow
-def test_a_schedule_is_known_to_the_server_for_as_long_as_it_is_served(blank: Path, history: Give) -> None:
-    folder = make_project(history(blank), PIPELINE)
-    flow = start(folder, "--cron", "0 3 * * *")
-    try:
-        log = folder / ".genforge" / "prefect" / "server.log"
-        address = wait_for(lambda: re.search(r"http://127\.0\.0\.1:\d+/api", log.read_text() if log.exists() else ""))[
-            0
-        ]
-        scheduled = wait_for(lambda: flow_runs(address, "SCHEDULED"))
-        starts = [datetime.fromisoformat(run["expected_start_time"].replace("Z", "+00:00")) for run in scheduled]
-        assert all((start.hour, start.minute) == (3, 0) for start in starts)
-    finally:
-        flow.send_signal(signal.SIGTERM)
-        _, err = flow.communicate(timeout=400)
-    assert "Traceback" not in err
-    assert not (folder / "a").exists()  # nothing runs before its time
 
 
 def flow_runs(address: str, state: str) -> list[dict[str, Any]]:

@@ -147,7 +147,7 @@ def test_keys_that_dvc_watches_are_asked_for_with_their_defaults(blank: Path) ->
         "seed: 0",
         'data.folder: "data/incoming"',
         'evaluation: {"images": 500, "seeds": [0, 1, 2], "batch_size": 250, "metrics": null, "fid_infinity": false}',
-        'registry: {"metric": "fid"}',
+        'registry.metric: "fid"',
     ):
         assert f"  {line}\n" in f"{caught.value}\n"
     assert "recipes:" not in str(caught.value)

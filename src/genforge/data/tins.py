@@ -15,13 +15,14 @@ BELOW = 0.10  # of the image lies under the tin's foot
 LID = 0.22  # height of the lid's ellipse as a share of its width: how far from above we look
 
 
-OF_INTEREST = 2  # of FACTORS, the first ones
+TYPICAL = (0.6, 0.1, 0.8, 0.0, 0.3)  # factors after height and width: blue, an orange band, lit from the right
 
 
 def draw_factors(count: int, seed: int, nuisance: float = 1.0) -> np.ndarray:
     """Factors of `count` tins, float32 (count, 7), in the order of FACTORS, uniform and independent.
 
-    nuisance: how much of their range the factors after height and width take, around its middle; 0: none of it.
+    nuisance: how far the factors after height and width stray from those of a typical tin: 1, over their whole range;
+        0, not at all.
 
     height 0.25..0.70 (of the body, without its lid) and width 0.25..0.70 of the image's side; hue, band_hue 0..1 round
     the colour wheel; background 0.55..0.95 brightness; left -0.08..0.08 of the side from the middle; light -1 (from the
@@ -30,9 +31,10 @@ def draw_factors(count: int, seed: int, nuisance: float = 1.0) -> np.ndarray:
     low = np.array([0.25, 0.25, 0.0, 0.0, 0.55, -0.08, -1.0])
     high = np.array([0.70, 0.70, 1.0, 1.0, 0.95, 0.08, 1.0])
     unit = np.random.Generator(np.random.Philox(seed)).random((count, len(FACTORS)))
+    factors = low + unit * (high - low)
     if nuisance != 1.0:
-        unit[:, OF_INTEREST:] = 0.5 + nuisance * (unit[:, OF_INTEREST:] - 0.5)
-    return (low + unit * (high - low)).astype(np.float32)
+        factors[:, 2:] = TYPICAL + nuisance * (factors[:, 2:] - TYPICAL)
+    return factors.astype(np.float32)
 
 
 def draw(factors: np.ndarray, side: int) -> np.ndarray:

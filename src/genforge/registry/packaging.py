@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 MODELS = f"{NAME}.models"  # the module that loads a model folder
+PROVENANCE = f"{NAME}.provenance"  # and the one that marks what is served
 SCRIPT = Path(__file__).parent / "served_model.py"
 _IMPORT = re.compile(rf"^(\s*(?:from|import)\s+){NAME}\b", re.MULTILINE)
 
@@ -47,7 +48,7 @@ def package(folder: Path, target: Path, model_id: str | None = None, run_id: str
     from mlflow.models import Model
 
     exported = Exported.from_json(read_json(folder / "model.json")["exported"])
-    modules = [MODELS, *exported.modules()]
+    modules = [MODELS, PROVENANCE, *exported.modules()]
     name = f"{NAME}_{code_digest(modules)[:12]}"
     with tempfile.TemporaryDirectory(dir=target.parent) as staging:  # removed with the target's, if we are killed
         carried = Path(staging, "model")
@@ -126,6 +127,7 @@ def _carried(modules: Iterable[str], name: str) -> dict[str, Any]:
 
     return {
         "models": name + MODELS.removeprefix(NAME),
+        "provenance": name + PROVENANCE.removeprefix(NAME),
         "network": renamed(catalog.NETWORKS),
         "sampler": renamed(catalog.SAMPLERS),
     }

@@ -441,8 +441,10 @@ def load_model(root: Path, uri: str, device: str = "auto") -> Any:
         raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
 
 
-def fetch(root: Path, uri: str, target: Path) -> Path:
-    """The folder of a registered model as training left it (model.json and weights; no companions), below `target`.
+@contextlib.contextmanager
+def own_folder(root: Path, uri: str) -> Iterator[Path]:
+    """The folder that training left (model.json, weights) of a registered model, while the block lasts: for what needs
+    the networks themselves, with this project's code.
 
     Raises:
         Unusable: there is no such model, version or alias, or its files are gone.
@@ -453,12 +455,13 @@ def fetch(root: Path, uri: str, target: Path) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    try:
-        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target)))
-    except MlflowException as error:
-        kind = Unusable if error.error_code == "RESOURCE_DOES_NOT_EXIST" else UserError
-        raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
-    return found / "artifacts" / "model"
+    with tempfile.TemporaryDirectory(prefix="genforge-model-") as place:
+        try:
+            brought = Path(mlflow.artifacts.download_artifacts(uri, dst_path=place))
+        except MlflowException as error:
+            kind = Unusable if error.error_code == "RESOURCE_DOES_NOT_EXIST" else UserError
+            raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
+        yield brought / "artifacts" / "model"
 
 
 def check_shape(model: Any, shape: ImageShape) -> None:

@@ -88,7 +88,10 @@ def headline(board: Mapping[str, Any]) -> str:
     """Who leads, in a few words."""
     models = [row for row in board["rows"] if row["role"] == "model"]
     if not models:
-        return "No model yet, only baselines"
+        collapsed = [row["name"] for row in board["rows"] if row["role"] == leaderboard.COLLAPSED]
+        return (
+            f"No model that has not collapsed ({', '.join(collapsed)})" if collapsed else "No model yet, only baselines"
+        )
     return f"{models[0]['name']} leads {len(models)} models" if len(models) > 1 else f"{models[0]['name']} stands alone"
 
 
@@ -220,6 +223,9 @@ def _model(model: Model, series: int | None, pictures: _Pictures) -> dict[str, A
         },
         "copies": pictures.copy(
             model.copies, f"{model.name}-copies", f"samples of {model.name}, each beside its nearest training image"
+        ),
+        "trajectory": pictures.copy(
+            model.trajectory, f"{model.name}-trajectory", f"images of {model.name} on their way from noise"
         ),
         "filmstrip": pictures.copy(
             model.filmstrip if model.card["steps"] else None,  # what has a closed form has one moment only

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genforge.files import read_json
 from genforge.settings import UserError, nearest
-from genforge.steps.draw import REGISTERED
+from genforge.steps.draw import REGISTERED, address
 from genforge.steps.project import Project
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ def named_model(project: Project, name: str, companions: bool = False) -> Model:
     from genforge.catalog import target
     from genforge.models import COMPANIONS, load
 
-    with tempfile.TemporaryDirectory(prefix="genforge-model-") as scratch:
-        folder = _folder(project, name, Path(scratch))
+    with _folder(project, name) as folder:
         if not (folder / "model.json").is_file():
             raise UserError(
                 f"{name} is not trained: there is no {folder / 'model.json'}; run `genforge step train {name}`"
@@ -43,18 +43,22 @@ def named_model(project: Project, name: str, companions: bool = False) -> Model:
         return load(folder, target, project.device, companions)
 
 
-def _folder(project: Project, name: str, scratch: Path) -> Path:
-    """Where the model lies: in its recipe's results, in a folder, or where the registry put it below `scratch`."""
+@contextlib.contextmanager
+def _folder(project: Project, name: str) -> Iterator[Path]:
+    """Where the model lies: in its recipe's results, in a folder, or, for the block, as the registry gave it."""
     if name in project.config.recipes:
-        return project.model(name)
+        yield project.model(name)
+        return
     if (project.root / name / "model.json").is_file():
-        return project.root / name
+        yield project.root / name
+        return
     if not name.startswith("models:/") and not REGISTERED.fullmatch(name):
         raise UserError(
             f"no model is called {name!r}: name a recipe of params.yaml "
             f"({nearest(name, sorted(project.config.recipes))}), a folder with a trained model, NAME@ALIAS such as "
             f"digits@staging, or a `models:/` address"
         )
-    from genforge.registry import registry
+    from genforge.registry.registry import own_folder
 
-    return registry.fetch(project.root, name if name.startswith("models:/") else f"models:/{name}", scratch)
+    with own_folder(project.root, address(name)) as folder:
+        yield folder

@@ -72,6 +72,14 @@ class Project:
     def samples(self, name: str) -> Path:
         return self.results / "samples" / name
 
+    def samplers(self, name: str) -> Path:
+        """What samplers times steps draw from one trained denoiser, at what cost (`genforge samplers`)."""
+        return self.results / "samplers" / name
+
+    def averages(self, name: str) -> Path:
+        """What averages of different lengths of one training are worth (`genforge ema`)."""
+        return self.results / "ema" / name
+
     def evaluation(self, name: str) -> Path:
         """What the judge found of one recipe, or of `floor`, held-out real images: every value, with the protocol."""
         return self.results / "evaluations" / f"{name}.json"

@@ -75,6 +75,7 @@ def _model(project: Project, name: str) -> Any:
         samples=_existing(project.samples(name) / "grid.png"),
         filmstrip=_existing(folder / "filmstrip.png"),
         latent={key: path for key in LATENT_PICTURES if (path := _existing(folder / f"latent-{key}.png")) is not None},
+        trajectory=_existing(folder / "trajectory.png"),
         copies=_existing(project.gates / f"{name}-copies.png"),
         gates=_gates(project.gates / f"{name}.json"),
     )

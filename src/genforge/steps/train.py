@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,13 +34,15 @@ if TYPE_CHECKING:
 
 OBSERVATIONS = 5  # looks at the model while it trains, evenly spread: the rows of the filmstrip
 FILM_COLUMNS = 8  # images in each: always of the same noise
+WAYS, MOMENTS = 4, 10  # images whose way from noise is shown, and how many moments of it
 GRID = 64  # images of samples.png
+AVERAGES = "averages"  # in the model's folder: what `genforge ema` chooses from
 SEED_TO_SEE = 0  # of the pictures
 
 
 def run(project: Project, name: str | None = None) -> None:
-    """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png, and pictures of the
-    latent space where there is an encoder. Curves for DVC too."""
+    """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png, and whatever else there
+    is to be seen of this kind of model (`more_pictures`). Curves for DVC too."""
     if name is None:
         raise UserError("step train: name a recipe, such as `genforge step train gan`")
     from genforge.catalog import build_objective, build_sampler
@@ -60,8 +63,11 @@ def run(project: Project, name: str | None = None) -> None:
 
     # Everything that the weights depend on says where the run is kept. The sampler does not: with another one the
     # finished run is finished again, in seconds, and only its pictures are drawn anew.
+    # Nor does the length of the average that is chosen at the end.
+    trained_by = recipe.model_dump(mode="json", include={"networks", "objective", "training"})
+    trained_by["training"]["averages"].pop("choose")
     inputs = {
-        "recipe": recipe.model_dump(mode="json", include={"networks", "objective", "training"}),
+        "recipe": trained_by,
         "code": code_digest([*recipe.training_modules(), "genforge.data.loading"]),
         "data": prepared.digest,
         "flip": flip,
@@ -89,6 +95,7 @@ def run(project: Project, name: str | None = None) -> None:
                 model, prepared, enough(prepared.shape.stored, FILM_COLUMNS), f"{name} at step {step}"
             ),
             observations=OBSERVATIONS,
+            held_out=DeviceData(prepared, "validation", project.device, seed) if prepared.count("validation") else None,
             title=f"training {name}",
             peers=met,
         )
@@ -116,6 +123,8 @@ def run(project: Project, name: str | None = None) -> None:
                 samples = pictures_of(model, prepared, enough(prepared.shape.stored, GRID), name)
                 samples = sheet(samples, real=prepared.images("validation"))
                 write(result, model, card, trained.history, samples, more)
+                if settings.averages.snapshots and checkpoints.averages.is_dir():
+                    shutil.copytree(checkpoints.averages, result / AVERAGES)
                 trained.history.write_csv(project.curves(name))
             record.artifact(project.model(name), "model")
             for key, picture in more.items():
@@ -146,12 +155,14 @@ def pictures_of(model: Model, prepared: Prepared, count: int, title: str) -> np.
 
 def more_pictures(model: Model, prepared: Prepared) -> dict[str, np.ndarray]:
     """What else there is to be seen of this kind of model, by name: ways through its latent space, where it has an
-    encoder."""
-    from genforge.pictures import grid
+    encoder; the way from noise to images, where they are drawn step by step."""
+    from genforge.pictures import grid, strip
     from genforge.steps.latent import strips_of
 
     latent = strips_of(model.networks, prepared)
-    return {f"latent-{key}": grid(strip.images, strip.columns) for key, strip in latent.items()}
+    pictures = {f"latent-{key}": grid(found.images, found.columns) for key, found in latent.items()}
+    ways = model.trajectory(SEED_TO_SEE, WAYS, MOMENTS, labels_of(model.classes, prepared, WAYS))
+    return pictures if ways is None else {**pictures, "trajectory": strip(ways)}
 
 
 def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any]:

@@ -82,6 +82,11 @@ class Checkpoints:
     identity: Mapping[str, Any] = field(default_factory=dict)
     warn: Callable[[str], None] = say
 
+    @property
+    def averages(self) -> Path:
+        """Where the run's averages are written down, see `power_averages.py`."""
+        return self.folder / "averages"
+
     def save(self, snapshot: Snapshot) -> Path:
         """Write `snapshot`, then remove those that are not to be kept any longer.
 

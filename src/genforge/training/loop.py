@@ -7,7 +7,8 @@ many steps each has its turn, and what their losses are.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +71,7 @@ def train(
     observe: Observe | None = None,
     observations: int = 0,
     show: Show | None = None,
+    held_out: TrainingData | None = None,
     title: str = "training",
     peers: Peers = ALONE,
 ) -> Trained:
@@ -91,6 +93,8 @@ def train(
             channels) or points, is kept in the history. What it raises ends the training.
         observations: how often, evenly spread over the steps; the last comes after the last step and `finish`.
         show: called with the step and what `observe` returned, as `log` is.
+        held_out: images that nobody is trained on: whenever values are logged, the objective is asked how well its
+            players do on these (`Objective.examine`).
         title: for the progress bar and for errors.
         peers: processes that train this model together, each of which calls this with the same arguments, but for its
             device. Each computes its share of every batch. The first alone logs, observes and writes checkpoints.
@@ -110,11 +114,13 @@ def train(
             shares = Shares(data, settings, peers, seed)
             turns = _make_ready(objective, data, settings, device, seed, peers)
             history = History(log, show) if peers.is_first else History()
-            run = RunState(objective, turns, settings.ema, history, environment(device, peers.size), peers)
+            here, folder = environment(device, peers.size), checkpoints.averages if checkpoints else None
+            run = RunState(objective, turns, settings.ema, history, here, settings.averages, folder, peers)
             keeper = Keeper(run, checkpoints if turns else None, settings, title)
             resumed = keeper.resume()
         steps = settings.steps if turns else 0
         looks = _spread(observations if observe else 0, steps)
+        written = set(_spread(settings.averages.snapshots, steps))
         watch = Stopwatch(run.seconds)
         bar = Bar(f"{title} from step {run.step}" if resumed else title, steps - run.step)
         reporter = _Reporter(run, settings, watch, bar)
@@ -153,7 +159,9 @@ def train(
                         if run.step % settings.log_every == 0 or run.step == steps:
                             run.check_finite(title)
                             run.seconds = watch.seconds
-                            reporter.report()
+                            reporter.report(_examined(run, data, held_out, settings.batch_size, watch, title))
+                        if run.powers is not None and run.step in written and peers.is_first:
+                            run.powers.keep()
                         if run.step % settings.checkpoint_every == 0 or run.step == steps:
                             run.seconds = watch.seconds
                             keeper.keep()
@@ -168,7 +176,9 @@ def train(
                 raise
 
         # The averaged weights stay, and what is fitted after training is fitted to them.
-        if run.average is not None:
+        if run.powers is not None and settings.averages.choose is not None and peers.is_first:
+            run.powers.adopt(settings.averages.choose)
+        elif run.average is not None:
             run.average.adopt()
         run.kept.eval()
         with termination.at_once():
@@ -193,8 +203,25 @@ def _step(run: RunState, shares: Shares, settings: TrainingSettings, steps: int)
             run.turn += 1
             moved |= turn.moves_kept
     run.step += 1
-    if moved and run.average is not None:
-        run.average.update()
+    for average in (run.average, run.powers):
+        if moved and average is not None:
+            average.update()
+
+
+def _examined(
+    run: RunState, data: TrainingData, held_out: TrainingData | None, size: int, watch: Stopwatch, title: str
+) -> dict[str, float]:
+    """How the players do on a batch of images that they were not trained on, beside the last one that they were."""
+    if held_out is None:
+        return {}
+    with watch.held(), untouched():
+        last = max(0, run.turn - 1)
+        found = run.objective.examine(data.batch(last, size), held_out.batch(last, size))
+        values = {name: value.item() for name, value in found.items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TrainingFailed(title, run.step, "exported", f"`{name}`", value)
+    return values
 
 
 class _Reporter:
@@ -204,10 +231,10 @@ class _Reporter:
         self.run, self.settings, self.watch, self.bar = run, settings, watch, bar
         self.step, self.seconds, self.bar_began = run.step, watch.seconds, run.step
 
-    def report(self) -> None:
-        """Log the means since the last report."""
+    def report(self, examined: Mapping[str, float]) -> None:
+        """Log the means since the last report, and what was found now."""
         run = self.run
-        values = run.window.close()
+        values = {**run.window.close(), **examined}
         speed = (run.step - self.step) * self.settings.batch_size / max(run.seconds - self.seconds, 1e-9)
         shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:VALUES_BESIDE_THE_BAR]]
         if run.rollbacks:

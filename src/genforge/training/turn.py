@@ -71,8 +71,8 @@ class Turn:
         learning rate.
 
         Returns:
-            the loss and the scalars that the objective and clipping log, all detached: the mean over the parts of this
-            process.
+            the loss and the scalars that the objective logs, with the length of the gradient, all detached: the mean
+            over the parts of this process.
         """
         set_learning_rate(self.optimizer, factor * self.learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
@@ -87,11 +87,18 @@ class Turn:
         if len(parts) > 1:
             torch._foreach_div_(gradients, len(parts))
         self.settings.peers.mean_(gradients)
-        if self.settings.clip_norm is not None:
-            logs[f"{self.player.name}_gradient"] = clip_grad_norm_(self.own, self.settings.clip_norm).detach()
+        logs = logs or {f"{self.player.name}_loss": loss}
+        logs[f"{self.player.name}_gradient"] = self._gradient(gradients)
         self.optimizer.step()
         self.objective.after_step(self.player)
         return loss, logs
+
+    def _gradient(self, gradients: list[Tensor]) -> Tensor:
+        """The length of the gradient; it is cut afterwards where that is asked for."""
+        if self.settings.clip_norm is not None:
+            return clip_grad_norm_(self.own, self.settings.clip_norm).detach()
+        # In double precision, since the square of a finite number may not be finite in single.
+        return torch.stack(torch._foreach_norm(gradients, dtype=torch.float64)).norm()
 
     def _losses(self, parts: Sequence[Part]) -> list[Loss]:
         """The loss of each part; the sum of their gradients is left in the weights."""
