@@ -106,6 +106,10 @@ class Code(Network):
 
     kind, settings_type = "image_to_vector", Settings
 
+    def __init__(self, settings: Settings, port: Port) -> None:
+        super().__init__(settings, port)
+        self.register_parameter("unused", nn.Parameter(torch.zeros(())))
+
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         return images.flatten(1)[:, :8]
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from genforge import randomness
 from genforge.contracts import Density, Network, to_network
+from genforge.evaluation.latent import LatentSpace
 from genforge.evaluation.likelihood import log_likelihoods
 from genforge.networks.denoiser import Denoiser
 from genforge.settings import UserError
@@ -134,6 +135,8 @@ class Complexity(Likelihood):
 
     def __init__(self, observer: Observer) -> None:
         super().__init__(observer)
+        if observer.exported.port.image.is_point:
+            raise UserError("no compressor is there for points of the plane; choose another score (--by typicality)")
         self.how = f"{self.density.how}; less the image's length as PNG (Serra et al. 2020)"
 
     def of(self, images: np.ndarray) -> np.ndarray:
@@ -168,7 +171,7 @@ class Reconstruction(Score):
         if isinstance(observer.exported, Denoiser):
             self.how = f"denoised from noise of standard deviation {NOISE:g}"
         elif "encoder" in observer.networks:
-            self.how = "encoded and decoded"
+            self.how = "encoded and decoded, in 8 bits"
         else:
             raise UserError(
                 f"{observer.name} reconstructs nothing: it has neither an encoder nor a denoiser; choose an "
@@ -180,24 +183,24 @@ class Reconstruction(Score):
                 f"is not conditional (--model)"
             )
 
-    @torch.no_grad()
     def of(self, images: np.ndarray) -> np.ndarray:
         errors = []
         for at in range(0, len(images), TOGETHER):
-            clean = to_network(torch.from_numpy(np.array(images[at : at + TOGETHER]))).to(self.observer.device)
-            back = self._reconstructed(clean, at)
-            errors.append((back - clean).double().square().flatten(1).mean(1).cpu().numpy())
+            part = np.array(images[at : at + TOGETHER])
+            clean = to_network(torch.from_numpy(part))
+            errors.append((self._reconstructed(part, clean, at) - clean).double().square().flatten(1).mean(1).numpy())
         return np.concatenate(errors) if errors else np.empty(0)
 
-    def _reconstructed(self, clean: Tensor, first: int) -> Tensor:
-        network = self.observer.exported
-        if isinstance(network, Denoiser):
-            indices = torch.arange(first, first + len(clean), device=clean.device)
-            noise = randomness.normal(self.observer.seed, indices, tuple(clean.shape[1:]))
-            return network(clean + NOISE * noise, torch.full((len(clean),), NOISE, device=clean.device))
-        codes = self.observer.networks["encoder"](clean)[:, : network.port.latent_size]  # of a VAE: the means
-        decode = getattr(network, "decode", network)  # a decoder that draws by a prior of its own has both
-        return decode(codes)
+    @torch.no_grad()
+    def _reconstructed(self, images: np.ndarray, clean: Tensor, first: int) -> Tensor:
+        """What the model gives back of images, uint8 (n, h, w, c), which are `clean` for networks: like these."""
+        network, device = self.observer.exported, self.observer.device
+        if not isinstance(network, Denoiser):
+            back = LatentSpace.of(self.observer.networks).reconstruct(images)
+            return to_network(torch.from_numpy(back))
+        noise = randomness.normal(self.observer.seed, torch.arange(first, first + len(clean)), tuple(clean.shape[1:]))
+        sigma = torch.full((len(clean),), NOISE, device=device)
+        return network((clean + NOISE * noise).to(device), sigma).cpu()
 
 
 class Energy(Score):

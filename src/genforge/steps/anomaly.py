@@ -64,9 +64,9 @@ def anomaly(
     by = by or "likelihood"
     if by not in SCORES:
         raise UserError(f"--by {by}: no score is called that; {nearest(by, list(SCORES))}")
-    if picture is not None and picture.suffix != ".png":
-        raise UserError(f"--picture {picture}: should end with .png")
     prepared = Prepared.open(project.prepared)
+    if picture is not None and (picture.suffix != ".png" or prepared.shape.is_point):
+        raise UserError(f"--picture {picture}: should end with .png, and the data be images")
     score = _score(project, model, by)
     shape = score.observer.exported.port.image
     if shape != prepared.shape:
@@ -89,6 +89,7 @@ def anomaly(
         from genforge.pictures import grid, save_png
 
         save_png(picture, grid(found.images[order[:PICTURED]]))
+    names = found.names or [str(number) for number in range(len(scores))]
     p = p_values(scores, usual)
     apart = auroc(scores, usual) if len(scores) > 1 else None
     return {
@@ -98,7 +99,7 @@ def anomaly(
         "title": score.title,
         "unit": score.unit,
         "how": score.how,
-        "images": [{"image": found.names[i], "score": float(scores[i]), "p": float(p[i])} for i in order],
+        "images": [{"image": names[i], "score": float(scores[i]), "p": float(p[i])} for i in order],
         "against": {"path": source, "images": len(usual), "mean": float(usual.mean())},
         "auroc": apart and {"value": apart[0], "standard_error": apart[1]},
         "broken": found.broken,

@@ -23,12 +23,12 @@ BROKEN_SHOWN = 10
 
 @dataclass
 class Found:
-    """What lies at a path. images: uint8 (n, height, width, channels). names: where each lies, below the path; numbers
-    of an array's. broken: files that are no image, with reasons. resized: images that were of another size than the
-    data's."""
+    """What lies at a path. images: uint8 (n, height, width, channels). names: where each lies, below the path; empty
+    for those of an array. broken: files that are no image, with reasons. resized: images that were of another size than
+    the data's."""
 
     images: np.ndarray
-    names: list[str]
+    names: list[str] = field(default_factory=list)
     broken: list[dict[str, str]] = field(default_factory=list)
     resized: int = 0
 
@@ -88,7 +88,7 @@ def read_images(project: Project, path: Path, shape: ImageShape, single: bool = 
         images = images[:, None, None, :]
     elif images.ndim == 3 and shape.channels == 1:
         images = images[..., None]
-    return Found(images, [str(number) for number in range(len(images))])
+    return Found(images)
 
 
 def _read_files(project: Project, folder: Path, paths: list[str], shape: ImageShape) -> Found:
