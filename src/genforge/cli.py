@@ -129,12 +129,26 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("grid.png"), help="a .png grid, a .npy array, or a folder of PNGs"
     )
+    parser.add_argument(
+        "--interpolate",
+        type=positive,
+        metavar="PLACES",
+        help="-n strips of so many images instead, each on the way from one image to the next one of the seed, or to "
+        "the same one of --to-seed; of models that draw from a latent in one pass",
+    )
+    parser.add_argument("--to-seed", type=int, metavar="SEED", help="with --interpolate: where the strips lead")
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from genforge.steps.draw import draw
+    from genforge.steps.draw import draw, draw_between
 
-    draw(arguments.model, arguments.images, arguments.seed, arguments.out)
+    if arguments.to_seed is not None and arguments.interpolate is None:
+        raise UserError("--to-seed says where strips lead; add --interpolate PLACES, such as --interpolate 8")
+    if arguments.interpolate is not None:
+        places, to_seed = arguments.interpolate, arguments.to_seed
+        draw_between(arguments.model, arguments.images, places, arguments.seed, to_seed, arguments.out)
+    else:
+        draw(arguments.model, arguments.images, arguments.seed, arguments.out)
     print(arguments.out)
 
 

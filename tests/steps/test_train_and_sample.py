@@ -61,6 +61,7 @@ def test_a_trained_folder_draws_the_pictures_that_lie_in_it(project: Project) ->
     assert sorted(path.name for path in folder.iterdir()) == [
         "curves.csv",
         "filmstrip.png",
+        "interpolation.png",
         "model.json",
         "samples.png",
         "weights.safetensors",

@@ -22,7 +22,7 @@ from genforge.report import figures
 from genforge.report.content import Model, Report, Search
 from genforge.report.figures import THEMES, Mark, Theme
 
-MOST_CURVES = 6  # panels of one model
+MOST_CURVES = 9  # panels of one model
 NOT_CURVES = ("images_per_second",)  # a matter of the machine, not of the training
 HIDDEN_PROTOCOL = ("versions", "settings")  # shown by themselves
 
@@ -205,6 +205,9 @@ def _model(model: Model, series: int | None, pictures: _Pictures) -> dict[str, A
         "gates": model.gates,
         "copies": pictures.copy(
             model.copies, f"{model.name}-copies", f"samples of {model.name}, each beside its nearest training image"
+        ),
+        "interpolation": pictures.copy(
+            model.interpolation, f"{model.name}-interpolation", f"images of {model.name} on the way from one to another"
         ),
         "filmstrip": pictures.copy(
             model.filmstrip if model.card["steps"] else None,  # what has a closed form has one moment only

@@ -72,6 +72,7 @@ def _model(project: Project, name: str) -> Any:
         curves=read_curves(folder / "curves.csv"),
         samples=_existing(project.samples(name) / "grid.png"),
         filmstrip=_existing(folder / "filmstrip.png"),
+        interpolation=_existing(folder / "interpolation.png"),
         copies=_existing(project.gates / f"{name}-copies.png"),
         gates=_gates(project.gates / f"{name}.json"),
     )

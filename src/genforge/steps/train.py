@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 OBSERVATIONS = 5  # looks at the model while it trains, evenly spread: the rows of the filmstrip
 FILM_COLUMNS = 8  # images in each: always of the same noise
 GRID = 64  # images of samples.png
+STRIPS = 2  # of an interpolation between latents, and as many between seeds
 SEED_TO_SEE = 0  # of the pictures
 
 
@@ -41,7 +42,7 @@ def run(project: Project, name: str | None = None) -> None:
     from genforge.catalog import build_objective, build_sampler
     from genforge.data.loading import DeviceData, Prepared
     from genforge.models import Model, digest
-    from genforge.pictures import enough, sheet
+    from genforge.pictures import enough, save_png, sheet
     from genforge.tracking import runs as tracking
     from genforge.training.loop import train
     from genforge.training.settings import TrainingSettings
@@ -101,6 +102,9 @@ def run(project: Project, name: str | None = None) -> None:
         with replacing_folder(project.model(name)) as result:
             samples = pictures_of(model, prepared, enough(prepared.shape.stored, GRID), name)
             write(result, model, card, trained.history, sheet(samples, real=prepared.images("validation")))
+            if (strips := interpolation_of(model)) is not None:
+                save_png(result / "interpolation.png", strips)
+                record.image("interpolation", trained.steps, strips)
             trained.history.write_csv(project.curves(name))
         record.artifact(project.model(name), "model")
         record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
@@ -125,6 +129,22 @@ def pictures_of(model: Model, prepared: Prepared, count: int, title: str) -> np.
         return model.draw(SEED_TO_SEE, count, labels=labels_of(model.classes, prepared, count))
     except ValueError as error:
         raise UserError(f"{title}: {error}; the network is finite, so look at the sampler's settings") from error
+
+
+def interpolation_of(model: Model) -> np.ndarray | None:
+    """Strips on the way from one latent to the next, and from one seed to another; None for what has no latents, and
+    for points, which are no pictures."""
+    import numpy as np
+
+    from genforge.contracts import WithLatents
+    from genforge.pictures import grid
+
+    if not isinstance(model.sampler, WithLatents) or model.shape.is_point:
+        return None
+    latents = model.between(SEED_TO_SEE, STRIPS, FILM_COLUMNS)
+    seeds = model.between(SEED_TO_SEE, STRIPS, FILM_COLUMNS, other_seed=SEED_TO_SEE + 1)
+    strips = np.concatenate([latents, seeds])
+    return grid(strips.reshape(-1, *strips.shape[2:]), FILM_COLUMNS)
 
 
 def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any]:
