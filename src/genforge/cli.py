@@ -143,6 +143,14 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MOMENTS",
         help="show how the images come to be, at so many moments, of a model that draws step by step",
     )
+    parser.add_argument(
+        "--interpolate",
+        type=positive,
+        metavar="PLACES",
+        help="-n strips of so many images instead, each on the way from one image to the next one of the seed, or to "
+        "the same one of --to-seed; of models that draw from a latent in one pass",
+    )
+    parser.add_argument("--to-seed", type=int, metavar="SEED", help="with --interpolate: where the strips lead")
     given = parser.add_argument_group(
         "pictures that are given", "of a model that denoises: an image, a folder of images or a .npy array"
     )
@@ -177,7 +185,16 @@ def _sample(arguments: argparse.Namespace) -> None:
         raise UserError("--strength says how much of a picture may change; name the picture with --from or --inpaint")
     if arguments.trajectory and (pictures or inpaint):
         raise UserError("--trajectory shows how images come to be from noise alone; leave out --from and --inpaint")
-    if arguments.trajectory:
+    if arguments.to_seed is not None and arguments.interpolate is None:
+        raise UserError("--to-seed says where strips lead; add --interpolate PLACES, such as --interpolate 8")
+    if arguments.interpolate and (arguments.trajectory or arguments.label or pictures or inpaint):
+        raise UserError("--interpolate draws strips of its own; leave out --trajectory, --label, --from and --inpaint")
+    if arguments.interpolate:
+        from genforge.steps.draw import draw_between
+
+        places, to_seed = arguments.interpolate, arguments.to_seed
+        draw_between(model, arguments.images, places, arguments.seed, to_seed, arguments.out)
+    elif arguments.trajectory:
         from genforge.steps.draw import draw_trajectory
 
         count, moments = arguments.images, arguments.trajectory

@@ -19,8 +19,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from genforge.contracts import Density, Draw, ImageShape, Network, Port, Sampler, WithTrajectory, to_pixels, to_stored
+from genforge.contracts import (
+    Density,
+    Draw,
+    ImageShape,
+    Network,
+    Port,
+    Sampler,
+    WithLatents,
+    WithTrajectory,
+    to_pixels,
+    to_stored,
+)
 from genforge.files import digest_file, digest_json, read_json
+from genforge.samplers.interpolation import interpolate
 from genforge.settings import UserError
 
 Find = Callable[[Literal["network", "sampler", "density"], str], Any]  # a table and a name to the class
@@ -69,6 +81,34 @@ class Model:
         parts = list(self.batches(seed, count, first, labels, batch_size))
         empty = np.empty((0, self.shape.height, self.shape.width, self.shape.channels), self.shape.stored)
         return np.concatenate(parts) if parts else empty
+
+    def between(self, seed: int, count: int, places: int, other_seed: int | None = None) -> np.ndarray:
+        """Strips of images on the way from one to another: uint8 (count, places, height, width, channels).
+
+        Args:
+            places: images a strip, both ends included.
+            other_seed: strip i leads from image i of `seed` to image i of this one; None: to image i + 1 of `seed`.
+
+        Raises:
+            UserError: the sampler knows no latents to walk between.
+        """
+        if not isinstance(self.sampler, WithLatents):
+            raise UserError(
+                f"{type(self.sampler).__module__.rpartition('.')[2]} draws images step by step and has no latents to "
+                f"walk between; only models that make an image in one pass have (GANs, VAEs)"
+            )
+        indices, labels = torch.arange(count, dtype=torch.int64), None
+        if self.classes:
+            counts = np.array(self.card.get("label_counts") or [1] * self.classes)
+            labels = torch.from_numpy(in_proportion(counts, count))
+        first = Draw(seed, indices, labels)
+        second = Draw(seed, indices + 1, labels) if other_seed is None else Draw(other_seed, indices, labels)
+        images = interpolate(self.sampler, self.network, first, second, places)
+        return to_stored(images.flatten(0, 1)).cpu().numpy().reshape(count, places, *self._sides)
+
+    @property
+    def _sides(self) -> tuple[int, int, int]:
+        return self.shape.height, self.shape.width, self.shape.channels
 
     def batches(
         self, seed: int, count: int, first: int = 0, labels: Tensor | None = None, batch_size: int = 250

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from genforge.contracts import ImageShape, Network, Port
 from genforge.evaluation.measures import frechet, neighbours
-from genforge.evaluation.measures.path_length import along
 from genforge.evaluation.metric import Evidence, LatentEvidence
 from genforge.evaluation.metrics import METRICS
 from genforge.evaluation.reference import SEED, Reference
+from genforge.samplers.interpolation import along
 from genforge.settings import Settings, UserError
 from genforge.torchvision_cure import import_torchvision
 

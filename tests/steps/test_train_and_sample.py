@@ -64,6 +64,7 @@ def test_a_trained_folder_draws_the_pictures_that_lie_in_it(project: Project) ->
         "companions.safetensors",
         "curves.csv",
         "filmstrip.png",
+        "interpolation.png",
         *(f"latent-{name}.png" for name in ("arithmetic", "interpolations", "reconstructions", "traversals")),
         "model.json",
         "samples.png",

@@ -22,7 +22,7 @@ from genforge.report import figures
 from genforge.report.content import Model, Report, Search
 from genforge.report.figures import THEMES, Mark, Theme
 
-MOST_CURVES = 6  # panels of one model
+MOST_CURVES = 9  # panels of one model
 NOT_CURVES = ("images_per_second",)  # a matter of the machine, not of the training
 HIDDEN_PROTOCOL = ("versions", "settings")  # shown by themselves
 
@@ -229,6 +229,9 @@ def _model(model: Model, series: int | None, pictures: _Pictures) -> dict[str, A
         ),
         "trajectory": pictures.copy(
             model.trajectory, f"{model.name}-trajectory", f"images of {model.name} on their way from noise"
+        ),
+        "interpolation": pictures.copy(
+            model.interpolation, f"{model.name}-interpolation", f"images of {model.name} on the way from one to another"
         ),
         "filmstrip": pictures.copy(
             model.filmstrip if model.card["steps"] else None,  # what has a closed form has one moment only

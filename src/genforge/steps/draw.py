@@ -59,6 +59,30 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path(), lab
     write(provenance.mark(drawn, said) if out.suffix != ".npy" else drawn, said)
 
 
+def draw_between(
+    model: str, strips: int, places: int, seed: int, to_seed: int | None, out: Path, root: Path = Path()
+) -> None:
+    """Write strips of `places` images on the way from image i of `seed` to image i of `to_seed`, or to image i + 1 of
+    `seed` where that is None; a strip a row.
+
+    Args:
+        model, out: as of `draw`; a folder gets every image of a strip before those of the next.
+
+    Raises:
+        UserError: there is no such model, it has no latents to walk between, or nothing can be written like this.
+    """
+    if strips < 1 or places < 2:
+        raise UserError(f"-n should be 1 or more and --interpolate 2 or more, not {strips} and {places}")
+    if not all(0 <= one < 2**63 for one in (seed, to_seed or 0)):
+        raise UserError(f"--seed and --to-seed should be 0 to 2^63 - 1, not {seed} and {to_seed}")
+    write = writer(out, places)
+    said = replace(origin(model, root), seed=seed)
+    with loaded(model, root) as drawing:
+        images = drawing.between(seed, strips, places, to_seed)
+    drawn = images.reshape(-1, *images.shape[2:])
+    write(provenance.mark(drawn, said) if out.suffix != ".npy" else drawn, said)
+
+
 def origin(model: str, root: Path) -> Provenance:
     """What the images of `model` say of where they came from, but for their seed and number. Arguments as of `draw`."""
     place = trained_folder(model, root)

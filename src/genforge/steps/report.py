@@ -77,6 +77,7 @@ def _model(project: Project, name: str) -> Any:
         filmstrip=_existing(folder / "filmstrip.png"),
         latent={key: path for key in LATENT_PICTURES if (path := _existing(folder / f"latent-{key}.png")) is not None},
         trajectory=_existing(folder / "trajectory.png"),
+        interpolation=_existing(folder / "interpolation.png"),
         copies=_existing(project.gates / f"{name}-copies.png"),
         gates=_gates(project.gates / f"{name}.json"),
     )

@@ -37,6 +37,7 @@ FILM_COLUMNS = 8  # images in each: always of the same noise
 WAYS, MOMENTS = 4, 10  # images whose way from noise is shown, and how many moments of it
 GRID = 64  # images of samples.png
 AVERAGES = "averages"  # in the model's folder: what `genforge ema` chooses from
+STRIPS = 2  # of an interpolation between latents, and as many between seeds
 SEED_TO_SEE = 0  # of the pictures
 
 
@@ -157,7 +158,7 @@ def pictures_of(model: Model, prepared: Prepared, count: int, title: str) -> np.
 
 def more_pictures(model: Model, prepared: Prepared) -> dict[str, np.ndarray]:
     """What else there is to be seen of this kind of model, by name: ways through its latent space, where it has an
-    encoder; the way from noise to images, where they are drawn step by step; its density over the plane, of points."""
+    encoder; the way from noise to images, or from one image to another; its density over the plane, of points."""
     from genforge.pictures import grid, strip
     from genforge.steps.latent import strips_of
     from genforge.steps.plane import density_picture
@@ -169,7 +170,25 @@ def more_pictures(model: Model, prepared: Prepared) -> dict[str, np.ndarray]:
         pictures["trajectory"] = strip(ways)
     if prepared.shape.is_point and model.density is not None:
         pictures["density"] = density_picture(model, prepared)
+    if (strips := interpolation_of(model)) is not None:
+        pictures["interpolation"] = strips
     return pictures
+
+
+def interpolation_of(model: Model) -> np.ndarray | None:
+    """Strips on the way from one latent to the next, and from one seed to another; None for what has no latents, and
+    for points, which are no pictures."""
+    import numpy as np
+
+    from genforge.contracts import WithLatents
+    from genforge.pictures import grid
+
+    if not isinstance(model.sampler, WithLatents) or model.shape.is_point:
+        return None
+    latents = model.between(SEED_TO_SEE, STRIPS, FILM_COLUMNS)
+    seeds = model.between(SEED_TO_SEE, STRIPS, FILM_COLUMNS, other_seed=SEED_TO_SEE + 1)
+    strips = np.concatenate([latents, seeds])
+    return grid(strips.reshape(-1, *strips.shape[2:]), FILM_COLUMNS)
 
 
 def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any]:

@@ -9,15 +9,12 @@ out. Images are not rounded to whole levels, or a small step would change nothin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from genforge.evaluation.measures.diversity import unit
 from genforge.evaluation.metric import LatentEvidence, Metric
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 PAIRS, STEP = 1000, 1e-4
 LEFT_OUT = 1.0  # percent, at either end
@@ -32,6 +29,7 @@ def path_length(evidence: LatentEvidence, pairs: int, step: float) -> float:
     import torch
 
     from genforge import randomness
+    from genforge.samplers.interpolation import along
 
     seed, indices = randomness.derive(evidence.seed, "path length"), torch.arange(pairs)
     shape = (evidence.network.port.latent_size,)
@@ -51,15 +49,6 @@ def path_length(evidence: LatentEvidence, pairs: int, step: float) -> float:
     found = np.concatenate(lengths)
     low, high = np.percentile(found, [LEFT_OUT, 100 - LEFT_OUT])
     return float(found[(low <= found) & (found <= high)].mean())
-
-
-def along(first: Tensor, second: Tensor, place: Tensor) -> Tensor:
-    """The latents (n, d) at `place` (n, 1), 0 to 1, of the ways from `first` to `second`, both (n, d)."""
-    lengths = [latent.norm(dim=1, keepdim=True) for latent in (first, second)]
-    one, other = first / lengths[0], second / lengths[1]
-    angle = (one * other).sum(dim=1, keepdim=True).clamp(-1 + 1e-12, 1 - 1e-12).acos()
-    direction = (((1 - place) * angle).sin() * one + (place * angle).sin() * other) / angle.sin()
-    return (lengths[0] + place * (lengths[1] - lengths[0])) * direction
 
 
 PATH_LENGTH = Metric(
