@@ -18,7 +18,7 @@ from genforge.registry.registry import STAGING, Registry
 from genforge.settings import UserError
 from genforge.steps import drift as drift_step
 from pipelines.dvc_commands import dvc
-from pipelines.stages import Processes, out_of_date, run_stage, say_plainly
+from pipelines.stages import Graph, Processes, out_of_date, run_stage, say_plainly
 from pipelines.workplace import LOCK, Workplace
 
 Trigger = Literal["anything", "data", "drift"]
@@ -69,7 +69,7 @@ def _decide_drift(place: Workplace, said: str, processes: Processes) -> Decision
     if staged is None:
         return Decision(True, f"no model is staged yet; {said}")
     fetch(place, processes)
-    for stage in OF_DATA:
+    for stage in [stage for stage in Graph.read(place.folder).order if stage in OF_DATA]:
         run_stage(stage, place.folder, place.environment, processes, say_plainly)
     known = project.state / KNOWN
     try:

@@ -12,7 +12,6 @@ from its lock either way.
 from __future__ import annotations
 
 import argparse
-import base64
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,9 +32,11 @@ from genforge.cli import positive  # noqa: E402
 from genforge.files import read_json  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
+from genforge.search.storage import STORAGE_VARIABLE  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
 from genforge.steps.resolve import check  # noqa: E402
+from genforge.steps.summary import data_address  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.decision import TRIGGERS, check_trigger, decide, fetch  # noqa: E402
 from pipelines.dvc_commands import dvc, verify_remote  # noqa: E402
@@ -43,11 +44,13 @@ from pipelines.engine import RETRY_SECONDS, Engine, engine, may_pass, publish, r
 from pipelines.killed_runs import project_tag, watch_heartbeats  # noqa: E402
 from pipelines.new_data import bring  # noqa: E402
 from pipelines.notification import notify  # noqa: E402
+from pipelines.search_worker import NEEDED, ask  # noqa: E402
 from pipelines.server import api  # noqa: E402
 from pipelines.stages import Graph, Processes  # noqa: E402
-from pipelines.workplace import LOCK, REPOSITORY, Workplace, new_branch, within, workplace  # noqa: E402
+from pipelines.workplace import LOCK, Workplace, new_branch, repository_of, within, workplace  # noqa: E402
 
 REGISTER = "register"
+BEFORE_SEARCH = ("resolve", "ingest", "prepare", "extractor")
 T = TypeVar("T")
 
 
@@ -100,6 +103,8 @@ def story(place: Workplace, trigger: str, jobs: int | None, step: Step) -> Outco
         return Outcome(False, decision.reason)
     branch, told = new_branch(), {"trigger": trigger, "decision": decision.reason, "data.origin": brought.words}
     with engine(place.folder, jobs, "retrain-apart", place.environment, told) as running:
+        if place.project.config.schedule.search_workers:
+            step("invite", lambda: invite(running, place, branch))
         step("evaluate", lambda: evaluate(running))
         step("push", lambda: push(running))
         kept = step("verify", lambda: verify_remote(place.folder))
@@ -111,6 +116,26 @@ def story(place: Workplace, trigger: str, jobs: int | None, step: Step) -> Outco
         step("note", lambda: note(place, branch, staging))
     on_branch = branch if commit != place.commit else ""
     return Outcome(True, decision.reason, on_branch, commit, staging)
+
+
+def invite(running: Engine, place: Workplace, branch: str) -> None:
+    """Ask workers of the pool to help with every search that is to come. What a trial needs is pushed before, and its
+    lock is committed on the run's branch, so that it can be had there. Without help, this machine searches alone."""
+    graph = Graph.read(running.folder)
+    recipes = [name.partition("@")[2] for name in graph.order if name in graph.stale and name.startswith("search@")]
+    if not recipes or not os.environ.get(STORAGE_VARIABLE):
+        if recipes:
+            say(f"no help for {len(recipes)} searches: schedule.search_workers needs {STORAGE_VARIABLE}")
+        return
+    running.run(graph.only(*BEFORE_SEARCH))
+    dvc(running.folder, running.environment, running.processes, "push", "--quiet", *NEEDED)
+    commit = place.commit_to(branch, [LOCK], "What the searches need")
+    workers = place.project.config.schedule.search_workers
+    for recipe in recipes:
+        try:
+            ask(recipe, workers, commit, place.repository)
+        except UserError as error:
+            say(f"warning: nobody helps with the search of {recipe}: {error}")
 
 
 def evaluate(running: Engine) -> None:
@@ -189,8 +214,8 @@ def _publish(place: Workplace, trigger: str, outcome: Outcome) -> None:
     )
     picture = place.project.state / "drift.png"
     if trigger == "drift" and picture.is_file():
-        data = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-        create_image_artifact(image_url=data, key="drift", description="new images against those of the staged model")
+        text = "new images against those of the staged model"
+        create_image_artifact(image_url=data_address(picture), key="drift", description=text)
     if outcome.retrained:
         publish(place.folder)
 
@@ -219,11 +244,6 @@ def main(argv: list[str] | None = None) -> int:
             print(state.message)
 
     return status_of(work, "interrupted; what was done is kept, and the next run goes on from there")
-
-
-def repository_of(root: Path) -> str:
-    """What the runs of the project in `root` are cloned from."""
-    return os.environ.get(REPOSITORY) or str(root.resolve())
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.runner.storage import LocalStorage  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
+from genforge import ownership  # noqa: E402
 from genforge.cli import positive  # noqa: E402
 from genforge.config import ScheduleSettings  # noqa: E402
-from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
@@ -42,12 +42,12 @@ from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.decision import Trigger  # noqa: E402
 from pipelines.engine import stop_on_signal  # noqa: E402
 from pipelines.killed_runs import project_tag, watch_heartbeats  # noqa: E402
-from pipelines.promotion import promote, rollback  # noqa: E402
-from pipelines.retrain_apart import repository_of, retrain_apart  # noqa: E402
+from pipelines.promotion import compare, history, promote, rollback  # noqa: E402
+from pipelines.retrain_apart import retrain_apart  # noqa: E402
 from pipelines.search_worker import search_worker  # noqa: E402
 from pipelines.server import api  # noqa: E402
 from pipelines.stages import Processes, mend_locks  # noqa: E402
-from pipelines.workplace import current_branch, warn_of_uncommitted, workplace  # noqa: E402
+from pipelines.workplace import current_branch, repository_of, warn_of_uncommitted, workplace  # noqa: E402
 
 
 def check_cron(cron: str) -> None:
@@ -91,11 +91,14 @@ def deployments(
         for trigger, when in times(settings).items()
     ]
     project = folder or str(root.resolve())
+    tagged = {"tags": [project_tag(root)]}
     by_hand = [
         _deployment(retrain_apart, "now", {**parameters, "trigger": "anything"}, folder, every_one),
-        _deployment(promote, "by-hand", {"root": project}, folder, {"tags": [project_tag(root)]}),
-        _deployment(rollback, "by-hand", {"root": project}, folder, {"tags": [project_tag(root)]}),
-        _deployment(search_worker, "help", {"repository": repository}, folder, {"tags": [project_tag(root)]}),
+        *(
+            _deployment(one, "by-hand", {"root": project}, folder, tagged)
+            for one in (promote, rollback, history, compare)
+        ),
+        _deployment(search_worker, "help", {"repository": repository}, folder, tagged),
     ]
     return [*scheduled, *by_hand]
 
@@ -140,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pool", metavar="NAME", help="leave it to the workers of this work pool, and end")
     parser.add_argument("--folder", metavar="PATH", help="with --pool: where workers find this project (default: here)")
     arguments = parser.parse_args(argv)
-    end_with_owner()
+    ownership.end_with_owner()
     return status_of(lambda: _work(arguments), "the schedule has ended")
 
 
@@ -172,6 +175,8 @@ def _work(arguments: argparse.Namespace) -> None:
                 f"{arguments.pool}` on every machine")  # fmt: skip
             return
         say(f"retraining branch {branch}: {said}; Ctrl-C ends it")
+        # A run that has only begun to import when this process ends finds no parent that it could know its owner by.
+        os.environ.update(ownership.environment())
         serve(*found, print_starting_message=False, limit=None)
 
 

@@ -33,7 +33,7 @@ from genforge.steps.project import Project  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.dvc_commands import dvc  # noqa: E402
 from pipelines.stages import Processes, run_program  # noqa: E402
-from pipelines.workplace import git, within, workplace  # noqa: E402
+from pipelines.workplace import git, repository_of, within, workplace  # noqa: E402
 
 DEPLOYMENT = "search-worker/help"
 NEEDED = ("data/prepared", "results/extractor", "results/recipes")  # by a trial
@@ -64,7 +64,7 @@ def search_worker(recipe: str, commit: str, repository: str = ".") -> Any:
     return Completed(message=f"every trial of the search of {recipe} has ended")
 
 
-def ask(root: Path, recipe: str, workers: int, commit: str, repository: str, deployment: str = DEPLOYMENT) -> list[str]:
+def ask(recipe: str, workers: int, commit: str, repository: str, deployment: str = DEPLOYMENT) -> list[str]:
     """Ask for so many workers; the names of their runs.
 
     Raises:
@@ -99,15 +99,13 @@ def main(argv: list[str] | None = None) -> int:
     end_with_owner()
 
     def work() -> None:
-        from pipelines.retrain_apart import repository_of
-
         root = Path()
         Project.load(root).recipe(arguments.recipe)
         _check_storage()
         if not os.environ.get("PREFECT_API_URL"):
             raise UserError("PREFECT_API_URL should name the server that the workers of the pool talk to")
         commit = arguments.commit or git(root, "rev-parse", "HEAD")
-        names = ask(root, arguments.recipe, arguments.workers, commit, repository_of(root))
+        names = ask(arguments.recipe, arguments.workers, commit, repository_of(root))
         say(f"asked for help: {', '.join(names)}; `genforge step search {arguments.recipe}` here takes what they find")
 
     return status_of(work, "interrupted")

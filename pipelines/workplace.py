@@ -128,6 +128,11 @@ def workplace(repository: str | Path, branch: str | None = None, home: str | Pat
         yield Workplace(folder, address, branch, known.stdout.strip(), is_local, environment)
 
 
+def repository_of(root: Path) -> str:
+    """What the runs of the project in `root` are cloned from."""
+    return os.environ.get(REPOSITORY) or str(root.resolve())
+
+
 def home_of(address: str, is_local: bool = True, home: str | Path | None = None) -> Path:
     """The folder of workplaces of a repository."""
     if home or os.environ.get(HOME):

@@ -1,8 +1,8 @@
 """The table of contents: every name that a recipe may use, and how a recipe becomes objects.
 
-Adding a network, an objective or a sampler takes its file, its line here and a recipe that uses it; it inherits the
-contract tests, which run over these tables. Targets are `module:class`, imported when first used, so that listing
-recipes does not import torch's world.
+Adding a network, an objective, a sampler or a density takes its file, its line here and a recipe that uses it; it
+inherits the contract tests, which run over these tables. Targets are `module:class`, imported when first used, so that
+listing recipes does not import torch's world.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, cast
 import torch
 from pydantic import Field, field_validator
 
-from genforge.contracts import SMALLEST, ImageShape, Network, Objective, Port, Sampler
+from genforge.contracts import POINT, SMALLEST, Density, ImageShape, Network, Objective, Port, Sampler
+from genforge.dimension import Dimension as Dimension
 from genforge.files import read_yaml
 from genforge.imports import code_digest
 from genforge.settings import Settings, UserError, nearest
@@ -28,27 +29,56 @@ NETWORKS: dict[str, str] = {
     "mlp-critic": "genforge.networks.mlp:Critic",
     "resnet-generator": "genforge.networks.resnet:Generator",
     "resnet-critic": "genforge.networks.resnet:Critic",
+    "style-generator": "genforge.networks.style:Generator",
+    "style-critic": "genforge.networks.style:Critic",
+    "progressive-generator": "genforge.networks.progressive:Generator",
+    "progressive-critic": "genforge.networks.progressive:Critic",
     "unet": "genforge.networks.unet:UNet",
+    "mlp-backbone": "genforge.networks.mlp_backbone:MLPBackbone",
+    "realnvp": "genforge.networks.realnvp:RealNVP",
+    "realnvp-mlp": "genforge.networks.realnvp_mlp:RealNVPMLP",
     "ddpm-denoiser": "genforge.networks.ddpm:DDPMDenoiser",
     "edm-denoiser": "genforge.networks.edm:EDMDenoiser",
     "flow-matching-denoiser": "genforge.networks.flow_matching:FlowMatchingDenoiser",
+    "pixelcnn": "genforge.networks.pixelcnn:PixelCNN",
+    "pixel-transformer": "genforge.networks.pixel_transformer:PixelTransformer",
+    "autoguided-denoiser": "genforge.networks.autoguided:Autoguided",
     "box": "genforge.networks.baselines:Box",
     "gaussian": "genforge.networks.baselines:Gaussian",
     "mixture": "genforge.networks.baselines:Mixture",
+    "latent-prior": "genforge.networks.latent_prior:LatentPrior",
+    "gaussian-pixels": "genforge.networks.pixels:GaussianPixels",
+    "logistic-pixels": "genforge.networks.pixels:LogisticPixels",
+    "bernoulli-pixels": "genforge.networks.pixels:BernoulliPixels",
+    "kernel-density": "genforge.networks.kernel_density:KernelDensity",
 }
 OBJECTIVES: dict[str, str] = {
     "adversarial": "genforge.objectives.adversarial:Adversarial",
+    "autoencoding": "genforge.objectives.autoencoding:Autoencoding",
     "variational": "genforge.objectives.variational:Variational",
     "denoising": "genforge.objectives.denoising:Denoising",
+    "flow": "genforge.objectives.flow:FlowLikelihood",
+    "autoregressive": "genforge.objectives.autoregressive:Autoregressive",
+    "consistency": "genforge.objectives.consistency:Consistency",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
 }
 SAMPLERS: dict[str, str] = {
     "one-shot": "genforge.samplers.one_shot:OneShot",
+    "style": "genforge.samplers.style:Style",
     "ddpm": "genforge.samplers.ddpm:DDPM",
     "ddim": "genforge.samplers.ddim:DDIM",
     "euler": "genforge.samplers.euler:Euler",
     "heun": "genforge.samplers.heun:Heun",
     "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
+    "pixelwise": "genforge.samplers.pixelwise:Pixelwise",
+    "consistency": "genforge.samplers.consistency:Consistency",
+}
+DENSITIES: dict[str, str] = {
+    "importance-weighted": "genforge.densities.importance_weighted:ImportanceWeighted",
+    "flow": "genforge.densities.flow:FlowDensity",
+    "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
+    "pixelwise": "genforge.densities.pixelwise:PixelwiseDensity",
+    "probability-flow": "genforge.densities.probability_flow:ProbabilityFlow",
 }
 GATES: dict[str, str] = {
     "finite": "genforge.evaluation.gates.finite:Finite",
@@ -80,39 +110,9 @@ class RecipeSearch(Settings):
         return {key: dimension for key, dimension in space.items() if dimension is not None}
 
 
-class Dimension(Settings):
-    """One setting that a search may turn: either `low` and `high` (with `log`), or `choices`."""
-
-    low: float | int | None = None
-    high: float | int | None = None
-    log: bool = False
-    choices: tuple[bool | int | float | str, ...] | None = None
-
-    def model_post_init(self, context: Any) -> None:
-        if (self.choices is None) == (self.low is None or self.high is None):
-            raise ValueError("either `low` and `high`, or `choices`")
-        if self.choices is not None and not self.choices:
-            raise ValueError("at least one of `choices`")
-        if self.low is not None and self.high is not None and not self.low < self.high:
-            raise ValueError(f"low below high, not {self.low} and {self.high}")
-        if self.log and self.low is not None and self.low <= 0:
-            raise ValueError(f"low above 0 with `log: true`, not {self.low}")
-
-    def examples(self) -> tuple[bool | int | float | str, ...]:
-        """Every choice, or both ends of the range and one value between."""
-        if self.choices is not None:
-            return self.choices
-        assert self.low is not None and self.high is not None
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        between = self.low + 1 if whole else self.low + 0.382 * (self.high - self.low)
-        return (self.low, between, self.high)
-
-
-RecipeSearch.model_rebuild()
-
-
 class Recipe(Settings):
-    """A network, an objective and a sampler named together, with settings, budget and search space."""
+    """A network, an objective and a sampler named together, with settings, budget and search space; and a density,
+    where the likelihood of images can be told."""
 
     origin: str = Field(description="the library's recipe that this one started from")
     description: str
@@ -120,6 +120,7 @@ class Recipe(Settings):
     networks: dict[str, dict[str, Any]]
     objective: dict[str, Any]
     sampler: dict[str, Any]
+    density: dict[str, Any] | None = Field(None, description="what tells likelihoods; null: nothing does")
     training: dict[str, Any] = Field(default_factory=dict)
     search: RecipeSearch = RecipeSearch()
 
@@ -134,7 +135,7 @@ class Recipe(Settings):
         return sorted({name.partition(":")[0] for name in names} | {"genforge.training.loop"})
 
     def modules(self) -> list[str]:
-        """Modules whose code decides what this recipe gives, for its digest."""
+        """Modules whose code decides what this recipe gives, for its digest. Not what is told of it: no density's."""
         return sorted({*self.training_modules(), SAMPLERS[self.sampler["name"]].partition(":")[0]})
 
     def code_digest(self) -> str:
@@ -167,9 +168,27 @@ class Exported:
         return sorted({name.partition(":")[0] for name in names})
 
 
+def beside(recipe: Recipe, image: ImageShape, classes: int) -> dict[str, Any]:
+    """What model.json says beside `exported`: the role of the exported network, its companions, and the density."""
+    kind = target("objective", recipe.objective["name"])
+    settings = kind.settings_type.read(_without_name(recipe.objective), "objective")
+    ports = kind.ports(settings, image, classes)
+    companions = {
+        role: {"network": recipe.networks[role], "port": {**vars(ports[role]), "image": vars(image)}}
+        for role in kind.companions()
+    }
+    return {"role": kind.exported_role(), "companions": companions, "density": recipe.density}
+
+
 def target(table: str, name: str, where: str = "") -> Any:
     """The class behind a name. Raises UserError with the nearest name when there is none."""
-    entries = {"network": NETWORKS, "objective": OBJECTIVES, "sampler": SAMPLERS, "gate": GATES}[table]
+    entries = {
+        "network": NETWORKS,
+        "objective": OBJECTIVES,
+        "sampler": SAMPLERS,
+        "density": DENSITIES,
+        "gate": GATES,
+    }[table]
     if name not in entries:
         place = f"{where}{'' if table == 'gate' else '.name'}: " if where else ""
         raise UserError(f"{place}no {table} is called {name!r}; {nearest(str(name), sorted(entries))}")
@@ -205,9 +224,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def resolve(name: str, entry: Mapping[str, Any]) -> Recipe:
+def resolve(name: str, entry: Mapping[str, Any], points: bool = False) -> Recipe:
     """The recipe that an entry of `params.yaml` means: the library's with the entry's overrides, every setting checked
     and every default filled in.
+
+    Args:
+        points: whether the data are points of the plane, which not every network takes.
 
     Raises:
         UserError: with the dotted key, the value, the rule and the nearest valid name.
@@ -217,7 +239,7 @@ def resolve(name: str, entry: Mapping[str, Any]) -> Recipe:
     over = {key: value for key, value in entry.items() if key != "from"}
     values = merge(_without_turning(base, over), over)
     recipe = _filled(Recipe.read({"origin": entry["from"], **values}, where), where)
-    _check_built(recipe, where)
+    _check_built(recipe, where, points)
     _check_space(recipe, where)
     return recipe
 
@@ -247,6 +269,7 @@ def _filled(recipe: Recipe, where: str) -> Recipe:
         },
         "objective": _fill("objective", recipe.objective, f"{where}.objective"),
         "sampler": _fill("sampler", recipe.sampler, f"{where}.sampler"),
+        "density": recipe.density and _fill("density", recipe.density, f"{where}.density"),
         "training": _training_settings(recipe.training, f"{where}.training"),
     }
     recipe = recipe.model_copy(update=filled)
@@ -254,12 +277,12 @@ def _filled(recipe: Recipe, where: str) -> Recipe:
     return recipe
 
 
-def resolve_all(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Recipe]:
+def resolve_all(entries: Mapping[str, Mapping[str, Any]], points: bool = False) -> dict[str, Recipe]:
     """`resolve` over all entries, with every mistake told at once."""
     recipes, mistakes = {}, []
     for name, entry in entries.items():
         try:
-            recipes[name] = resolve(name, entry)
+            recipes[name] = resolve(name, entry, points)
         except UserError as error:
             mistakes.append(str(error))
     if mistakes:
@@ -319,6 +342,14 @@ def build_network(choice: Mapping[str, Any], port: Port, where: str) -> Network:
             f"{where}.name: {choice['name']!r} is a {kind.kind} network, but this role takes a {port.kind} network: "
             f"{', '.join(fitting)}"
         )
+    if port.image.is_point and not kind.takes_points:
+        fitting = [
+            name for name in NETWORKS if (other := target("network", name)).kind == port.kind and other.takes_points
+        ]
+        raise UserError(
+            f"{where}.name: {choice['name']!r} takes images, but the data are points of the plane (data.source); these "
+            f"take points: {', '.join(fitting) or 'none'}"
+        )
     settings = kind.settings_type.read({key: value for key, value in choice.items() if key != "name"}, where)
     inner = {
         key: build_network(getattr(settings, key), kind.inner_port(key, settings, port), f"{where}.{key}")
@@ -347,6 +378,11 @@ def exported(recipe: Recipe, image: ImageShape, classes: int) -> Exported:
 def build_sampler(choice: Mapping[str, Any], where: str = "sampler") -> Sampler:
     kind = target("sampler", choice["name"], where)
     return cast(Sampler, kind(kind.settings_type.read(_without_name(choice), where)))
+
+
+def build_density(choice: Mapping[str, Any], where: str = "density") -> Density:
+    kind = target("density", choice["name"], where)
+    return cast(Density, kind(kind.settings_type.read(_without_name(choice), where)))
 
 
 def _without_name(choice: Mapping[str, Any]) -> dict[str, Any]:
@@ -383,7 +419,8 @@ def _training_settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check_fit(recipe: Recipe, where: str) -> None:
-    """Roles are all played, by networks of the right kind, and the sampler can draw from the exported one."""
+    """Roles are all played, by networks of the right kind; the sampler can draw from the exported one, and the density,
+    where there is one, can tell likelihoods of it."""
     kind = target("objective", recipe.objective["name"])
     settings = kind.settings_type.read(_without_name(recipe.objective), f"{where}.objective")
     ports = kind.ports(settings, ImageShape(1, 32, 32), 0)
@@ -400,25 +437,39 @@ def _check_fit(recipe: Recipe, where: str) -> None:
                 f"{where}.networks.{role}.name: {recipe.networks[role]['name']!r} is of kind {played.kind}, but the "
                 f"role takes {port.kind}: {', '.join(fitting)}"
             )
-    sampler = target("sampler", recipe.sampler["name"])
     kind_out = ports[kind.exported_role()].kind
-    if kind_out not in sampler.kinds:
-        fitting = sorted(name for name in SAMPLERS if kind_out in target("sampler", name).kinds)
-        raise UserError(
-            f"{where}.sampler.name: {recipe.sampler['name']!r} cannot draw from a {kind_out} network; "
-            f"these can: {', '.join(fitting)}"
-        )
+    parts = [("sampler", SAMPLERS, recipe.sampler, "draw from")]
+    if recipe.density is not None:
+        parts.append(("density", DENSITIES, recipe.density, "tell likelihoods of"))
+    for table, names, choice, what in parts:
+        if kind_out not in target(table, choice["name"]).kinds:
+            suited = ", ".join(sorted(name for name in names if kind_out in target(table, name).kinds))
+            raise UserError(
+                f"{where}.{table}.name: {choice['name']!r} cannot {what} a {kind_out} network; "
+                f"these can: {suited or 'none'}"
+            )
+    if recipe.density is not None:
+        density = target("density", recipe.density["name"])
+        if missing := [role for role in density.companions if role not in kind.companions()]:
+            raise UserError(
+                f"{where}.density.name: {recipe.density['name']!r} asks for {' and '.join(missing)} beside the network "
+                f"that draws, which objective {recipe.objective['name']!r} does not keep; leave `density` out, or "
+                f"choose another"
+            )
 
 
-def _check_built(recipe: Recipe, where: str) -> None:
+def _check_built(recipe: Recipe, where: str, points: bool) -> None:
     """Everything is built once, for the smallest images and for larger ones, for which some networks have layers that
-    they else have not: what the parts have to say about each other (an inner network, a player's name, a sampler's
-    steps) is said before any work."""
+    they else have not; or for points. What the parts have to say about each other (an inner network, a player's name, a
+    sampler's steps) is said before any work."""
+    shapes = [POINT] if points else [ImageShape(1, side, side) for side in (2 * SMALLEST, SMALLEST)]
     try:
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away
-            for side in (2 * SMALLEST, SMALLEST):
-                objective = build_objective(recipe, ImageShape(1, side, side), classes=2)
+            for shape in shapes:
+                objective = build_objective(recipe, shape, classes=2)
             build_sampler(recipe.sampler).check(objective.exported)
+            if recipe.density is not None:
+                build_density(recipe.density).check(objective.exported)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     names = [player.name for player in objective.players]

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from genforge.files import read_yaml
 from genforge.settings import Settings, UserError
@@ -24,14 +24,14 @@ class DataSettings(Settings):
     """Which images, and what is done to them before anything is trained."""
 
     name: str = Field("digits", description="names the MLflow experiment and the registered model")
-    source: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "image_folder", "tins"] = Field(
-        "digits", description="where images come from"
+    source: Literal["digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "image_folder", "tins", "points"] = Field(
+        "digits", description="where images come from; points: no images but points of the plane, drawn"
     )
     folder: str = Field(
         "data/incoming",
         description="image_folder: the images, in a folder or an archive (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz). "
         "mnist, fashion_mnist, kmnist, cifar10: a folder that already holds the files as torchvision keeps them (then "
-        "nothing is downloaded). digits, tins: not read",
+        "nothing is downloaded). digits, tins, points: not read",
     )
     image_size: int | None = Field(
         None,
@@ -64,7 +64,23 @@ class DataSettings(Settings):
     max_unpacked_ratio: int = Field(
         200, ge=1, description="an archive that becomes so many times its own size, and more than 64 MiB, is refused"
     )
-    count: int = Field(4000, ge=10, le=1_000_000, description="tins: how many are drawn")
+    count: int = Field(4000, ge=10, le=1_000_000, description="tins, points: how many are drawn")
+    nuisance: float = Field(
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="tins: how much colours, place and light vary; 0: tins differ in height and width alone",
+    )
+    shape: Literal["disc", "ring", "moons", "checkerboard", "pinwheel"] = Field(
+        "ring", description="points: what they are drawn from (`data/points.py`); ring: eight Gaussians on a circle"
+    )
+    noise: float | None = Field(
+        None,
+        ge=0.0,
+        le=0.1,
+        description="points: standard deviation of the noise on each coordinate; the plane is -1 to 1; null: the "
+        "shape's own",
+    )
     horizontal_flip: bool = Field(False, description="train on mirrored images too, one in two; not for digits or text")
 
     @field_validator("name")
@@ -72,13 +88,24 @@ class DataSettings(Settings):
     def _name(cls, name: str) -> str:
         return check_name(name)
 
+    @model_validator(mode="after")
+    def _points_are_no_images(self) -> DataSettings:
+        if self.source == "points":
+            for key, value in (("image_size", self.image_size), ("channels", self.channels)):
+                if value is not None:
+                    raise ValueError(f"without {key} for source points, which have no pixels; set it to null")
+            if self.horizontal_flip:
+                raise ValueError("without horizontal_flip for source points; set it to false")
+        return self
+
 
 class ExtractorSettings(Settings):
     """The eyes of the judge: what turns images into features."""
 
-    name: Literal["classifier", "inception", "dinov2", "clip"] = Field(
+    name: Literal["classifier", "coordinates", "inception", "dinov2", "clip"] = Field(
         "classifier",
-        description="classifier: a small network trained on the training split (on labels, or on rotations "
+        description="coordinates: the values themselves; points (data.source) have no other, and it is theirs where "
+        "nothing else is said. classifier: a small network trained on the training split (on labels, or on rotations "
         "where there are none). inception: torch-fidelity's own, for numbers to set beside papers. dinov2, clip: the "
         "networks of newer papers, from a weights file",
     )
@@ -123,9 +150,29 @@ class EvaluationSettings(Settings):
         description="names of the metrics (`fid`, `kid`, `is`, `precision`, `recall`, `density`, `coverage`, `mind`, "
         "`classes`, `duplicates`, `feature_diversity`, `path_length`); null: all that cost little with the extractor",
     )
+    likelihood_images: int | None = Field(
+        1000,
+        ge=2,
+        description="held-out images whose likelihood is told, of models whose recipe names a density: always the same "
+        "ones; null: all",
+    )
     fid_infinity: bool = Field(
         False,
         description="also FID without its bias from finite images, followed to 1 / N = 0 (Chong and Forsyth 2020)",
+    )
+
+    collapse_duplicates: float = Field(
+        0.25,
+        gt=0.0,
+        le=1.0,
+        description="a model has collapsed, and is neither ranked nor registered, when at least this share of its "
+        "images has a twin among them; of real ones, and of healthy models, it is a few hundredths at most",
+    )
+    collapse_classes: float = Field(
+        0.2,
+        ge=0.0,
+        lt=1.0,
+        description="the same when its images reach this share of the data's classes or less, or only one of several",
     )
 
     @field_validator("seeds")
@@ -157,7 +204,11 @@ class SearchSettings(Settings):
 class RegistrySettings(Settings):
     """When a model may take the alias `staging`."""
 
-    metric: Literal["fid", "kid"] = Field("fid", description="what `best` means; smaller is better for both")
+    metric: Literal["fid", "kid", "mind"] = Field(
+        "fid",
+        description="what `best` means, for searches too; smaller is better for all. fid and kid see little more than "
+        "two moments, which one Gaussian has as well: of points (data.source) it is mind where nothing else is said",
+    )
     approval: tuple[str, ...] = Field(
         (),
         description="aliases that move to no version before a person has approved it by name, such as [production]; a "
@@ -211,6 +262,13 @@ class Config(Settings):
 
     seed: int = Field(0, ge=0, lt=2**32, description="of everything that is random and trained")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="that train one model together on this machine, each on a GPU of its own, or sharing the CPU's "
+        "cores; a batch is shared out evenly between them",
+    )
     data: DataSettings = DataSettings()
     extractor: ExtractorSettings = ExtractorSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -227,6 +285,25 @@ class Config(Settings):
         description="what is trained: each entry starts from a recipe of the library (`from:`) and "
         "overrides what it likes; `genforge recipes` lists the library",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _eyes_for_points(cls, values: Any) -> Any:
+        """Points are looked at as they are, and compared as distributions, unless somebody asks for something else."""
+        if _of(values, "data", "source") != "points":
+            return values
+        theirs = {"extractor": {"name": "coordinates"}, "registry": {"metric": "mind"}}
+        return {**values, **{part: {**own, **(values.get(part) or {})} for part, own in theirs.items()}}
+
+    @model_validator(mode="after")
+    def _eyes_that_see(self) -> Config:
+        points = self.data.source == "points"
+        if points != (self.extractor.name == "coordinates"):
+            wanted = "another one than coordinates with images"
+            if points:
+                wanted = "coordinates with data.source points (and registry.metric mind: FID sees two moments alone)"
+            raise ValueError(f"extractor.name should be {wanted}, not {self.extractor.name}")
+        return self
 
     @field_validator("gates", mode="before")
     @classmethod
@@ -253,6 +330,12 @@ class Config(Settings):
                     f"for `{name}` an entry such as `{{from: hinge-sngan}}`, which names a recipe of the library"
                 )
         return recipes
+
+
+def _of(values: Any, part: str, key: str) -> Any:
+    """A key of a part of params.yaml before anything is checked; None where either is missing."""
+    inside = values.get(part) if isinstance(values, dict) else None
+    return inside.get(key) if isinstance(inside, dict) else None
 
 
 def check_name(name: str) -> str:

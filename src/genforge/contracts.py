@@ -1,13 +1,16 @@
-"""What the rooms promise each other: images, ports, batches, players, objectives, samplers.
+"""What the rooms promise each other: images, ports, batches, players, objectives, samplers, densities.
 
-Images are uint8 NHWC on disk and float NCHW in [-1, 1] in networks; the two functions below are the only doors.
-Gray stays one channel everywhere but at the feature extractor's own door.
+Images are uint8 NHWC on disk and float NCHW in [-1, 1] in networks; the functions below are the only doors. Gray stays
+one channel everywhere but at the feature extractor's own door.
+
+A point of the plane is an image of one place with two channels, x and y: float32 (n, 1, 1, 2) on disk, in [-1, 1]
+already, so that nothing is rounded. Wherever images are spoken of, points may stand; `ImageShape.is_point` tells.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -16,12 +19,13 @@ from torch import Tensor, nn
 
 from genforge.settings import Settings, UserError
 
+CELL = 2 / 255  # of [-1, 1]: how far apart the levels of 8-bit images lie
 SMALLEST, LARGEST, MULTIPLE = 8, 64, 4  # pixels: image sides that the networks of the catalog take
 
 
 @dataclass(frozen=True)
 class ImageShape:
-    """Channels (1 or 3), height and width in pixels."""
+    """Channels (1 or 3), height and width in pixels; or `POINT`."""
 
     channels: int
     height: int
@@ -32,8 +36,20 @@ class ImageShape:
         """Number of values in one image."""
         return self.channels * self.height * self.width
 
+    @property
+    def is_point(self) -> bool:
+        """Whether these are no images but points of the plane, real numbers that are not rounded to levels."""
+        return self == POINT
+
+    @property
+    def stored(self) -> str:
+        """Name of the type that values have on disk."""
+        return "float32" if self.is_point else "uint8"
+
     def check(self) -> None:
-        """Raises UserError unless the networks of the catalog can take this shape."""
+        """Raises UserError unless networks of the catalog can take this shape."""
+        if self.is_point:
+            return
         if self.channels not in (1, 3):
             raise UserError(f"images have {self.channels} channels; genforge trains on 1 (gray) or 3 (RGB)")
         for name, side in (("height", self.height), ("width", self.width)):
@@ -44,8 +60,14 @@ class ImageShape:
                 )
 
 
+POINT = ImageShape(2, 1, 1)
+
+
 def to_network(images: Tensor) -> Tensor:
-    """uint8 (n, height, width, channels) in 0..255 to float32 (n, channels, height, width) in [-1, 1]."""
+    """uint8 (n, height, width, channels) in 0..255 to float32 (n, channels, height, width) in [-1, 1]. Points, float32
+    (n, 1, 1, 2), are only turned to (n, 2, 1, 1); a copy in any case."""
+    if images.dtype != torch.uint8:
+        return images.permute(0, 3, 1, 2).to(torch.float32, copy=True)
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
@@ -60,7 +82,21 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone"]
+def to_stored(images: Tensor) -> Tensor:
+    """What a network drew, float (n, channels, height, width), as such data lie on disk: images as `to_pixels` makes
+    them, points float32 (n, 1, 1, 2) as they are.
+
+    Raises:
+        ValueError: some value is not finite.
+    """
+    if not ImageShape(*images.shape[1:]).is_point:
+        return to_pixels(images)
+    if not torch.isfinite(images).all():
+        raise ValueError("points hold values that are not finite (NaN or infinity)")
+    return images.float().permute(0, 2, 3, 1).contiguous()
+
+
+PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "pixels", "autoregressive"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +109,10 @@ class Port:
         noisy = clean + sigma * standard normal noise (the convention of Karras et al. 2022).
     kind `backbone`: forward(images (n, c, h, w), time (n,), labels or None) -> (n, outputs, h, w): what a denoiser is
         built over; `outputs` counts channels.
+    kind `pixels`: forward(decoded (n, c, h, w), images (n, c, h, w)) -> log-likelihood (n,) of the images, in nats:
+        what a pixel is, given the decoded image.
+    kind `autoregressive`: forward(images (n, c, h, w), labels or None) -> the log-probability in nats of each value,
+        given those before it, (n, c, h, w); see genforge.networks.autoregressive.
     A network states in `Network.kind` which one it serves.
     """
 
@@ -87,7 +127,8 @@ class Port:
 class Network(nn.Module):
     """A module with typed settings that serves one kind of port. It knows no loss.
 
-    Class attributes: `kind` (which port it serves) and `settings_type` (its settings).
+    Class attributes: `kind` (which port it serves), `settings_type` (its settings), `takes_points` (whether points of
+    the plane are as good as images; of a network over another one, the inner one decides too).
     A network built over another one (a denoiser over its backbone) names in `inner` the settings that choose one, each
     a mapping `{name, ...}`; it gets the built networks as keyword arguments of these names.
     """
@@ -95,6 +136,7 @@ class Network(nn.Module):
     kind: ClassVar[PortKind]
     settings_type: ClassVar[type[Settings]]
     inner: ClassVar[tuple[str, ...]] = ()
+    takes_points: ClassVar[bool] = False
 
     @classmethod
     def inner_port(cls, key: str, settings: Settings, port: Port) -> Port:
@@ -112,6 +154,26 @@ class WithFeatures(Protocol):
 
     def features(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """(n, as many as there are)."""
+
+
+@runtime_checkable
+class WithStyles(Protocol):
+    """A network of kind `latent_to_image` that maps its latent to a style, and makes the image of styles and noise.
+
+    styles: how many an image is made of, from the coarsest to the finest. style_mean: (style_size,), over training.
+    noise_shapes: of the noise that each layer adds to one image.
+    """
+
+    styles: int
+    style_mean: Tensor
+    noise_shapes: list[tuple[int, int, int]]
+
+    def styled(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(n, style_size)."""
+
+    def synthesise(self, styles: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """Images (n, c, h, w) of styles (n, styles, style_size) and of noise (n, *shape) for each of `noise_shapes`;
+        None: the network's own."""
 
 
 @dataclass
@@ -138,8 +200,8 @@ class TrainingData(ABC):
 
     @abstractmethod
     def batch(self, turn: int, size: int) -> Batch:
-        """The `turn`-th batch of an endless shuffled stream: the same images whenever it is asked for, so that a run's
-        position in the data is one number."""
+        """Images `turn * size` to `(turn + 1) * size - 1` of an endless shuffled stream: the same ones whenever they
+        are asked for, so that a run's position in the data is one number."""
 
 
 @dataclass
@@ -178,12 +240,23 @@ class Objective(ABC):
     def exported_role(cls) -> str:
         """The role whose network draws images after training: what EMA follows, what is saved, what a sampler gets."""
 
+    @classmethod
+    def companions(cls) -> tuple[str, ...]:
+        """Roles whose networks are kept beside the exported one, with EMA as it: what a density or an encoder of new
+        images needs and drawing does not. An objective that has some sets `networks`."""
+        return ()
+
     @abstractmethod
     def __init__(self, settings: Settings, networks: Mapping[str, Network]) -> None: ...
 
     players: list[Player]  # empty for what has a closed form: then `prepare` does all the work and no step is run
     exported: Network
+    networks: Mapping[str, Network]  # by role, companions among them; not needed where there are none
     differentiates_gradients: bool = False  # a loss holds gradients, such as a penalty on slopes
+
+    def kept(self) -> dict[str, Network]:
+        """The networks that stay after training, by role: the exported one, then its companions."""
+        return {self.exported_role(): self.exported, **{role: self.networks[role] for role in self.companions()}}
 
     def prepare(self, data: TrainingData) -> None:
         """Called before the first step: fit what has a closed form. Called again when a stopped run is resumed, before
@@ -198,8 +271,14 @@ class Objective(ABC):
         """Called after the player's optimizer has stepped (weight clipping)."""
         return None
 
+    def examine(self, training: Batch, held_out: Batch) -> dict[str, Tensor]:
+        """Scalars that tell how well the players do on images that they were not trained on, beside as many that they
+        were. Logged with the losses; nothing that is trained may change by it, and randomness it may draw freely."""
+        return {}
+
     def finish(self, data: TrainingData) -> None:
-        """Called once after the last step, with EMA weights in `exported` (an autoencoder fits its latent prior)."""
+        """Called once after the last step, with EMA weights in all that is `kept`, in evaluation mode (an autoencoder
+        fits its latent prior)."""
         return None
 
     def state(self) -> dict[str, Tensor]:
@@ -254,3 +333,84 @@ class Sampler(ABC):
     @abstractmethod
     def sample(self, network: Network, draw: Draw) -> Tensor:
         """Images, float (n, c, h, w), nominally in [-1, 1], on the network's device."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where sampling stands after a step from noise towards images.
+
+    sigma: the noise level reached, 0 at the end. noisy: images at that level, (n, c, h, w). clean: the clean images
+    that the step predicted, (n, c, h, w).
+    """
+
+    sigma: float
+    noisy: Tensor
+    clean: Tensor
+
+
+@runtime_checkable
+class WithTrajectory(Protocol):
+    """A sampler that draws step by step and lets others see the way."""
+
+    def trajectory(self, network: Network, draw: Draw) -> Iterator[State]:
+        """Every state on the way, the last of them the images."""
+
+
+@runtime_checkable
+class WithLatents(Protocol):
+    """A sampler whose images are a smooth function of what they begin as, so that one can walk between two of them."""
+
+    def latents(self, network: Network, draw: Draw) -> Tensor:
+        """What the images of this draw begin as, normal noise: (n, ...)."""
+
+    def from_latents(self, network: Network, latents: Tensor, draw: Draw) -> Tensor:
+        """The images (n, c, h, w) that begin as these; all else that is random is the draw's."""
+
+
+EIGHT_BIT, POINTS = "8-bit images", "points of the plane"  # what a likelihood may be of
+
+
+class Density(ABC):
+    """Tells how likely images are under a trained model, as a sampler draws from it. `no_grad` belongs inside.
+
+    Class attributes: `kinds` (which kinds of exported network it can tell it of), `companions` (the roles that it asks
+    for beside that one), `settings_type`.
+    Attributes: `exact`, False where what it tells is a lower bound on the log-likelihood; `how`, words that stand
+    beside each number, such as "importance-weighted bound, 64 samples" or "exact; uniform dequantisation, 1 draw".
+    """
+
+    kinds: ClassVar[tuple[str, ...]]
+    companions: ClassVar[tuple[str, ...]] = ()
+    settings_type: ClassVar[type[Settings]]
+    exact: bool
+    how: str
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def check(self, network: Network) -> None:
+        """Raises UserError when these settings do not suit the exported network: asked before anything is trained."""
+        return None
+
+    def of(self, networks: Mapping[str, Network]) -> str:
+        """Of what the likelihood is told. Likelihoods of different things, such as 8-bit images and binarised ones, are
+        never compared."""
+        return POINTS if any(network.port.image.is_point for network in networks.values()) else EIGHT_BIT
+
+    def how_of(self, image: ImageShape) -> str:
+        """`how`, where it is not the same for images and for points."""
+        return self.how
+
+    @abstractmethod
+    def log_likelihood(self, networks: Mapping[str, Network], images: Tensor, draw: Draw) -> Tensor:
+        """Natural logarithm of the probability of each image, or a lower bound on it: (n,) float32 or float64, nats.
+
+        Of 8-bit images the probability of the 8-bit image: how levels are made continuous is the density's own affair,
+        and stated in `how`. Of points, the density in the coordinates in which networks see them.
+
+        Args:
+            networks: the exported one under its role and its companions under theirs, in evaluation mode.
+            images: float (n, c, h, w) in [-1, 1], on the networks' device.
+            draw: the seed of the density's own noise; indices (n,), so that an image has the same noise at any batch
+                size; labels (n,) or None.
+        """

@@ -1,4 +1,4 @@
-"""Pictures for people: many small images as one grid, enlarged by whole numbers, saved as PNG.
+"""Pictures for people: many small images as one grid, enlarged by whole numbers, saved as PNG; points as dots.
 
 Pixels are never interpolated: what a person sees is what a network drew.
 """
@@ -7,14 +7,49 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from genforge import scatter
 from genforge.files import replacing
 
+POINTS_TO_SEE = 2000  # in one panel: fewer are no shape, more are a blot
 SIDE_TO_SEE = 48  # pixels: an image with a shorter side than this is hard to judge by eye
+
+
+def enough(stored: str, images: int) -> int:
+    """How many to draw for a picture that has room for so many images: as many, or enough points.
+
+    Args:
+        stored: type of the data on disk, `uint8` or (points) `float32`.
+    """
+    return images if stored == "uint8" else POINTS_TO_SEE
+
+
+def sheet(drawn: np.ndarray, columns: int = 0, real: np.ndarray | None = None) -> np.ndarray:
+    """What a model drew as one picture: images as a `grid`, points as a panel of dots, beside one of real ones.
+
+    Args:
+        drawn: images uint8 (n, height, width, channels), or points float32 (n, 1, 1, 2).
+        columns: of the grid. real: points to show beside, of which images have no need.
+    """
+    if drawn.dtype == np.uint8:
+        return grid(drawn, columns)
+    if real is None:
+        return scatter.scatter(drawn[:POINTS_TO_SEE])
+    sides = (real[:POINTS_TO_SEE], drawn[:POINTS_TO_SEE])
+    return scatter.row([scatter.scatter(side) for side in sides], ["real", "generated"])
+
+
+def film(looks: Iterable[tuple[int, np.ndarray]], columns: int) -> np.ndarray:
+    """What was drawn at several steps of a training, step by step: images a row each, points a panel each."""
+    steps, drawn = zip(*looks, strict=True)
+    if drawn[0].dtype == np.uint8:
+        return grid(np.concatenate(drawn), columns)
+    return scatter.row([scatter.scatter(points) for points in drawn], [f"step {step}" for step in steps])
 
 
 def grid(images: np.ndarray, columns: int = 0, gap: int = 1, enlarged: bool = True) -> np.ndarray:
@@ -38,6 +73,15 @@ def grid(images: np.ndarray, columns: int = 0, gap: int = 1, enlarged: bool = Tr
         top, left = place // columns * (height + gap), place % columns * (width + gap)
         canvas[top : top + height, left : left + width] = image
     return enlarge(canvas, factor_to_see(height, width)) if enlarged else canvas
+
+
+def strip(ways: np.ndarray) -> np.ndarray:
+    """How images come to be: for each of them a row of what was there and below it a row of what was expected.
+
+    Args:
+        ways: uint8 (images, 2, moments, height, width, channels), as `Model.trajectory` gives them.
+    """
+    return grid(ways.reshape(-1, *ways.shape[3:]), columns=ways.shape[2])
 
 
 def columns_of(count: int, columns: int = 0) -> int:

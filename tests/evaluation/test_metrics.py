@@ -49,7 +49,15 @@ def test_settings_are_the_keywords_of_the_function(name: str) -> None:
 
 
 def test_tables_for_people_are_no_wider_than_a_page() -> None:
-    assert [name for name, item in METRICS.items() if item.main] == ["fid", "kid", "is", "precision", "recall"]
+    main = [name for name, item in METRICS.items() if item.main]
+    assert main == ["fid", "kid", "is", "precision", "recall", "modes"]  # the last of points alone
+
+
+@pytest.mark.parametrize(
+    "value, shown", [(12.345, "12.35"), (0.02, "0.02"), (0.0, "0.00"), (0.00123, "0.0012"), (-0.00004, "-0.000040")]
+)
+def test_small_numbers_do_not_become_zero(value: float, shown: str) -> None:
+    assert METRICS["fid"].show(value) == shown
 
 
 def test_an_unknown_metric_is_told_with_its_neighbour() -> None:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from genforge.catalog import NETWORKS, build_network, target
 from genforge.contracts import Batch, ImageShape, Network, Port, TrainingData, to_network
+from genforge.networks.baselines import Baseline
+from genforge.networks.pixels import Pixels
+from genforge.networks.progressive import Growing
 from genforge.settings import Settings
 
 # Smaller than the defaults, so that every size is tested in a moment.
@@ -20,12 +23,29 @@ SMALL: dict[str, dict[str, Any]] = {
     "mlp-critic": {"widths": [24, 16], "spectral_norm": True},
     "resnet-generator": {"width": 8},
     "resnet-critic": {"width": 8},
+    "style-generator": {"width": 4, "widest": 16, "style_size": 16, "mapping_layers": 2},
+    "style-critic": {"width": 4, "widest": 16},
+    "progressive-generator": {"width": 12, "widest": 16},
+    "progressive-critic": {"width": 4, "widest": 16},
     "unet": {"width": 8},
+    "realnvp": {"width": 8, "blocks": 1, "couplings": 2},
+    "realnvp-mlp": {"width": 16, "layers": 1, "couplings": 4},
+    "mlp-backbone": {"width": 16, "blocks": 1},
     "ddpm-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "edm-denoiser": {"backbone": {"name": "unet", "width": 8, "time_embedding": "fourier"}},
     "flow-matching-denoiser": {"backbone": {"name": "unet", "width": 8}},
+    "pixelcnn": {"width": 8, "layers": 3, "features": 8, "mixtures": 3},
+    "pixel-transformer": {"width": 8, "layers": 1, "heads": 2, "features": 8, "mixtures": 3},
+    "autoguided-denoiser": {
+        part: {"name": "edm-denoiser", "backbone": {"name": "unet", "width": 8}} for part in ("main", "guide")
+    },
     "gaussian": {"components": 8},
     "mixture": {"components": 2, "dimensions": 16},
+    "kernel-density": {"images": 20},
+    "latent-prior": {
+        "prior": {"name": "gaussian", "components": 8},
+        "decoder": {"name": "mlp-generator", "widths": [8]},
+    },
 }
 
 
@@ -39,6 +59,10 @@ def port(kind: str, image: ImageShape, classes: int = 0) -> Port:
             return Port("denoiser", image, classes=classes)
         case "backbone":
             return Port("backbone", image, outputs=image.channels, classes=classes)
+        case "pixels":
+            return Port("pixels", image)
+        case "autoregressive":
+            return Port("autoregressive", image, classes=classes)
     raise AssertionError(f"no case for networks of kind {kind}")
 
 
@@ -46,7 +70,10 @@ def build(name: str, image: ImageShape, classes: int = 0, **settings: Any) -> Ne
     """The small network with every weight moved off zero, so that no zero-initialised layer hides what is before it."""
     torch.manual_seed(0)
     kind = target("network", name).kind
-    network = build_network({"name": name, **SMALL.get(name, {}), **settings}, port(kind, image, classes), "test")
+    small = SMALL.get(name, {})
+    if image.is_point and "backbone" in small:
+        small = {"backbone": {"name": "mlp-backbone", **SMALL["mlp-backbone"]}}
+    network = build_network({"name": name, **small, **settings}, port(kind, image, classes), "test")
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.02 * torch.randn_like(weight))
@@ -63,8 +90,10 @@ def inputs(network: Network, count: int) -> tuple[Tensor, ...]:
     match network.kind:
         case "latent_to_image":
             return (torch.randn(count, network.port.latent_size, generator=generator), *labels)
-        case "image_to_vector":
+        case "image_to_vector" | "autoregressive":
             return (images, *labels)
+        case "pixels":
+            return (images.tanh(), some_pixels(image, count).images)
         case _:
             return (images, place + 0.1, *labels)
 
@@ -73,8 +102,20 @@ def output_shape(network: Network, count: int) -> tuple[int, ...]:
     image = network.port.image
     if network.kind == "image_to_vector":
         return (count, network.port.outputs)
+    if network.kind == "pixels":
+        return (count,)
     channels = network.port.outputs if network.kind == "backbone" else image.channels
     return (count, channels, image.height, image.width)
+
+
+def moments(*networks: Network) -> Iterator[None]:
+    """Once for most networks; for networks that grow, at every size and while each comes: some weights are at work at
+    one of these alone."""
+    growing = [network for network in networks if isinstance(network, Growing)]
+    for half in range(2 * growing[0].stages + 1) if growing else (0,):
+        for network in growing:
+            network.grow(half / 2)
+        yield
 
 
 class Images(TrainingData):
@@ -90,8 +131,14 @@ class Images(TrainingData):
             yield self._chosen(torch.arange(start, min(start + size, self.count)))
 
     def batch(self, turn: int, size: int) -> Batch:
-        generator = torch.Generator().manual_seed(turn)
-        return self._chosen(torch.randint(self.count, (size,), generator=generator))
+        places = torch.arange(turn * size, (turn + 1) * size)
+        epochs = {epoch: self._order(epoch) for epoch in (places // self.count).unique().tolist()}
+        return self._chosen(
+            torch.tensor([epochs[place // self.count][place % self.count] for place in places.tolist()])
+        )
+
+    def _order(self, epoch: int) -> list[int]:
+        return torch.randperm(self.count, generator=torch.Generator().manual_seed(epoch)).tolist()
 
     def _chosen(self, which: Tensor) -> Batch:
         return Batch(self.images[which], None if self.labels is None else self.labels[which])
@@ -104,7 +151,8 @@ def some_pixels(image: ImageShape, count: int = 64, classes: int = 0) -> Images:
 
 
 ALL = sorted(NETWORKS)
-CONDITIONED = [name for name in ALL if target("network", name).__module__ != "genforge.networks.baselines"]  # on labels
+CONDITIONED = [name for name in ALL if not issubclass(target("network", name), Baseline | Pixels)]  # on labels
+OF_POINTS = [name for name in ALL if target("network", name).takes_points]
 EIGHT = ImageShape(1, 8, 8)
 
 

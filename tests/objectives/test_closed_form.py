@@ -25,5 +25,5 @@ def test_preparing_is_all_there_is() -> None:
 
 
 def test_a_network_that_cannot_fit_itself_is_told() -> None:
-    with pytest.raises(UserError, match="box, gaussian, mixture"):
+    with pytest.raises(UserError, match="box, gaussian, mixture, kernel-density"):
         closed_form("dcgan-generator")

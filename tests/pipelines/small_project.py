@@ -102,14 +102,19 @@ def make(folder: Path, settings: Mapping[str, object] | None = None, images: int
     (folder / "model.py").write_text(MODEL)
     (folder / ".gitignore").write_text("/data/\n/results/\n/.genforge/\n/mlflow.db*\n/mlruns/\n/home/\n__pycache__/\n")
     (folder / ".dvcignore").write_text(".genforge\nmlruns\n")
+    initialise(folder)
+    run(folder, "dvc", "add", "--quiet", IMAGES)
+    commit(folder, "a project")
+    return folder
+
+
+def initialise(folder: Path) -> None:
+    """Git, DVC, and a remote beside the folder."""
     run(folder, "git", "init", "--quiet", "--initial-branch", "main")
     run(folder, "git", "config", "user.email", "someone@example.org")
     run(folder, "git", "config", "user.name", "someone")
     run(folder, "dvc", "init", "--quiet")
     run(folder, "dvc", "remote", "add", "--quiet", "--default", "storage", "../remote")  # relative, as people write it
-    run(folder, "dvc", "add", "--quiet", IMAGES)
-    commit(folder, "a project")
-    return folder
 
 
 def commit(folder: Path, message: str) -> None:
@@ -135,7 +140,8 @@ def run(folder: Path, *words: str, status: int = 0) -> str:
 
 
 def state_of(folder: Path) -> tuple[str, ...]:
-    """What no run may change of a user's folder: commit, branch, index, files."""
-    files = sorted(str(path.relative_to(folder)) for path in folder.iterdir() if path.name not in (".genforge", ".git"))
+    """What no run may change of a user's folder: commit, branch, index, files; but for our own store."""
+    own = (".genforge", ".git", "mlruns")
+    files = sorted(path.name for path in folder.iterdir() if path.name not in own and "mlflow.db" not in path.name)
     asked = [("rev-parse", "HEAD"), ("symbolic-ref", "HEAD"), ("status", "--porcelain")]
     return (*(run(folder, "git", *words) for words in asked), json.dumps(files))

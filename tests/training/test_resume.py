@@ -85,7 +85,11 @@ def run(build: Build, settings: TrainingSettings, folder: Path | None) -> dict[s
     with tempfile.NamedTemporaryFile() as file:
         history.write_csv(Path(file.name))
         curves = np.frombuffer(Path(file.name).read_bytes(), np.uint8).copy()
-    return {**weights(objective), "curves": torch.from_numpy(curves), "film": torch.from_numpy(history.film())}
+    return {
+        **weights(objective),
+        "curves": torch.from_numpy(curves),
+        "film": torch.from_numpy(np.stack(list(history.images.values()))),
+    }
 
 
 def damage(checkpoint: Path, chance: random.Random) -> None:
@@ -166,7 +170,7 @@ class StoppingData(ToyData):
         self.stop = stop
 
     def batch(self, turn: int, size: int) -> Batch:
-        if turn == self.stop:
+        if turn * size == self.stop * SETTINGS.batch_size:
             raise Stopped
         return super().batch(turn, size)
 

@@ -8,8 +8,10 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
+from genforge import scatter
 from genforge.data.splitting import DUPLICATE, KEPT, QUARANTINED, SPLITS
 
+DOTS = 3000  # points of a picture, at most
 ACROSS, ROWS = 10, 20  # samples: images in a row, and rows at most
 CELL, GAP = 64, 2  # pixels: small images are enlarged by a whole number, up to this side
 
@@ -37,13 +39,19 @@ def _reasons(manifest: pl.DataFrame, verdict: str) -> dict[str, int]:
     return dict(found.iter_rows())
 
 
-def moments(totals: np.ndarray, squares: np.ndarray, pixels: int) -> dict[str, list[float]]:
-    """Mean and standard deviation a channel, on the scale 0..1, from exact sums over `pixels` levels of 0..255 each."""
+def moments(totals: np.ndarray, squares: np.ndarray, pixels: int, scale: float = 255.0) -> dict[str, list[float]]:
+    """Mean and standard deviation a channel, from sums over `pixels` values each. Levels of 0..255 are brought to the
+    scale 0..1; points have `scale` 1."""
     mean = totals / pixels
     return {
-        "mean": [round(float(m) / 255.0, 6) for m in mean],
-        "std": [round(float(s) / 255.0, 6) for s in np.sqrt(np.maximum(squares / pixels - mean**2, 0.0))],
+        "mean": [round(float(m) / scale, 6) for m in mean],
+        "std": [round(float(s) / scale, 6) for s in np.sqrt(np.maximum(squares / pixels - mean**2, 0.0))],
     }
+
+
+def sample_scatter(points: np.ndarray, labels: np.ndarray | None) -> Image.Image:
+    """The first points (n, 1, 1, 2) as a picture, each in the colour of its class."""
+    return Image.fromarray(scatter.scatter(points[:DOTS], None if labels is None else labels[:DOTS]))
 
 
 def sample_grid(images: np.ndarray, labels: np.ndarray | None) -> Image.Image:

@@ -30,6 +30,7 @@ AT_ONCE = 512  # images of an array that are brought to size together
 PROBES = 64  # headers read to learn the usual size
 SIZES_SHOWN = 5  # in an error
 OTHER_SIZE = "another size"  # a reason for quarantine
+MODES = {1: "L", 2: "point", 3: "RGB"}  # of an array's images, by channels
 SCHEMA = {
     "digest": pl.Binary,
     "bytes": pl.Int64,
@@ -48,7 +49,8 @@ class Gathered:
     """All inputs.
 
     inputs: a row each: row, path, part, label (name or null), and the columns of SCHEMA (see `decoding_worker.FACTS`).
-    pixels: uint8 (n, side, side, 1 or 3), in the same order; those of broken inputs mean nothing.
+    pixels: uint8 (n, side, side, 1 or 3), in the same order; those of broken inputs mean nothing. Of points float32
+        (n, 1, 1, 2), their coordinates.
     channels: how many of the stored ones are wanted: the first of three, where all images turned out to be gray.
     factors: float32 (n, k) of drawn images, in the same order, or None.
     """
@@ -164,9 +166,8 @@ def gather_arrays(raw: Path, source: dict[str, Any], scratch: Path, settings: Da
         raise UserError(f"images are {width} x {height}; networks take square images: set data.image_size")
     side, channels = settings.image_size or height, settings.channels or own_channels
     ImageShape(channels, side, side).check()
-    pixels: np.ndarray = np.memmap(
-        scratch, np.uint8, "w+", shape=(sum(map(len, images.values())), side, side, channels)
-    )
+    shape = (sum(map(len, images.values())), side, side, channels)
+    pixels: np.ndarray = np.memmap(scratch, ImageShape(channels, side, side).stored, "w+", shape=shape)
     tables: list[pl.DataFrame] = []
     done = 0
     with Bar("preparing", len(pixels), "images") as bar:
@@ -187,7 +188,7 @@ def gather_arrays(raw: Path, source: dict[str, Any], scratch: Path, settings: Da
                 "bytes": [array[0].size] * count,
                 "width": [width] * count,
                 "height": [height] * count,
-                "mode": ["L" if own_channels == 1 else "RGB"] * count,
+                "mode": [MODES[own_channels]] * count,
                 "content": contents,
                 "lot": [draw_lot(content, seed) for content in contents],
                 "reason": [""] * count,

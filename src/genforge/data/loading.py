@@ -46,7 +46,7 @@ class Prepared:
         return self.card["splits"][split]
 
     def images(self, split: str) -> np.ndarray:
-        """uint8 (n, height, width, channels), memory-mapped, read only."""
+        """uint8 (n, height, width, channels), or points float32 (n, 1, 1, 2); memory-mapped, read only."""
         return read_array(self.folder / f"{split}-images.npy", memory_map=self.count(split) > 0)
 
     def labels(self, split: str) -> np.ndarray | None:

@@ -1,8 +1,8 @@
 """From raw inputs to arrays that are ready to train on, and the account of what became of every input.
 
-`data/prepared` holds for each split `<split>-images.npy` uint8 (n, side, side, channels), `<split>-labels.npy` int64
-(n,) where there are labels, and `<split>-factors.npy` float32 (n, k) where images were drawn; and for all of them
-`manifest.parquet` (a row an input), `card.json` and `samples.png`.
+`data/prepared` holds for each split `<split>-images.npy` uint8 (n, side, side, channels) (points: float32 (n, 1, 1,
+2)), `<split>-labels.npy` int64 (n,) where there are labels, and `<split>-factors.npy` float32 (n, k) where images were
+drawn; and for all of them `manifest.parquet` (a row an input), `card.json` and `samples.png`.
 
 Broken inputs go to quarantine with their reason. Everything here is a function of contents, settings and seed: the same
 images under other names or in another order give the same arrays, bit for bit. Memory holds a chunk of images
@@ -74,7 +74,9 @@ def prepare(
     rows = {split: chosen["row"].to_numpy().astype(np.int64) for split, chosen in ordered.items()}
     with ThreadPoolExecutor(1) as beside:  # the table is compressed while images are copied
         table = beside.submit(_write_manifest, out / "manifest.parquet", manifest)
-        sums = _copy_images(gathered, {out / f"{split}-images.npy": rows[split] for split in SPLITS}, processes)
+        paths = {out / f"{split}-images.npy": rows[split] for split in SPLITS}
+        points = gathered.pixels.dtype != np.uint8
+        sums = _copy_points(gathered, paths) if points else _copy_images(gathered, paths, processes)
         written = {
             split: Written(
                 len(rows[split]), _write_others(out, split, ordered[split], rows[split], gathered, classes), *of_split
@@ -125,7 +127,7 @@ def _write_card(
         "factors": source["factors"],
         **card.counts(manifest, classes),
         "empty_classes": [name for name in source["classes"] if name not in classes],
-        **card.moments(train.totals, train.squares, train.count * height * width),
+        **card.moments(train.totals, train.squares, train.count * height * width, 1.0 if width == 1 else 255.0),
         "seed": seed,
         "settings": settings.model_dump(),
     }
@@ -135,7 +137,9 @@ def _write_card(
 def _write_samples(out: Path, labelled: bool) -> None:
     images = read_array(out / "train-images.npy", memory_map=True)
     labels = read_array(out / "train-labels.npy") if labelled else None
-    card.sample_grid(images, labels).save(out / "samples.png", compress_level=1)
+    points = images.dtype != np.uint8
+    picture = card.sample_scatter(images, labels) if points else card.sample_grid(images, labels)
+    picture.save(out / "samples.png", compress_level=1)
 
 
 def _check_broken(manifest: pl.DataFrame, most: float) -> None:
@@ -167,7 +171,7 @@ def _check_test(manifest: pl.DataFrame, least: int) -> None:
 @dataclass
 class Written:
     """One split as written: its number of images, the digest of its contents, and for each channel the exact sums of
-    levels and of squared levels."""
+    levels and of squared levels; of points, the sums of coordinates and of their squares."""
 
     count: int
     digest: str
@@ -231,6 +235,17 @@ def _copy_images(
         np.sum(part, axis=0).reshape(len(images), -1, channels).sum(1) for part in zip(*parts, strict=True)
     )
     return list(zip(totals, squares, strict=True))
+
+
+def _copy_points(gathered: Gathered, rows_of: dict[Path, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The same of points, of which there are never many: sums are float64 (2,) each."""
+    sums = []
+    for path, rows in rows_of.items():
+        points = gathered.pixels[rows]
+        write_array(path, points)
+        flat = points.reshape(-1, gathered.channels).astype(np.float64)
+        sums.append((flat.sum(axis=0), (flat**2).sum(axis=0)))
+    return sums
 
 
 def _images_in(path: Path, shape: tuple[int, ...]) -> np.ndarray:

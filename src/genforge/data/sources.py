@@ -1,7 +1,7 @@
 """Where images come from. `ingest` brings every source to one of two forms in `data/raw`:
 
-- arrays: `<part>-images.npy` uint8 (n, h, w, c), `<part>-labels.npy` int64 (n,) where there are labels, and
-  `<part>-factors.npy` float32 (n, k) where images were drawn;
+- arrays: `<part>-images.npy` uint8 (n, h, w, c) (points: float32 (n, 1, 1, 2)), `<part>-labels.npy` int64 (n,) where
+  there are labels, and `<part>-factors.npy` float32 (n, k) where images were drawn;
 - a listing of image files, `listing.parquet` (path, label): the files stay where they are and are not copied. Files of
   an archive are unpacked into `files`, and their paths are their names in the archive.
 
@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from genforge.config import DataSettings
-from genforge.data import tins, torchvision_door
+from genforge.data import points, tins, torchvision_door
 from genforge.data.archives import SUFFIXES, Limits, is_archive, one_folder, unpack
 from genforge.data.image_folder import list_folder
 from genforge.files import write_array, write_json
@@ -112,7 +112,7 @@ def _unpacked(settings: DataSettings, archive: Path, files: Path) -> pl.DataFram
 
 def _tins(settings: DataSettings, places: Places, out: Path) -> Source:
     side, count = settings.image_size or tins.DEFAULT_SIDE, settings.count
-    factors = tins.draw_factors(count, derive(places.seed, "tins"))
+    factors = tins.draw_factors(count, derive(places.seed, "tins"), settings.nuisance)
     write_array(out / "all-factors.npy", factors)
     images = np.lib.format.open_memmap(out / "all-images.npy", "w+", np.uint8, (count, side, side, 3))
     with Bar("drawing tins", count, "tins") as bar:
@@ -124,6 +124,15 @@ def _tins(settings: DataSettings, places: Places, out: Path) -> Source:
     return Source("arrays", {"all": count}, factors=list(tins.FACTORS))
 
 
+def _points(settings: DataSettings, places: Places, out: Path) -> Source:
+    drawn = points.draw(settings.shape, settings.count, settings.noise, derive(places.seed, "points", settings.shape))
+    write_array(out / "all-images.npy", drawn.points[:, None, None, :])
+    classes = list(map(str, range(drawn.modes)))
+    if classes:
+        write_array(out / "all-labels.npy", drawn.labels)
+    return Source("arrays", {"all": settings.count}, classes)
+
+
 _INGEST: dict[str, Callable[[DataSettings, Places, Path], Source]] = {
     "digits": _digits,
     "mnist": _torchvision,
@@ -132,4 +141,5 @@ _INGEST: dict[str, Callable[[DataSettings, Places, Path], Source]] = {
     "cifar10": _torchvision,
     "image_folder": _image_folder,
     "tins": _tins,
+    "points": _points,
 }

@@ -2,8 +2,9 @@
 
 `classifier` is a small network of our own, trained on the training split. Where it learned labels its logits name
 classes; where it learned rotations it has features but no classes, and so no IS. `inception` is the network that
-papers use; `dinov2` and `clip` are those of newer ones. All take uint8 images of the data's own size and channels;
-whatever an extractor needs beyond that (scaling, resizing, three channels for gray) it does inside its own door.
+papers use; `dinov2` and `clip` are those of newer ones. `coordinates` takes points of the plane as they are. All others
+take uint8 images of the data's own size and channels; whatever an extractor needs beyond that (scaling, resizing, three
+channels for gray) it does inside its own door.
 
 On disk an extractor is a folder with `weights.safetensors` and `card.json`.
 """
@@ -51,6 +52,7 @@ class Extractor(ABC):
     name: as in params.yaml. digest: of the weights. dimensions: of the features.
     feature_layer, logits_layer: names of what is looked at; `logits_layer` is None where no classes are named, and then
     `why_no_logits` says why. resizing: what is done to images before the first layer.
+    has_modes: whether logits are of the data's modes, see `coordinates.py`.
     precision: of the products inside. bfloat16 moves FID by a hundredth of its spread over sampling seeds (MNIST), is
     faster on GPUs and for Inception, and slower for the classifier on CPUs.
     cheap: whether an image more or less costs nothing to speak of. at_once: images that a CPU looks at together; more
@@ -63,6 +65,7 @@ class Extractor(ABC):
     feature_layer: str
     logits_layer: str | None
     why_no_logits: str = ""
+    has_modes: bool = False
     resizing: str
     precision: str = "float32"
     cheap: bool = False
@@ -75,7 +78,8 @@ class Extractor(ABC):
 
     @abstractmethod
     def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Images uint8 (n, height, width, channels) on the extractor's device to features and logits, float32."""
+        """Images as they are stored, uint8 (n, height, width, channels) or points, on the extractor's device, to
+        features and logits, float32."""
 
     @abstractmethod
     def look_between(self, images: Tensor) -> Tensor:
@@ -84,7 +88,8 @@ class Extractor(ABC):
 
     @torch.no_grad()
     def features(self, images: np.ndarray, batch_size: int = 250, title: str | None = None) -> Features:
-        """Features of images uint8 (n, height, width, channels), `batch_size` at a time; on a CPU no more than suit it.
+        """Features of images as they are stored (n, height, width, channels), `batch_size` at a time; on a CPU no more
+        than suit it.
 
         Args:
             title: shows progress under this title; None shows none.
@@ -176,6 +181,10 @@ def load_extractor(folder: Path, device: str = "cpu") -> Extractor:
     weights, digest = _read_weights(folder, card["digest"])
     if card["name"] == "classifier":
         extractor = _load_classifier(folder, card, weights, digest, device)
+    elif card["name"] == "coordinates":
+        from genforge.evaluation.coordinates import CoordinatesExtractor
+
+        extractor = CoordinatesExtractor(weights, digest, device)
     else:
         extractor = published(card["name"]).make(weights, digest, device)
     extractor.precision = card["precision"]

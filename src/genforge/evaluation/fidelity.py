@@ -1,8 +1,7 @@
 """The judge: looks at images once, and hands what was seen to every metric that is asked for.
 
-torch-fidelity computes what it has (KID, IS); what it lacks, or has slowly, is ours and stands in `measures/`, where
-FID, precision and recall are shown to be torch-fidelity's own numbers. The real images are looked at once for a data
-set, by the step `extractor`.
+The metrics stand in `measures/`, where those that torch-fidelity has, too, are shown to be its own numbers. The real
+images are looked at once for a data set, by the step `extractor`.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class Judge:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics of images that this extractor can give."""
-        return [name for name, item in METRICS.items() if item.needs == "images" or name in self._of_classes]
+        return [name for name, item in METRICS.items() if item.needs == "images" or name in self._of_extractor]
 
     @property
     def latent_metrics(self) -> list[str]:
@@ -74,14 +73,19 @@ class Judge:
         return [name for name, item in METRICS.items() if item.needs == "latent"]
 
     @property
-    def _of_classes(self) -> list[str]:
-        return [name for name, item in METRICS.items() if item.needs == "classes" and self.extractor.has_logits]
+    def _of_extractor(self) -> list[str]:
+        there = {"classes": self.extractor.has_logits, "modes": self.extractor.has_modes}
+        return [name for name, item in METRICS.items() if there.get(item.needs, False)]
 
     @property
     def left_out(self) -> dict[str, str]:
         """Metrics that it cannot give, each with the reason."""
         given = [*self.metrics, *self.latent_metrics]
-        return {name: self.extractor.why_no_logits for name in METRICS if name not in given}
+        return {name: self.extractor.why_no_logits for name in METRICS if name not in given and self._expected(name)}
+
+    def _expected(self, name: str) -> bool:
+        """Whether somebody could miss this metric: modes are known of points alone."""
+        return METRICS[name].needs != "modes" or self.shape.is_point
 
     def choose(self, names: Iterable[str] | None, where: str = "metrics") -> list[str]:
         """The metrics that are meant: those named, or all that cost little with this extractor.
@@ -93,13 +97,18 @@ class Judge:
             return self.metrics + (self.latent_metrics if self.extractor.cheap else [])
         chosen = check_metrics(names, where)
         for name in chosen:
-            if name in self.left_out:
-                raise UserError(f"{METRICS[name].title} cannot be computed: {self.left_out[name]}")
+            if name not in self.metrics + self.latent_metrics:
+                why = self.left_out.get(name, "only of points is it known which modes there are")
+                raise UserError(f"{METRICS[name].title} cannot be computed: {why}")
         return chosen
 
     def protocol(self, images: int) -> Protocol:
         """How `images` generated images are judged, whichever metrics are asked for."""
-        settings = {name: item.settings(images, len(self.reference.features)) for name, item in METRICS.items()}
+        settings = {
+            name: item.settings(images, len(self.reference.features))
+            for name, item in METRICS.items()
+            if self._expected(name)
+        }
         return Protocol(
             extractor=self.extractor.name,
             extractor_digest=self.extractor.digest,
@@ -182,10 +191,15 @@ class Judge:
         return found
 
 
-def check_images(images: np.ndarray, shape: ImageShape) -> None:
-    """Raises UserError unless `images` are uint8 (n, height, width, channels) of this shape, and enough of them."""
+def check_images(images: np.ndarray, shape: ImageShape, fewest: int = FEWEST_IMAGES) -> None:
+    """Raises UserError unless `images` are uint8 (n, height, width, channels), or points float32 (n, 1, 1, 2), of this
+    shape, and enough of them."""
     expected = (shape.height, shape.width, shape.channels)
-    if images.dtype != np.uint8:
+    if images.dtype != shape.stored and shape.is_point:
+        raise UserError(f"points are {images.dtype}, but the judge takes float32, x and y in [-1, 1]")
+    if shape.is_point and not np.isfinite(images).all():
+        raise UserError("some points are not finite (NaN or infinity); look for what made them so")
+    if images.dtype != shape.stored:
         broken = np.issubdtype(images.dtype, np.floating) and not np.isfinite(images).all()
         raise UserError(
             f"images are {images.dtype}{', some not finite (NaN or infinity)' if broken else ''}, but the judge takes "
@@ -199,5 +213,5 @@ def check_images(images: np.ndarray, shape: ImageShape) -> None:
             f"(n, height, width, channels); bring them to that shape, or prepare the data at theirs (data.image_size, "
             f"data.channels)"
         )
-    if len(images) < FEWEST_IMAGES:
-        raise UserError(f"{len(images)} images are too few to judge; give {FEWEST_IMAGES} at least, better thousands")
+    if len(images) < fewest:
+        raise UserError(f"{len(images)} images are too few to judge; give {fewest} at least, better thousands")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from genforge.evaluation.extractor import Extractor, Features
 from genforge.files import digest_file
@@ -62,6 +61,8 @@ class ClassDetector(Detector):
         )
 
     def flags(self, images: np.ndarray, seen: Features) -> np.ndarray:
+        from scipy.special import softmax
+
         assert seen.logits is not None
         probabilities = softmax(seen.logits.astype(np.float64), axis=1)
         return probabilities[:, self.unwanted].sum(axis=1) > self.threshold
@@ -100,7 +101,9 @@ class OnnxDetector(Detector):
         return np.concatenate(parts) > self.threshold
 
     def _scores(self, images: np.ndarray) -> np.ndarray:
-        ready = images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0
+        ready = images.transpose(0, 3, 1, 2).astype(np.float32)
+        if images.dtype == np.uint8:  # points are in [-1, 1] already
+            ready = ready / 127.5 - 1.0
         try:
             scores = np.asarray(self.session.run(None, {self.session.get_inputs()[0].name: ready})[0])
         except Exception as error:  # a wrong shape inside the user's network, whatever it raises

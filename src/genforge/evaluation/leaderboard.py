@@ -15,13 +15,18 @@ from typing import Any
 
 from rich.table import Table
 
+from genforge.evaluation.likelihood import Likelihood, require_comparable
 from genforge.evaluation.metrics import METRICS, metric
 from genforge.evaluation.protocol import Protocol, require_same
 from genforge.settings import UserError
 
 FLOOR = "floor"
 BASELINE = "baseline"  # the family of ceilings
+COLLAPSED = (
+    "collapsed"  # the role of a model that draws the same over and over: its numbers are shown, its place is not
+)
 HEADINGS = ("rank", "model", "family")
+BITS = "bits/dim"
 
 
 def build(results: Iterable[Mapping[str, Any]], metric_name: str) -> dict[str, Any]:
@@ -34,11 +39,11 @@ def build(results: Iterable[Mapping[str, Any]], metric_name: str) -> dict[str, A
 
     Returns:
         metric, protocol_name, protocol, and rows: the floor first, then models and ceilings from best to worst. Each
-        row has name, role (floor, model, ceiling), rank (1 is the best model; null for what is no model) and what
+        row has name, role (floor, model, ceiling, collapsed), rank (1 is the best model; null for all others) and what
         `results` had.
 
     Raises:
-        ProtocolMismatch: two results were judged in different ways.
+        ProtocolMismatch: two results were judged in different ways, or two likelihoods are of different images.
         UserError: the floor is missing, results are of different sampling seeds, or some result lacks the metric to
             rank by.
     """
@@ -50,6 +55,7 @@ def build(results: Iterable[Mapping[str, Any]], metric_name: str) -> dict[str, A
         (result["name"], Protocol.from_json(result["protocol"], result["name"])) for result in results
     )
     _check_seeds(results)
+    require_comparable((result["name"], found) for result in results if (found := likelihood(result)) is not None)
     for result in results:
         if metric_name not in result["metrics"]:
             raise UserError(f"{result['name']} has no {ranking.title} to be ranked by")
@@ -61,7 +67,7 @@ def build(results: Iterable[Mapping[str, Any]], metric_name: str) -> dict[str, A
     for result in ordered:
         if result["name"] == FLOOR:
             continue
-        role = "ceiling" if result["family"] == BASELINE else "model"
+        role = "ceiling" if result["family"] == BASELINE else COLLAPSED if result.get("collapsed") else "model"
         rank += role == "model"
         rows.append(_row(result, role, rank if role == "model" else None))
     return {"metric": metric_name, "protocol_name": protocol.name, "protocol": protocol.to_json(), "rows": rows}
@@ -100,6 +106,48 @@ def left_out(board: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def likelihood(row: Mapping[str, Any]) -> Likelihood | None:
+    """Of held-out images, where the model can tell it."""
+    told = row.get("likelihood")
+    return None if told is None else Likelihood.from_json(told)
+
+
+def with_likelihoods(board: Mapping[str, Any]) -> bool:
+    """Whether some row has a likelihood, so that there is a column of them."""
+    return any(row.get("likelihood") for row in board["rows"])
+
+
+def in_bits(row: Mapping[str, Any]) -> str:
+    """The cell of a row in that column."""
+    told = likelihood(row)
+    return "" if told is None else told.in_bits()
+
+
+def best_bits(board: Mapping[str, Any]) -> float | None:
+    """The fewest bits per dimension of 8-bit images."""
+    found = (likelihood(row) for row in board["rows"])
+    return min((told.bits for told in found if told is not None and told.bits_of_eight), default=None)
+
+
+def about_likelihoods(board: Mapping[str, Any]) -> list[str]:
+    """What the column is, then how each model's number was found."""
+    told = [(row["name"], found) for row in board["rows"] if (found := likelihood(row)) is not None]
+    if not told:
+        return []
+    protocol = told[0][1].protocol
+    first = (
+        f"Bits/dim: -log2 of the probability of an image over its {protocol.values} values, the mean over "
+        f"{protocol.images} images of the split `{protocol.split}` (digest {protocol.digest[:8]}, seed "
+        f"{protocol.seed}) ± half of its 95% interval; ≤ marks a bound; lower is better"
+    )
+    return [first, *(f"Bits/dim of {name}: {found.how}; {found.nats:.2f} nats an image" for name, found in told)]
+
+
+def collapses(board: Mapping[str, Any]) -> dict[str, str]:
+    """Models that have collapsed, each with what its collapse consists in."""
+    return {row["name"]: row["collapsed"] for row in board["rows"] if row["role"] == COLLAPSED}
+
+
 def best(board: Mapping[str, Any], name: str) -> float | None:
     """The best mean of a metric that was drawn by something: the floor is real and takes no part."""
     values = [
@@ -123,16 +171,21 @@ def render(board: Mapping[str, Any]) -> Table:
         table.add_column(heading)
     for name in columns(board):
         table.add_column(f"{METRICS[name].title} {METRICS[name].arrow}", justify="right")
+    if with_likelihoods(board):
+        table.add_column(f"{BITS} ↓", justify="right")
     table.add_column("images/s", justify="right")
-    if missing := left_out(board):
-        table.caption = "\n".join(f"no {title}: {why}" for title, why in missing.items())
-        table.caption_justify = "left"
+    notes = [f"{name} has collapsed: {why}" for name, why in collapses(board).items()]
+    notes += [f"no {title}: {why}" for title, why in left_out(board).items()]
+    if notes:
+        table.caption, table.caption_justify = "\n".join(notes), "left"
     bests = {name: best(board, name) for name in columns(board)}
     for row in board["rows"]:
         cells = []
         for name in columns(board):
             bold = row["role"] != "floor" and row["metrics"][name]["mean"] == bests[name]
             cells.append(f"[bold]{with_error(row, name)}[/bold]" if bold else with_error(row, name))
+        if with_likelihoods(board):
+            cells.append(in_bits(row))
         style = "dim" if row["role"] == "floor" else "cyan" if row["role"] == "ceiling" else None
         table.add_row(place(row), row["name"], row["family"], *cells, speed(row), style=style)
     return table
@@ -155,8 +208,10 @@ def markdown(board: Mapping[str, Any]) -> str:
         f"- {METRICS[name].title}: {METRICS[name].meaning}; {METRICS[name].better} is better"
         for name in (*names, *others)
     ]
+    meanings += [f"- {line}" for line in about_likelihoods(board)]
     reasons = [f"- no {title}: {why}" for title, why in left_out(board).items()]
-    return "\n".join([*lines, "", about, "", *meanings, *reasons, ""])
+    collapsed = [f"- {name} has collapsed: {why}; it has no rank" for name, why in collapses(board).items()]
+    return "\n".join([*lines, "", about, "", *collapsed, *meanings, *reasons, ""])
 
 
 def _rows_of(
@@ -169,7 +224,9 @@ def _rows_of(
     """A table in Markdown: what `begin` says of a row, its metrics with the best in bold, and its speed."""
     bests = {name: best(board, name) for name in names}
     headings, metrics = list(headings), [f"{METRICS[name].title} {METRICS[name].arrow}" for name in names]
-    numbers = [*metrics, "images/s"] if speeds else metrics
+    bits = speeds and with_likelihoods(board)
+    fewest = best_bits(board)
+    numbers = [*metrics, *([f"{BITS} ↓"] if bits else []), *(["images/s"] if speeds else [])]
     lines = [
         "| " + " | ".join([*headings, *numbers]) + " |",
         "|" + " --- |" * len(headings) + " ---: |" * len(numbers),
@@ -180,6 +237,10 @@ def _rows_of(
             text = with_error(row, name)
             bold = text and row["role"] != "floor" and row["metrics"][name]["mean"] == bests[name]
             cells.append(f"**{text}**" if bold else text)
+        if bits:
+            told = likelihood(row)
+            bold = told is not None and told.bits_of_eight and told.bits == fewest
+            cells.append(f"**{in_bits(row)}**" if bold else in_bits(row))
         lines.append("| " + " | ".join([*cells, speed(row)] if speeds else cells) + " |")
     return lines
 
@@ -196,11 +257,14 @@ def comma_separated(board: Mapping[str, Any]) -> str:
             "rank",
             "family",
             *chain.from_iterable((name, f"{name}_low", f"{name}_high") for name in names),
+            "bits_per_dimension",
         ]
     )
     for row in board["rows"]:
         values = [row["metrics"].get(name, {}).get(part, "") for name in names for part in ("mean", "low", "high")]
-        writer.writerow([row["name"], row["role"], row["rank"] or "", row["family"], *values])
+        told = likelihood(row)
+        bits = told.bits if told is not None and told.bits_of_eight else ""
+        writer.writerow([row["name"], row["role"], row["rank"] or "", row["family"], *values, bits])
     return text.getvalue()
 
 

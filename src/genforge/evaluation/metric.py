@@ -6,6 +6,7 @@ function, and they stand in the protocol: a number is computed from the very pro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -74,7 +75,7 @@ class Metric:
     settings: of a number of generated and of real images.
     prepare: what it wants to know of the real images, computed once a data set: features (m, dimensions) and a seed to
         arrays, under names that begin with the name of its file.
-    needs: images alone, an extractor that names classes, or a model with a latent.
+    needs: images alone, an extractor that names classes, one that knows the data's modes, or a model with a latent.
     decimals: how many a person is shown. main: whether it stands in short tables.
     """
 
@@ -85,7 +86,7 @@ class Metric:
     compute: Callable[..., float]
     settings: Callable[[int, int], dict[str, Any]] = no_settings
     prepare: Callable[[np.ndarray, int], dict[str, np.ndarray]] | None = None
-    needs: Literal["images", "classes", "latent"] = "images"
+    needs: Literal["images", "classes", "modes", "latent"] = "images"
     decimals: int = 3
     main: bool = False
 
@@ -106,4 +107,6 @@ class Metric:
         return self.key(value) < self.key(than)
 
     def show(self, value: float) -> str:
-        return f"{value:.{self.decimals}f}"
+        """With `decimals`; what these would leave nothing of, as of distances between points, with two digits."""
+        small = 0.0 < abs(value) < 0.5 * 10.0**-self.decimals
+        return f"{value:.{1 - math.floor(math.log10(abs(value)))}f}" if small else f"{value:.{self.decimals}f}"

@@ -10,6 +10,7 @@ from genforge.evaluation.measures.duplicates import DUPLICATES
 from genforge.evaluation.measures.frechet import FID
 from genforge.evaluation.measures.inception_score import INCEPTION_SCORE
 from genforge.evaluation.measures.kernel import KID
+from genforge.evaluation.measures.modes import MODES
 from genforge.evaluation.measures.monge import MIND
 from genforge.evaluation.measures.neighbours import COVERAGE, DENSITY, PRECISION, RECALL
 from genforge.evaluation.measures.path_length import PATH_LENGTH
@@ -28,6 +29,7 @@ METRICS: dict[str, Metric] = {
         COVERAGE,
         MIND,
         CLASSES,
+        MODES,
         DUPLICATES,
         FEATURE_DIVERSITY,
         PATH_LENGTH,

@@ -8,6 +8,7 @@ component.
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ class Baseline(Network):
     """A distribution over images that fits itself. forward(latent (n, image.size + 1)) -> (n, c, h, w)."""
 
     kind: ClassVar[PortKind] = "latent_to_image"
+    takes_points = True
 
     @abstractmethod
     def fit(self, data: TrainingData) -> None:
@@ -42,6 +44,16 @@ class Baseline(Network):
     @abstractmethod
     def draw(self, pixels: Tensor, choice: Tensor) -> Tensor:
         """Standard normal noise, (n, image.size) and (n,), to flat images (n, image.size)."""
+
+    @abstractmethod
+    def log_density(self, points: Tensor, cell: float = 0.0) -> Tensor:
+        """Natural logarithm of the density of flat images, (n, image.size) float64 in [-1, 1], to (n,); -inf where the
+        baseline never draws.
+
+        Args:
+            cell: of what was fitted to images on a grid this wide, made continuous by uniform noise over their cells;
+                0: of what was fitted, which may have no density where a value never varied.
+        """
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         shape = self.port.image
@@ -75,6 +87,12 @@ class Box(Baseline):
 
     def draw(self, pixels: Tensor, choice: Tensor) -> Tensor:
         return self.low + (self.high - self.low) * torch.special.ndtr(pixels)
+
+    def log_density(self, points: Tensor, cell: float = 0.0) -> Tensor:
+        low, high = self.low.double() - cell / 2, self.high.double() + cell / 2
+        # The border belongs to the box: float32 rounds values at it by up to 6e-8.
+        inside = ((points >= low - 1e-6) & (points <= high + 1e-6)).all(dim=1)
+        return torch.where(inside, -(high - low).log().sum(), -torch.inf)
 
 
 class GaussianSettings(Settings):
@@ -120,6 +138,13 @@ class Gaussian(Baseline):
     def draw(self, pixels: Tensor, choice: Tensor) -> Tensor:
         along = pixels @ self.directions
         return self.mean + self.rest * pixels + ((self.deviations - self.rest) * along) @ self.directions.T
+
+    def log_density(self, points: Tensor, cell: float = 0.0) -> Tensor:
+        noise = variance_of(cell)
+        variances = self.deviations.double().square() + noise
+        along, beside = _split(points - self.mean, self.directions)
+        inside = 0.5 * (along.square() / variances + (2 * math.pi * variances).log()).sum(dim=1)
+        return -inside - _evenly(beside, self.rest.double().square() + noise, _left_over(self.directions))
 
 
 class MixtureSettings(Settings):
@@ -207,6 +232,45 @@ class Mixture(Baseline):
             chosen = component == one
             within[chosen] += along[chosen] @ self.factors[one].T
         return self.mean + self.rest * pixels + (within - self.rest * along) @ self.directions.T
+
+    def log_density(self, points: Tensor, cell: float = 0.0) -> Tensor:
+        noise = variance_of(cell)
+        along, beside = _split(points - self.mean, self.directions)
+        told = []
+        shares = self.shares.double().log()
+        for share, centre, factor in zip(shares, self.centres.double(), self.factors.double(), strict=True):
+            covariance = factor @ factor.T + noise * torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+            root = torch.linalg.cholesky(covariance)
+            whitened = torch.linalg.solve_triangular(root, (along - centre).T, upper=False)  # (rank, n)
+            determinant = root.diagonal().log().sum()
+            constant = 0.5 * len(centre) * math.log(2 * math.pi)
+            told.append(share - determinant - constant - 0.5 * whitened.square().sum(dim=0))
+        outside = _evenly(beside, self.rest.double().square() + noise, _left_over(self.directions))
+        return torch.stack(told).logsumexp(dim=0) - outside
+
+
+def variance_of(cell: float) -> float:
+    """Of noise that is uniform over a cell."""
+    return cell**2 / 12
+
+
+def _split(centred: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Float64 points less their mean: what lies along the directions, (n, rank), and the squared length of the rest,
+    (n,)."""
+    along = centred @ directions.double()
+    return along, (centred.square().sum(dim=1) - along.square().sum(dim=1)).clamp(min=0.0)
+
+
+def _left_over(directions: Tensor) -> int:
+    """How many directions there are beside these."""
+    return directions.shape[0] - directions.shape[1]
+
+
+def _evenly(squared: Tensor, variance: Tensor, dimensions: int) -> Tensor:
+    """Negative log density of points of these squared lengths, (n,), under a centred Gaussian of one variance."""
+    if dimensions == 0:
+        return torch.zeros_like(squared)
+    return 0.5 * (squared / variance + dimensions * (2 * math.pi * variance).log())
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class Denoiser(Network):
 
     kind: ClassVar[PortKind] = "denoiser"
     inner: ClassVar[tuple[str, ...]] = ("backbone",)
-    path: ClassVar[PathName]
+    takes_points = True
+    path: PathName
 
     @classmethod
     def inner_port(cls, key: str, settings: Settings, port: Port) -> Port:

@@ -35,6 +35,7 @@ class Generator(Network):
 
     kind: ClassVar[PortKind] = "latent_to_image"
     settings_type = GeneratorSettings
+    takes_points = True
 
     def __init__(self, settings: GeneratorSettings, port: Port) -> None:
         super().__init__(settings, port)
@@ -69,6 +70,7 @@ class Critic(Network):
 
     kind: ClassVar[PortKind] = "image_to_vector"
     settings_type = CriticSettings
+    takes_points = True
 
     def __init__(self, settings: CriticSettings, port: Port) -> None:
         super().__init__(settings, port)

@@ -32,8 +32,9 @@ class ClosedForm(Objective):
         network = networks["network"]
         if not isinstance(network, Baseline):
             raise UserError(
-                f"objective 'closed-form' trains networks that fit themselves (box, gaussian, mixture), not a "
-                f"{type(network).__name__}; choose one of these for networks.network, or another objective"
+                f"objective 'closed-form' trains networks that fit themselves (box, gaussian, mixture, "
+                f"kernel-density), not a {type(network).__name__}; choose one of these for networks.network, or "
+                f"another objective"
             )
         self.network = self.exported = network
         self.players = []

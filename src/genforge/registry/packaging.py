@@ -25,6 +25,7 @@ from genforge import catalog
 from genforge.catalog import Exported
 from genforge.files import read_json, write_json
 from genforge.imports import NAME, closure, code_digest
+from genforge.registry.clean_process import owners_of_modules
 from genforge.tracking.mlflow_store import quiet
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def signature(exported: Exported) -> ModelSignature:
     if exported.port.classes:
         inputs.append(ColSpec(DataType.long, "label", required=False))
     image = exported.port.image
-    pixels = TensorSpec(np.dtype(np.uint8), (-1, image.height, image.width, image.channels))
+    pixels = TensorSpec(np.dtype(image.stored), (-1, image.height, image.width, image.channels))
     defaults = {"seed": 0, "first": 0, "batch_size": 250}
     params = [ParamSpec(key, DataType.long, value) for key, value in defaults.items()]
     return ModelSignature(Schema(inputs), Schema([pixels]), ParamSchema(params))
@@ -98,7 +99,7 @@ def signature(exported: Exported) -> ModelSignature:
 def requirements(modules: Iterable[str]) -> list[str]:
     """The packages that `modules` and the served model import, at the versions that are installed here."""
     found = {name for path in [SCRIPT, *closure(modules).values()] for name in _foreign_imports(path)}
-    packages = metadata.packages_distributions()
+    packages = owners_of_modules()
     # One name may come from several distributions (mlflow and mlflow-skinny): the one of that name is meant.
     distributions = {next((p for p in packages[name] if p.lower() == name), packages[name][0]) for name in found}
     # The public part of a version: `2.13.0`, not `2.13.0+cpu`, which only some indexes have.

@@ -27,8 +27,9 @@ class ServedModel(PythonModel):
     """Draws images.
 
     Input: rows with `n`, how many images, and for a conditional model `label` (none: every class as often). Output:
-    the rows' images one after another, uint8 (images, height, width, channels). Parameters: `seed`; `first`, the number
-    of the first image of this seed; `batch_size`, images drawn together. Image i of a seed is always the same image.
+    the rows' images one after another, uint8 (images, height, width, channels), or points float32 (points, 1, 1, 2).
+    Parameters: `seed`; `first`, the number of the first image of this seed; `batch_size`, images drawn together. Image
+    i of a seed is always the same image.
 
     In `mlflow models serve` every image leaves with its provenance. The output is a list of objects, one an image, with
     `png` (a PNG file in base64, with text and, from 64x64 up, a watermark), `model`, `version`, `weights`, `seed`,

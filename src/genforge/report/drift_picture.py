@@ -10,7 +10,7 @@ from genforge.evaluation.drift import Drift
 from genforge.pictures import grid
 from genforge.report.figures import LIGHT, Theme, _axes, _figure, _save
 
-SHOWN, COLUMNS = 32, 8  # images of a side
+SHOWN, COLUMNS = 64, 8  # images of a side
 
 
 def draw(path: Path, drift: Drift, known: np.ndarray, new: np.ndarray, theme: Theme = LIGHT) -> None:

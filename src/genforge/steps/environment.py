@@ -136,7 +136,7 @@ def checkpoint_bytes(project: Project) -> int:
 
     prepared = Prepared.open(project.prepared)
     sizes = [0]
-    for recipe in resolve_all(project.config.recipes).values():
+    for recipe in resolve_all(project.config.recipes, project.config.data.source == "points").values():
         objective = build_objective(recipe, prepared.shape, len(prepared.classes))
         modules = [*(player.module for player in objective.players), objective.exported]
         tensors = {id(tensor): tensor.numel() for module in modules for tensor in module.parameters()}

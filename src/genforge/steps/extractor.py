@@ -1,7 +1,8 @@
 """Make the eyes of the judge, and let them look at the training split once.
 
 The classifier learns the data's labels, or rotations where there are no two classes. It is trained by the same loop as
-every model, kept as they are (`kept.py`), and checked on the validation split.
+every model, kept as they are (`kept.py`), and checked on the validation split. Points are their own features: of them
+only where their modes lie is written down.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from genforge.steps.project import Project
 if TYPE_CHECKING:
     from genforge.data.loading import Prepared
     from genforge.objectives.classification import Classification, Task
+    from genforge.training.settings import TrainingSettings
 
 
 def run(project: Project, name: str | None = None) -> None:
@@ -38,6 +40,8 @@ def run(project: Project, name: str | None = None) -> None:
     ):
         if project.config.extractor.name == "classifier":
             _train_classifier(project, prepared, folder)
+        elif project.config.extractor.name == "coordinates":
+            _fit_coordinates(project, prepared, folder)
         else:
             _keep_published(project, prepared, folder)
         extractor = load_extractor(folder, project.device)
@@ -51,7 +55,6 @@ def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> Non
     from genforge.objectives.classification import ROLE, Classification, ClassificationSettings
     from genforge.tracking import runs as tracking
     from genforge.training.loop import train
-    from genforge.training.settings import TrainingSettings
 
     settings = project.config.extractor
     task: Task = "labels" if len(prepared.classes) >= 2 else "rotations"
@@ -63,19 +66,7 @@ def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> Non
     network = Classifier(Classifier.settings_type.read({"width": settings.width}, "extractor"), port)
     objective = Classification(learning, {ROLE: network})
     data = DeviceData(prepared, split="train", device=project.device, seed=seed)
-    training = TrainingSettings.read(
-        {
-            "steps": settings.steps,
-            "batch_size": settings.batch_size,
-            "optimizer": {"name": "adamw", "learning_rate": 4e-3, "betas": (0.9, 0.99), "weight_decay": 0.01},
-            "warmup_steps": settings.steps // 10,
-            "schedule": "cosine",
-            "ema": 0.99,
-            "precision": "float32",
-            "channels_last": True,
-        },
-        "extractor",
-    )
+    training = classifier_training(settings.steps, settings.batch_size)
     inputs = {
         "extractor": settings.model_dump(mode="json"),
         "training": training.model_dump(mode="json"),
@@ -106,6 +97,25 @@ def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> Non
     forget_others(checkpoints)
 
 
+def classifier_training(steps: int, batch_size: int) -> TrainingSettings:
+    """How a classifier is trained, here and wherever one is asked what images are worth."""
+    from genforge.training.settings import TrainingSettings
+
+    return TrainingSettings.read(
+        {
+            "steps": steps,
+            "batch_size": batch_size,
+            "optimizer": {"name": "adamw", "learning_rate": 4e-3, "betas": (0.9, 0.99), "weight_decay": 0.01},
+            "warmup_steps": steps // 10,
+            "schedule": "cosine",
+            "ema": 0.99,
+            "precision": "float32",
+            "channels_last": True,
+        },
+        "extractor",
+    )
+
+
 def validation_accuracy(objective: Classification, prepared: Prepared, device: str, seed: int) -> float:
     """Share of the validation images that are named rightly; rotations are drawn by the seed."""
     import numpy as np
@@ -126,6 +136,16 @@ def validation_accuracy(objective: Classification, prepared: Prepared, device: s
             seen, answers = objective.question(batch)
             right += int((objective.exported(seen).argmax(dim=1) == answers).sum())
     return right / len(images)
+
+
+def _fit_coordinates(project: Project, prepared: Prepared, folder: Path) -> None:
+    from genforge.evaluation.coordinates import CoordinatesExtractor, fit_modes
+    from genforge.evaluation.extractor import write_card, write_weights
+
+    modes = fit_modes(prepared.images("train"), prepared.labels("train"), len(prepared.classes))
+    extractor = CoordinatesExtractor(modes, write_weights(folder, modes), "cpu")
+    about: dict[str, Any] = {"settings": project.config.extractor.model_dump(), **_about(project, prepared)}
+    write_card(folder, extractor, {"kind": "points", "validation_accuracy": None, **about})
 
 
 def _keep_published(project: Project, prepared: Prepared, folder: Path) -> None:

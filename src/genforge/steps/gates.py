@@ -187,11 +187,19 @@ def open_candidate(project: Project, name: str, ground: Ground) -> Candidate:
 
 def draw_pairs(candidate: Candidate, ground: Ground, path: Path) -> None:
     """The picture of the samples that look most like copies, each beside its nearest training image."""
+    from genforge import scatter
     from genforge.evaluation.memorization import nearest, pairs
-    from genforge.pictures import grid, save_png
+    from genforge.pictures import POINTS_TO_SEE, grid, save_png
 
     found = nearest(candidate.all_seen.features, ground.reference.features)
-    save_png(path, grid(pairs(candidate.all_images, ground.training, found, PAIRS), PAIR_COLUMNS))
+    both = pairs(candidate.all_images, ground.training, found, PAIRS)
+    if both.dtype == np.uint8:
+        save_png(path, grid(both, PAIR_COLUMNS))
+    else:
+        training = scatter.scatter(ground.training[:POINTS_TO_SEE])
+        worst = scatter.scatter(both, np.arange(len(both)) % 2)
+        titles = ["training points", f"{PAIRS} samples (blue) on training points (orange)"]
+        save_png(path, scatter.row([training, worst], titles))
 
 
 def own_verdict(project: Project, name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from genforge.evaluation.leaderboard import with_error
+from genforge.evaluation.leaderboard import COLLAPSED, with_error
 from genforge.evaluation.metrics import metric as metric_of
 from genforge.files import digest_file, read_json, write_json
 from genforge.progress import say
@@ -54,7 +54,10 @@ def run(project: Project, name: str | None = None) -> None:
             row = (passing or best)[0]
             reason = aliases.offer(STAGING, row["name"], versions[row["name"]][0])
         else:
+            collapsed = [row["name"] for row in board["rows"] if row["role"] == COLLAPSED]
             reason = "only baselines were trained, and they are not registered"
+            if collapsed:
+                reason = f"no model is left to register: {', '.join(collapsed)} collapsed"
         staged = aliases.registry.holder(STAGING)
         result = {
             "model": project.config.data.name,

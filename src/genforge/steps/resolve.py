@@ -31,7 +31,7 @@ def check(config: Config) -> dict[str, Recipe]:
     """
     from genforge.steps.search import check_defaults
 
-    recipes = resolve_all(config.recipes)
+    recipes = resolve_all(config.recipes, points=config.data.source == "points")
     build_gates(config.gates)
     if config.search.trials:
         for name, recipe in recipes.items():

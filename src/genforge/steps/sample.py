@@ -22,12 +22,13 @@ def run(project: Project, name: str | None = None) -> None:
     from genforge.catalog import target
     from genforge.data.loading import Prepared
     from genforge.models import load
-    from genforge.pictures import grid, save_png
+    from genforge.pictures import enough, save_png, sheet
     from genforge.progress import Bar
 
     settings = project.config.evaluation
     model = load(project.model(name), target, project.device)
-    labels = labels_of(model.classes, Prepared.open(project.prepared), settings.images)
+    prepared = Prepared.open(project.prepared)
+    labels = labels_of(model.classes, prepared, settings.images)
 
     seconds = 0.0
     with (
@@ -47,7 +48,10 @@ def run(project: Project, name: str | None = None) -> None:
             images = np.concatenate(parts)
             write_array(folder / f"seed-{seed}.npy", images)
             if seed == settings.seeds[0]:
-                save_png(folder / "grid.png", grid(images[:SHOWN]))
+                save_png(
+                    folder / "grid.png",
+                    sheet(images[: enough(model.shape.stored, SHOWN)], real=prepared.images("test")),
+                )
         if labels is not None:
             write_array(folder / "labels.npy", labels.numpy())
         count = settings.images * len(settings.seeds)

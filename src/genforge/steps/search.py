@@ -23,7 +23,6 @@ from genforge.steps.project import Project
 if TYPE_CHECKING:
     from genforge.search.plan import Found, Plan
 
-METRIC = "fid"
 TRIAL = "genforge.steps.search_trial:open_trials"
 
 
@@ -36,10 +35,10 @@ def run(project: Project, name: str | None = None) -> None:
     if name is None:
         raise UserError("step search: name a recipe, such as `genforge step search gan`")
     recipe = project.recipe(name)
-    settings = project.config.search
+    settings, metric = project.config.search, project.config.registry.metric
     if not recipe.search.space or settings.trials == 0:
         with replacing_folder(project.search(name)) as folder:
-            write_json(folder / "best.json", {"settings": {}, "value": None, "metric": METRIC, "trials": 0})
+            write_json(folder / "best.json", {"settings": {}, "value": None, "metric": metric, "trials": 0})
         return
 
     from genforge.search.run import run_search
@@ -56,7 +55,7 @@ def run(project: Project, name: str | None = None) -> None:
             _write(folder, name, plan, found, protocol)
         record.artifact(project.search(name), "search")
         assert found.best.value is not None
-        record.metrics(0, {f"best_{METRIC}": found.best.value})
+        record.metrics(0, {f"best_{metric}": found.best.value})
     _forget_others(state)
 
 
@@ -96,7 +95,7 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
     from genforge.evaluation.metrics import METRICS
     from genforge.search.plan import Plan
 
-    settings = project.config.search
+    settings, metric = project.config.search, project.config.registry.metric
     steps = max(settings.reports, round(settings.steps_share * recipe.training["steps"]))
     return Plan(
         name=name,
@@ -106,14 +105,14 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
         arguments={
             "root": str(project.root.resolve()),
             "recipe": name,
-            "metric": METRIC,
+            "metric": metric,
             "steps": steps,
             "reports": settings.reports,
             "images": settings.images,
             "seed": derive(project.config.seed, "search", name),
             "parent": parent,
         },
-        better=METRICS[METRIC].better,
+        better=METRICS[metric].better,
         trials=settings.trials,
         seed=project.config.seed,
         lease=settings.lease,
@@ -129,7 +128,7 @@ def _digest(project: Project, recipe: Recipe) -> str:
     extractor = sorted(path for path in project.extractor.iterdir() if path.is_file())
     return digest_json(
         {
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json", exclude={"density"}),
             "code": recipe.code_digest(),
             "trial_code": code_digest([TRIAL.partition(":")[0]]),  # the judge's and the data's with it
             "extractor": {path.name: digest_file(path) for path in extractor},
@@ -137,6 +136,7 @@ def _digest(project: Project, recipe: Recipe) -> str:
             "horizontal_flip": project.config.data.horizontal_flip,
             "seed": project.config.seed,
             "device": project.device_of_workers,
+            "metric": project.config.registry.metric,
             "trial": settings.model_dump(include={"steps_share", "reports", "images"}),
         }
     )
@@ -157,7 +157,7 @@ def _write(folder: Path, name: str, plan: Plan, found: Found, protocol: str) -> 
         {
             "settings": settings,
             "value": found.best.value,
-            "metric": METRIC,
+            "metric": plan.arguments["metric"],
             "protocol": protocol,
             "trials": len(found.rows),
             "trial": found.best.number,
@@ -170,7 +170,7 @@ def _write(folder: Path, name: str, plan: Plan, found: Found, protocol: str) -> 
     write_trials(folder / "trials.csv", found, sorted(plan.space))
     values = {row.number: row.value for row in found.rows if row.state == "complete" and row.value is not None}
     pruned = {row.number: row.value for row in found.rows if row.state == "pruned" and row.value is not None}
-    figures.search_history(folder / "history.png", values, pruned, plan.better, METRIC.upper())
+    figures.search_history(folder / "history.png", values, pruned, plan.better, str(plan.arguments["metric"]).upper())
     if found.importances:
         figures.importances(folder / "importance.png", found.importances)
 
@@ -187,14 +187,17 @@ def write_trials(path: Path, found: Found, keys: list[str]) -> None:
 
 
 def _say_what_was_found(plan: Plan, found: Found) -> None:
-    best, default = found.best, found.rows[0]
+    from genforge.evaluation.metrics import METRICS
+
+    metric, best, default = METRICS[plan.arguments["metric"]], found.best, found.rows[0]
     assert best.value is not None
+    value = f"{metric.name} {metric.show(best.value)}"
     if best.number == 0:
-        say(f"search of {plan.name}: the recipe's own settings were best of {plan.trials} ({METRIC} {best.value:.2f})")
+        say(f"search of {plan.name}: the recipe's own settings were best of {plan.trials} ({value})")
         return
-    own = f"{default.value:.2f}" if default.value is not None else "failed"
+    own = metric.show(default.value) if default.value is not None else "failed"
     changed = ", ".join(f"{key} {_short(value)}" for key, value in best.settings.items())
-    say(f"search of {plan.name}: {METRIC} {own} -> {best.value:.2f} in trial {best.number} of {plan.trials}: {changed}")
+    say(f"search of {plan.name}: from {own} to {value} in trial {best.number} of {plan.trials}: {changed}")
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,7 @@ from genforge import catalog
 from genforge.data.loading import DeviceData, Prepared
 from genforge.evaluation.fidelity import Judge
 from genforge.models import Model
-from genforge.pictures import grid
+from genforge.pictures import enough, sheet
 from genforge.randomness import seed_everything
 from genforge.search.plan import Lost, Pruned
 from genforge.search.tickets import Trial
@@ -53,6 +53,8 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
             "training.steps": steps,
             "training.checkpoint_every": max(1, steps // reports),
             "training.rollbacks": 0,
+            "training.averages.choose": None,
+            "training.averages.snapshots": 0,
         }
         changed = catalog.with_settings(recipe, {**trial.settings, **short}, f"recipes.{name}.search")
         seed_everything(seed)
@@ -66,7 +68,7 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
             images = model.draw(seed, images_each, labels=labels)
             last = judge.score(images, [metric])[metric]
             record.metrics(step, {metric: last})
-            record.image("samples", step, grid(images[:SHOWN]))
+            record.image("samples", step, sheet(images[: enough(model.shape.stored, SHOWN)]))
             trial.report(step, last)
 
         with tracking.run(

@@ -33,7 +33,8 @@ class History:
         log: is told the step and its values. show: the step and its images.
 
     Attributes:
-        rows: step to logged values, all finite. images: step to observed images, uint8 (n, height, width, channels).
+        rows: step to logged values, all finite. images: step to observed images, as they are stored (n, height, width,
+            channels).
     """
 
     def __init__(self, log: Log | None = None, show: Show | None = None) -> None:
@@ -92,7 +93,3 @@ class History:
         writer.writerows({"step": step, **values} for step, values in self.rows.items())
         with replacing(path, "w") as file:
             file.write(text.getvalue())
-
-    def film(self) -> np.ndarray:
-        """The observed images in the order of their steps, uint8 (steps * n, ...), for a grid of n columns."""
-        return np.concatenate(list(self.images.values()))

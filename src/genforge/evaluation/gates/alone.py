@@ -15,7 +15,7 @@ class AloneSettings(GateSettings):
         1.0,
         ge=0.0,
         description="levels of 0 to 255 by which they may differ on average from the judged ones: other "
-        "batches round differently",
+        "batches round differently; of points, such steps of the plane from -1 to 1",
     )
     reason: Reason = "what is served must be what was judged, without this project"
 
@@ -29,10 +29,11 @@ class DrawsAlone(Gate):
         evidence = {"seconds": found.seconds, "requirements": list(found.requirements), "problem": found.problem}
         if found.problem or found.images is None:
             return Finding(False, f"in a process with only its own requirements: {found.problem}", evidence)
-        if found.images.shape != expected.shape or found.images.dtype != np.uint8:
-            words = f"it draws {found.images.dtype} {found.images.shape} there, not uint8 {expected.shape}"
+        if found.images.shape != expected.shape or found.images.dtype != expected.dtype:
+            words = f"it draws {found.images.dtype} {found.images.shape} there, not {expected.dtype} {expected.shape}"
             return Finding(False, words, evidence)
-        apart = float(np.abs(found.images.astype(int) - expected).mean())
+        level = 1.0 if expected.dtype == np.uint8 else 1 / 127.5
+        apart = float(np.abs(found.images.astype(float) - expected).mean() / level)
         evidence["levels_apart"] = apart
         words = (
             f"with only its own {len(found.requirements)} requirements it loads and draws within "
