@@ -30,8 +30,9 @@ class Provenance:
 
     model: the registered model's name, or that of a trained folder. version: its number there, None outside of a
     registry. weights: hex digest of all that its images depend on (`models.digest`). seed, index: image `index` of
-    `seed` is this image, each time it is drawn. label: the class that was asked for, None where none was.
-    images: how many, from `index` on, a picture holds that shows several in `columns` columns.
+    `seed` is this image, each time it is drawn. label: the class that was asked for, None where none was. way: how it
+    was drawn, such as `inpainting`; empty: from noise alone. images: how many, from `index` on, a picture holds that
+    shows several in `columns` columns.
     """
 
     model: str
@@ -39,7 +40,8 @@ class Provenance:
     weights: str
     seed: int
     index: int
-    label: int | None = None
+    label: int | str | None = None  # its number or name, as it was asked for
+    way: str = ""
     images: int = 1
     columns: int = 1
 
@@ -48,13 +50,13 @@ class Provenance:
         """What the watermark says: the first 32 bits of the digest."""
         return int(self.weights[:8], 16)
 
-    def of(self, index: int, label: int | None = None) -> Provenance:
+    def of(self, index: int) -> Provenance:
         """The same for another image of this seed."""
-        return replace(self, index=index, label=label)
+        return replace(self, index=index)
 
     def to_text(self) -> dict[str, str]:
         """Keyword to text."""
-        values = {key: value for key, value in asdict(self).items() if value is not None}
+        values = {key: value for key, value in asdict(self).items() if value not in (None, "")}
         if self.images == 1:
             del values["images"], values["columns"]
         return {"Software": SOFTWARE, **{PREFIX + key: str(value) for key, value in values.items()}}
@@ -65,7 +67,8 @@ class Provenance:
         values: dict[str, Any] = {
             key.removeprefix(PREFIX): value for key, value in text.items() if key.startswith(PREFIX)
         }
-        numbers = {"version", "seed", "index", "label", "images", "columns"} & values.keys()
+        numbers = {"version", "seed", "index", "images", "columns"} & values.keys()
+        numbers |= {"label"} if values.get("label", "").isdecimal() else set()
         try:
             int(values["weights"][:8], 16)
             return cls(**{"version": None, **values, **{key: int(values[key]) for key in numbers}})
@@ -89,17 +92,22 @@ def png(image: np.ndarray, provenance: Provenance) -> bytes:
 
 
 def served(images: np.ndarray, labels: list[int | None], first: Provenance) -> list[dict[str, Any]]:
-    """What a server answers: an object an image, with the marked PNG in base64 and the same words beside it.
+    """What a server answers: an object an image, with the marked PNG in base64 and the same words beside it. Points
+    have no picture: they come as `point`, their numbers.
 
     Args:
-        images: uint8 (n, height, width, channels), images `first.index` to `first.index + n - 1` of a seed.
+        images: uint8 (n, height, width, channels), or points float32 (n, 1, 1, 2): images `first.index` to
+            `first.index + n - 1` of a seed.
         labels: of each image, None where none was asked for.
     """
     answers = []
     for number, (image, label) in enumerate(zip(mark(images, first), labels, strict=True)):
-        own = first.of(first.index + number, label)
-        words = {key: value for key, value in asdict(own).items() if key not in ("images", "columns")}
-        answers.append({"png": base64.b64encode(png(image, own)).decode("ascii"), **words})
+        own = replace(first, index=first.index + number, label=label)
+        words = {key: value for key, value in asdict(own).items() if key not in ("way", "images", "columns")}
+        if image.dtype == np.uint8:
+            answers.append({"png": base64.b64encode(png(image, own)).decode("ascii"), **words})
+        else:
+            answers.append({"point": image.ravel().tolist(), **words})
     return answers
 
 

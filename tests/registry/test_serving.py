@@ -112,7 +112,7 @@ def test_a_served_image_is_that_of_its_seed_and_says_so(
             pixels, said = np.asarray(picture), read_text(picture)
         assert said == Provenance("digits", 2, weights, 5, answer["index"], answer["label"])
         assert {key: answer[key] for key in answer if key != "png"} == {
-            key: value for key, value in asdict(said).items() if key not in ("images", "columns")
+            key: value for key, value in asdict(said).items() if key not in ("way", "images", "columns")
         }
         labels = None if said.label is None else torch.tensor([said.label])
         drawn = model.draw(5, 1, said.index, labels)

@@ -48,6 +48,13 @@ def test_every_png_says_which_image_of_which_model_it_is(registered: tuple[Path,
     assert (finding.parts, finding.marked) == (5, 5)
 
 
+def test_a_class_that_was_asked_for_is_said(tmp_path: Path) -> None:
+    trained_folder(tmp_path / "gan", "gan", classes=3)
+    draw("gan", 2, 4, tmp_path / "folder", tmp_path, label="2")
+    finding = examine(tmp_path / "folder" / "00001.png", tmp_path)
+    assert finding.text is not None and (finding.text.label, finding.text.index, finding.text.seed) == (2, 1, 4)
+
+
 def test_a_copy_without_text_is_known_by_its_pixels(registered: tuple[Path, str]) -> None:
     root, weights = registered
     draw("digits@staging", 1, 0, root / "folder", root)
@@ -83,8 +90,16 @@ def test_text_that_is_not_ours_is_no_provenance(text: dict[str, str]) -> None:
     assert Provenance.from_text(text) is None
 
 
+def test_points_that_are_served_are_numbers_with_the_same_words() -> None:
+    points = np.array([[0.5, -1.0], [0.25, 2.0]], np.float32).reshape(2, 1, 1, 2)
+    answers = provenance.served(points, [None, 3], Provenance("rings", 2, "ab" * 16, seed=1, index=5))
+    assert [answer["point"] for answer in answers] == [[0.5, -1.0], [0.25, 2.0]]
+    assert [(answer["index"], answer["label"], answer["version"]) for answer in answers] == [(5, None, 2), (6, 3, 2)]
+
+
 def test_text_and_back() -> None:
     for said in (Provenance("digits", 3, "ab" * 16, 2**63 - 1, 7, 0), Provenance("gan", None, "0" * 32, 0, 0),
+                 Provenance("gan", None, "0" * 32, 0, 0, "Ärzte", way="inpainting"),
                  Provenance("a", 1, "f" * 32, 1, 5, images=9, columns=3)):  # fmt: skip
         assert Provenance.from_text(said.to_text()) == said
 

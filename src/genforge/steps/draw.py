@@ -47,7 +47,7 @@ def draw(model: str, images: int, seed: int, out: Path, root: Path = Path(), lab
     if images < 1 or not 0 <= seed < 2**63:
         raise UserError(f"-n should be 1 or more and --seed 0 to 2^63 - 1, not {images} and {seed}")
     write = writer(out)
-    said = replace(origin(model, root), seed=seed)
+    said = replace(origin(model, root), seed=seed, label=label)
     # The version that was found, whatever its alias does now.
     source = source_of(f"models:/{said.model}/{said.version}" if said.version else model, root, label)
     parts = []
@@ -250,6 +250,6 @@ def draw_trajectory(
         ways = drawing.trajectory(seed, images, moments, labels_of_one(drawing, label, images))
     if ways is None:
         raise UserError(f"{model} draws an image in one pass, so that there is no way to be shown")
-    said = replace(origin(model, root), seed=seed)
+    said = replace(origin(model, root), seed=seed, label=label, way="trajectory")
     with _told_of(out):
         _write_png(out, strip(ways), said)

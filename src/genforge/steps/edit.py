@@ -75,7 +75,8 @@ def edit(model: str, request: Request, images: int, seed: int, out: Path, root: 
         columns = 0 if len(pictures) == 1 else shown + images_a_picture
         write = writer(out, columns)
         drawn = _draw(drawing, request, pictures, hole, images, seed)
-    said = replace(origin(model, root), seed=seed)
+    way = "image to image" if hole is None else "inpainting"
+    said = replace(origin(model, root), seed=seed, label=request.label, way=way)
     if out.suffix != ".npy":
         drawn = provenance.mark(drawn, said)  # and not what it was drawn from
     write(_beside(pictures, hole, drawn) if out.suffix == ".png" else drawn, said)

@@ -89,7 +89,8 @@ def finding_table(finding: Finding) -> Table:
         number = "" if said.version is None else f" version {said.version}"
         last = f" to {said.index + said.images - 1}" if said.images > 1 else ""
         label = "" if said.label is None else f", label {said.label}"
-        table.add_row("text", f"{said.model}{number}, seed {said.seed}, image {said.index}{last}{label}")
+        way = f", {said.way}" if said.way else ""
+        table.add_row("text", f"{said.model}{number}, seed {said.seed}, image {said.index}{last}{label}{way}")
         table.add_row("", f"weights {said.weights}")
     mark = finding.mark
     if mark.is_found:
