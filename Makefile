@@ -11,7 +11,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 .DEFAULT_GOAL := help
 # Tests that start servers mostly wait: two workers more than there are cores.
 WORKERS ?= $(shell expr $$(nproc) + 2)
-.PHONY: help run test quick chaos check lint types layers lock clean
+.PHONY: help run schedule servers test quick chaos check lint types layers lock clean
 
 help: ## show these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ $(VENV)/installed: requirements.lock pyproject.toml
 run: $(VENV)/installed ## the whole pipeline as a flow, ending with the leaderboard
 	@genforge run
 
+schedule: $(VENV)/installed ## retrain as `schedule:` of params.yaml says, in clones of its own, until Ctrl-C
+	@python -m pipelines.schedule
+
 test: $(VENV)/installed ## every test
 	@pytest -n $(WORKERS) --dist worksteal
 
@@ -37,6 +40,9 @@ MINUTES := 10
 SEED := 0
 chaos: $(VENV)/installed ## random signals over everything that runs, then what was lost; longer: MINUTES=60, other: SEED=1
 	@python tests/chaos/campaign.py --minutes $(MINUTES) --seed $(SEED)
+
+servers: $(VENV)/installed ## PostgreSQL, MLflow, Prefect and a worker as processes on this machine, until Ctrl-C
+	@python -m infra.servers
 
 check: lint types layers ## lint, types and layers
 
@@ -52,7 +58,7 @@ layers: $(VENV)/installed
 
 lock: ## resolve the dependencies of pyproject.toml anew into requirements.lock
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra postgres --no-header \
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra dev --extra postgres --extra servers --no-header \
 	  --no-annotate $(CUDA:%=--no-emit-package %) pyproject.toml --output-file requirements.lock
 
 # torch pins the CUDA packages of its own build; a CPU build has none. So they are left to torch.

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from genforge.cli import FAILURE
 from genforge.config import Config
 from genforge.files import read_yaml
 from genforge.processes import Identity, command_line, describe, words_of
-from genforge.progress import CHANNEL
+from genforge.progress import CHANNEL, say
 from genforge.settings import Settings, UserError
-from genforge.steps.leftovers import mend_cut_off_table
+from genforge.steps.leftovers import locks_of_dvc, mend_cut_off_table
 
 # What DVC says when another of its processes holds a lock for a moment: a try later can pass.
 BUSY = ("Unable to acquire lock", "is busy, it is being blocked by", "database is locked")
@@ -77,6 +77,64 @@ class Graph:
             if name in changed or needs[name] & stale:
                 stale.add(name)
         return cls(order, needs, commands, frozenset(stale & set(commands)))
+
+    def only(self, *stages: str) -> Graph:
+        """The same with no other stages to run than these, and those of `foreach` entries by these names."""
+        return replace(self, stale=frozenset(name for name in self.stale if name.partition("@")[0] in stages))
+
+    def without(self, *stages: str) -> Graph:
+        """The same without these stages among those to run."""
+        return replace(self, stale=frozenset(name for name in self.stale if name.partition("@")[0] not in stages))
+
+
+def out_of_date(root: Path) -> dict[str, str]:
+    """Stages that DVC would run, by name, each with what has changed, in an order in which they can run.
+
+    Only the lock, the code, the settings and the raw data have to be here: outputs that the lock knows may be missing.
+    What follows a stage that is told may be out of date as well.
+
+    Raises:
+        UserError: dvc.yaml cannot be read, params.yaml lacks a key that DVC watches, or a file cannot be read.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    check_watched_keys(root)
+    mend_locks(root)
+    found: dict[str, str] = {}
+    try:
+        with Repo(str(root)) as repo, repo.lock:
+            graph = repo.index.graph
+            stages = {_name(stage, root): stage for stage in graph}
+            needs = {_name(stage, root): {_name(need, root) for need in graph.successors(stage)} for stage in graph}
+            for name in _sorted({name: frozenset(found) for name, found in needs.items()}):
+                stage = stages[name]
+                upstream = [stages[need] for need in needs[name]]
+                if stage.cmd and stage.changed(allow_missing=True, upstream=upstream):
+                    found[name] = _what_changed(stage)
+    except DvcException as error:
+        raise UserError(f"DVC cannot read the pipeline: {error}") from error
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"DVC cannot read what a stage depends on: {error}; mend, rename or remove that file"
+        ) from error
+    return found
+
+
+def _what_changed(stage: Any) -> str:
+    """Names of the dependencies that differ from what the lock says; empty where it says nothing."""
+    if not any(dependency.hash_info for dependency in stage.deps):
+        return "never run"
+    changed = [str(dependency) for dependency in stage.deps
+               if dependency.status() and "deleted" not in dependency.status().values()]  # fmt: skip
+    return ", ".join(changed)
+
+
+def mend_locks(root: Path) -> None:
+    """A DVC that is killed while it writes its table of locks leaves one that no DVC can read any more."""
+    for leftover in locks_of_dvc(root):
+        with contextlib.suppress(UserError):  # a DVC is at work on it: then it is in use, and can be read
+            leftover.mend()
 
 
 def check_watched_keys(root: Path) -> None:
@@ -170,6 +228,12 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def say_plainly(stage: str, message: dict[str, Any]) -> None:
+    """What a step has to say, as a line with its name; how far it is, is not shown."""
+    if message.get("text"):
+        say(f"{stage}: {message['text'].removeprefix(f'{stage}: ')}")
+
+
 def run_stage(
     stage: str,
     root: Path,
@@ -182,6 +246,19 @@ def run_stage(
     Raises:
         StageFailed: with the step's own reason where it gave one, else the end of what it printed.
     """
+    repro = [sys.executable, "-m", "genforge.ownership", "dvc", "repro", "--single-item", stage]
+    run_program(stage, repro, root, environment, processes, tell)
+
+
+def run_program(
+    stage: str,
+    command: list[str],
+    root: Path,
+    environment: Mapping[str, str],
+    processes: Processes,
+    tell: Callable[[str, dict[str, Any]], None] = say_plainly,
+) -> None:
+    """A command of ours in the name of a stage, in a process group of its own; the rest as in `run_stage`."""
     logs = root.resolve() / ".genforge" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     # Names that the next run of the stage takes again: a flow that is killed leaves nothing that would pile up.
@@ -189,7 +266,6 @@ def run_stage(
     for path in (channel, failure):
         path.unlink(missing_ok=True)
     channel.touch()
-    command = [sys.executable, "-m", "genforge.ownership", "dvc", "repro", "--single-item", stage]
     paths = {CHANNEL: str(channel), FAILURE: str(failure), **ownership.environment()}
     with log.open("wb") as output:
         options = {"cwd": root, "env": {**os.environ, **environment, **paths}, "stdin": subprocess.DEVNULL}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.update(
@@ -17,6 +18,7 @@ os.environ.update(
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.postgresql import postgresql as postgresql  # a fixture for all
 
@@ -27,13 +29,32 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def new_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """`made_once(name, fill)`: a folder that the first test which asks for it fills, for every worker of the session.
+    To be read and copied, never written into."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        place, done = shared / "made-once" / name, shared / "made-once" / f"{name}.done"
+        place.parent.mkdir(exist_ok=True)
+        with FileLock(place.with_name(f"{name}.lock")):
+            if not done.exists():
+                shutil.rmtree(place, ignore_errors=True)  # of one that failed
+                place.mkdir()
+                fill(place)
+                done.touch()
+        return place
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def new_store(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """An MLflow database without runs: making one takes seconds, copying it none."""
     from genforge.tracking.mlflow_store import DATABASE, connect
 
-    folder = tmp_path_factory.mktemp("store")
-    connect(folder)
-    return folder / DATABASE
+    return made_once("mlflow", connect) / DATABASE
 
 
 @pytest.fixture

@@ -44,9 +44,16 @@ def test_every_command_exists_with_these_arguments(command: str) -> None:
         case "dvc":
             known = subprocess.run([sys.executable, "-m", "dvc", *words[1:2], "--help"], capture_output=True, text=True)
             assert known.returncode == 0
+        case "mlflow":
+            known = subprocess.run([sys.executable, "-m", *words[:3], "--help"], capture_output=True, text=True)
+            assert known.returncode == 0 and all(word in known.stdout for word in words if word.startswith("--"))
         case "python":
-            assert words[1:3] == ["-m", "pipelines.retrain"]
-            assert words[3] in (ROOT / "pipelines" / "retrain.py").read_text()
+            assert words[1] == "-m" and words[2].startswith("pipelines.")
+            options = [word for word in words[3:] if word.startswith("--")]
+            code = (ROOT / f"{words[2].replace('.', '/')}.py").read_text()
+            assert all(f'"{option}"' in code for option in options)
+        case "prefect":
+            assert words[1:3] in (["server", "start"], ["worker", "start"])  # to ask Prefect itself takes seconds
         case _:
             assert words[0] in (".", "$EDITOR")
 

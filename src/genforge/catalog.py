@@ -17,6 +17,7 @@ import torch
 from pydantic import Field, field_validator
 
 from genforge.contracts import POINT, SMALLEST, Density, ImageShape, Network, Objective, Port, Sampler
+from genforge.dimension import Dimension as Dimension
 from genforge.files import read_yaml
 from genforge.imports import code_digest
 from genforge.settings import Settings, UserError, nearest
@@ -28,6 +29,10 @@ NETWORKS: dict[str, str] = {
     "mlp-critic": "genforge.networks.mlp:Critic",
     "resnet-generator": "genforge.networks.resnet:Generator",
     "resnet-critic": "genforge.networks.resnet:Critic",
+    "style-generator": "genforge.networks.style:Generator",
+    "style-critic": "genforge.networks.style:Critic",
+    "progressive-generator": "genforge.networks.progressive:Generator",
+    "progressive-critic": "genforge.networks.progressive:Critic",
     "unet": "genforge.networks.unet:UNet",
     "mlp-backbone": "genforge.networks.mlp_backbone:MLPBackbone",
     "energy": "genforge.networks.energy:Energy",
@@ -36,6 +41,9 @@ NETWORKS: dict[str, str] = {
     "ddpm-denoiser": "genforge.networks.ddpm:DDPMDenoiser",
     "edm-denoiser": "genforge.networks.edm:EDMDenoiser",
     "flow-matching-denoiser": "genforge.networks.flow_matching:FlowMatchingDenoiser",
+    "pixelcnn": "genforge.networks.pixelcnn:PixelCNN",
+    "pixel-transformer": "genforge.networks.pixel_transformer:PixelTransformer",
+    "autoguided-denoiser": "genforge.networks.autoguided:Autoguided",
     "box": "genforge.networks.baselines:Box",
     "gaussian": "genforge.networks.baselines:Gaussian",
     "mixture": "genforge.networks.baselines:Mixture",
@@ -52,22 +60,29 @@ OBJECTIVES: dict[str, str] = {
     "denoising": "genforge.objectives.denoising:Denoising",
     "flow": "genforge.objectives.flow:FlowLikelihood",
     "contrastive-divergence": "genforge.objectives.energy:ContrastiveDivergence",
+    "autoregressive": "genforge.objectives.autoregressive:Autoregressive",
+    "consistency": "genforge.objectives.consistency:Consistency",
     "closed-form": "genforge.objectives.likelihood:ClosedForm",
 }
 SAMPLERS: dict[str, str] = {
     "one-shot": "genforge.samplers.one_shot:OneShot",
+    "style": "genforge.samplers.style:Style",
     "ddpm": "genforge.samplers.ddpm:DDPM",
     "ddim": "genforge.samplers.ddim:DDIM",
     "euler": "genforge.samplers.euler:Euler",
     "heun": "genforge.samplers.heun:Heun",
     "langevin": "genforge.samplers.langevin:Langevin",
     "dpm-solver": "genforge.samplers.dpm_solver:DPMSolver",
+    "pixelwise": "genforge.samplers.pixelwise:Pixelwise",
+    "consistency": "genforge.samplers.consistency:Consistency",
 }
 DENSITIES: dict[str, str] = {
     "importance-weighted": "genforge.densities.importance_weighted:ImportanceWeighted",
     "flow": "genforge.densities.flow:FlowDensity",
     "energy": "genforge.densities.energy:EnergyDensity",
     "closed-form": "genforge.densities.closed_form:ClosedFormDensity",
+    "pixelwise": "genforge.densities.pixelwise:PixelwiseDensity",
+    "probability-flow": "genforge.densities.probability_flow:ProbabilityFlow",
 }
 GATES: dict[str, str] = {
     "finite": "genforge.evaluation.gates.finite:Finite",
@@ -97,37 +112,6 @@ class RecipeSearch(Settings):
         if not isinstance(space, Mapping):
             return space
         return {key: dimension for key, dimension in space.items() if dimension is not None}
-
-
-class Dimension(Settings):
-    """One setting that a search may turn: either `low` and `high` (with `log`), or `choices`."""
-
-    low: float | int | None = None
-    high: float | int | None = None
-    log: bool = False
-    choices: tuple[bool | int | float | str, ...] | None = None
-
-    def model_post_init(self, context: Any) -> None:
-        if (self.choices is None) == (self.low is None or self.high is None):
-            raise ValueError("either `low` and `high`, or `choices`")
-        if self.choices is not None and not self.choices:
-            raise ValueError("at least one of `choices`")
-        if self.low is not None and self.high is not None and not self.low < self.high:
-            raise ValueError(f"low below high, not {self.low} and {self.high}")
-        if self.log and self.low is not None and self.low <= 0:
-            raise ValueError(f"low above 0 with `log: true`, not {self.low}")
-
-    def examples(self) -> tuple[bool | int | float | str, ...]:
-        """Every choice, or both ends of the range and one value between."""
-        if self.choices is not None:
-            return self.choices
-        assert self.low is not None and self.high is not None
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        between = self.low + 1 if whole else self.low + 0.382 * (self.high - self.low)
-        return (self.low, between, self.high)
-
-
-RecipeSearch.model_rebuild()
 
 
 class Recipe(Settings):

@@ -16,11 +16,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from genforge.files import write_json
 from genforge.progress import say
 from genforge.settings import UserError
 
+T = TypeVar("T")
 STEPS = {
     "resolve": "check every recipe of params.yaml and write it out in full",
     "ingest": "bring the raw images or their listing to data/raw",
@@ -72,6 +74,7 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
 def _step(arguments: argparse.Namespace) -> None:
     from genforge.locks import alone
     from genforge.ownership import end_with_owner, stop_on_signals
+    from genforge.parallel import is_first
 
     end_with_owner()
     stop_on_signals()
@@ -83,7 +86,9 @@ def _step(arguments: argparse.Namespace) -> None:
     check(project.config)  # before any work, also in steps that know no recipe
     project.use_threads()
     words = [arguments.step, *([arguments.name] if arguments.name else [])]
-    with alone(project.lock("@".join(words)), f"do the step {' '.join(words)} here", SECONDS_FOR_A_DYING_ONE):
+    # Of several processes that `torchrun` starts for one training, the first holds the lock for all.
+    lock = alone(project.lock("@".join(words)), f"do the step {' '.join(words)} here", SECONDS_FOR_A_DYING_ONE)
+    with lock if is_first() else contextlib.nullcontext():
         importlib.import_module(f"genforge.steps.{arguments.step}").run(project, arguments.name)
 
 
@@ -121,21 +126,177 @@ def _gates(arguments: argparse.Namespace) -> None:
 
 
 def _sample_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", required=True, metavar="NAME@ALIAS", help="a registered model, such as digits@staging"
-    )
+    what = "a registered model (digits@staging, digits/3, models:/digits@staging), a trained recipe or a trained folder"
+    parser.add_argument("address", nargs="?", metavar="MODEL", help=what)
+    parser.add_argument("--model", metavar="MODEL", help="the same, by name")
     parser.add_argument("-n", "--images", type=int, default=64, help="how many (default: 64)")
     parser.add_argument("--seed", type=int, default=0, help="image i of a seed is always the same image (default: 0)")
     parser.add_argument(
         "--out", type=Path, default=Path("grid.png"), help="a .png grid, a .npy array, or a folder of PNGs"
     )
+    parser.add_argument(
+        "--label", metavar="CLASS", help="draw this class alone, of a conditional model: name or number"
+    )
+    parser.add_argument(
+        "--trajectory",
+        type=positive,
+        metavar="MOMENTS",
+        help="show how the images come to be, at so many moments, of a model that draws step by step",
+    )
+    given = parser.add_argument_group(
+        "pictures that are given", "of a model that denoises: an image, a folder of images or a .npy array"
+    )
+    given.add_argument("--from", type=Path, dest="pictures", metavar="PICTURES", help="draw images like these")
+    given.add_argument("--inpaint", type=Path, metavar="PICTURES", help="draw a part of these anew, see --mask")
+    given.add_argument(
+        "--mask",
+        metavar="MASK",
+        help="which part: top, bottom, left, right, middle, or an image whose white is drawn anew and whose black is "
+        "kept",
+    )
+    given.add_argument(
+        "--strength",
+        type=float,
+        metavar="SHARE",
+        help="share of the sampler's steps that are made, above 0 to 1: how much may change (default: 0.6 with --from, "
+        "1 with --inpaint)",
+    )
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from genforge.steps.draw import draw
+    named = [model for model in (arguments.address, arguments.model) if model is not None]
+    if len(named) != 1:
+        raise UserError("genforge sample: name one model, such as `genforge sample digits@staging`")
+    (model,) = named
+    pictures, inpaint = arguments.pictures, arguments.inpaint
+    if pictures and inpaint:
+        raise UserError("--from and --inpaint exclude each other: the one changes all of a picture, the other a part")
+    if bool(inpaint) != (arguments.mask is not None):
+        raise UserError("--inpaint and --mask belong together: which picture, and which part of it is drawn anew")
+    if arguments.strength is not None and not (pictures or inpaint):
+        raise UserError("--strength says how much of a picture may change; name the picture with --from or --inpaint")
+    if arguments.trajectory and (pictures or inpaint):
+        raise UserError("--trajectory shows how images come to be from noise alone; leave out --from and --inpaint")
+    if arguments.trajectory:
+        from genforge.steps.draw import draw_trajectory
 
-    draw(arguments.model, arguments.images, arguments.seed, arguments.out)
+        count, moments = arguments.images, arguments.trajectory
+        draw_trajectory(model, count, moments, arguments.seed, arguments.out, label=arguments.label)
+    elif pictures or inpaint:
+        from genforge.steps.edit import Request, edit
+
+        strength = arguments.strength if arguments.strength is not None else 1.0 if inpaint else 0.6
+        request = Request(inpaint or pictures, arguments.mask, strength, arguments.label)
+        edit(model, request, arguments.images, arguments.seed, arguments.out)
+    else:
+        from genforge.steps.draw import draw
+
+        draw(model, arguments.images, arguments.seed, arguments.out, label=arguments.label)
     print(arguments.out)
+
+
+def _latent_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a trained recipe, or a folder with a trained model")
+    parser.add_argument("--out", type=Path, default=Path("latent"), help="folder for the pictures (default: latent)")
+    parser.add_argument("--encode", action="store_true", help="write codes.npy there too: those of the held-out images")
+    parser.add_argument("--decode", type=Path, metavar="CODES", help="a .npy of codes, to be drawn into decoded.npy")
+    _json_argument(parser)
+
+
+def _latent(arguments: argparse.Namespace) -> None:
+    from genforge.steps.latent import knowledge_table, show
+    from genforge.steps.project import Project
+
+    known = show(Project.load(), arguments.model, arguments.out, arguments.encode, arguments.decode)
+    print(json.dumps(known, indent=2)) if arguments.json else _show(knowledge_table(known))
+
+
+def _samplers_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a trained one of params.yaml that denoises")
+    parser.add_argument(
+        "--steps", type=_several(positive), default=[5, 10, 20, 50], metavar="N,N,...", help="default: 5,10,20,50"
+    )
+    parser.add_argument(
+        "--samplers", type=_several(str), metavar="NAME,NAME,...", help="default: all that suit what was trained"
+    )
+    _json_argument(parser)
+
+
+def _samplers(arguments: argparse.Namespace) -> None:
+    from genforge.locks import alone
+    from genforge.steps.project import Project
+    from genforge.steps.samplers import compare, comparison_table
+
+    project = Project.load()
+    project.use_threads()
+    with alone(project.lock(f"samplers@{arguments.recipe}"), f"compare samplers of {arguments.recipe}"):
+        found = compare(project, arguments.recipe, arguments.steps, arguments.samplers)
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        _show(comparison_table(found))
+        print(project.samplers(arguments.recipe))
+
+
+def _ema_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="one of params.yaml, trained with training.averages.snapshots")
+    parser.add_argument(
+        "--sigma-rel",
+        type=_several(float),
+        default=[0.02, 0.05, 0.1, 0.15, 0.2],
+        metavar="LENGTH,LENGTH,...",
+        help="lengths of the averages, as shares of training (default: 0.02,0.05,0.1,0.15,0.2)",
+    )
+    _json_argument(parser)
+
+
+def _ema(arguments: argparse.Namespace) -> None:
+    from genforge.locks import alone
+    from genforge.steps.averages import averages_table, compare
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    with alone(project.lock(f"ema@{arguments.recipe}"), f"compare averages of {arguments.recipe}"):
+        found = compare(project, arguments.recipe, arguments.sigma_rel)
+    print(json.dumps(found.to_json(), indent=2)) if arguments.json else _show(averages_table(found))
+
+
+def _provenance_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a picture: PNG, JPEG, WebP, BMP, TIFF or GIF")
+    _json_argument(parser)
+
+
+def _provenance(arguments: argparse.Namespace) -> None:
+    """Exit status 0: the picture says where it came from; else 1."""
+    from genforge.steps.provenance import examine, finding_table
+
+    finding = examine(arguments.file)
+    print(json.dumps(finding.to_json(), indent=2)) if arguments.json else _show(finding_table(finding))
+    if not finding.says_anything:
+        sys.exit(EXIT_FAILED)
+
+
+def _preset_arguments(parser: argparse.ArgumentParser) -> None:
+    from genforge.steps.preset import names
+
+    parser.add_argument("name", choices=names(), metavar="NAME", help=", ".join(names()))
+    parser.add_argument("--out", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
+                        help="what it is sized for (default: auto, the GPU where there is one)")  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="write over a file that is there already")
+
+
+def _preset(arguments: argparse.Namespace) -> None:
+    from genforge.steps.preset import write
+
+    device = arguments.device
+    if device == "auto":
+        import torch
+
+        device = "gpu" if torch.cuda.is_available() else "cpu"
+    write(arguments.name, device, arguments.out, arguments.force)
+    say(f"{arguments.out}: the preset {arguments.name}, sized for a {device.upper()}; edit it, then `genforge run`")
 
 
 def _judge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,10 +318,100 @@ def _judge(arguments: argparse.Namespace) -> None:
     print(json.dumps(verdict, indent=2)) if arguments.json else _show(verdict_table(verdict))
 
 
+def _anomaly_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, help="a folder of images, an image, or a uint8 .npy array")
+    parser.add_argument(
+        "--model",
+        help="a recipe of params.yaml, a trained folder, or a registered model such as digits@staging "
+        "(default: of the trained recipes, the one that finds held-out images likeliest)",
+    )
+    parser.add_argument(
+        "--by",
+        metavar="SCORE",
+        help="likelihood, complexity (likelihood less what a compressor needs), typicality, reconstruction or energy "
+        "(default: likelihood)",
+    )
+    parser.add_argument("--against", type=Path, metavar="PATH", help="normal images (default: the held-out ones)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="a .png to write, the strangest images first")
+    _json_argument(parser)
+
+
+def _anomaly(arguments: argparse.Namespace) -> None:
+    from genforge.steps.anomaly import anomaly, anomaly_table
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    result = anomaly(project, arguments.path, arguments.model, arguments.by, arguments.against, arguments.picture)
+    print(json.dumps(result, indent=2)) if arguments.json else _show(anomaly_table(result))
+
+
+def _augment_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="conditional: a recipe, a trained folder, or a registered model")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="new or empty; gets a folder a class")
+    parser.add_argument("--count", type=positive, required=True, metavar="N", help="images in all")
+    parser.add_argument("--seed", type=int, default=0, help="image i of a seed is always the same image (default: 0)")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="train classifiers on real images, on these and on both, and test them on held-out real ones",
+    )
+    parser.add_argument(
+        "--repeats", type=positive, default=3, metavar="N", help="--measure: trainings on each (default: 3)"
+    )
+    _json_argument(parser)
+
+
+def _augment(arguments: argparse.Namespace) -> None:
+    from genforge.steps.augment import augment, augmentation_table
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    given = (arguments.out, arguments.count, arguments.seed, arguments.measure, arguments.repeats)
+    result = augment(project, arguments.model, *given)
+    print(json.dumps(result, indent=2)) if arguments.json else _show(augmentation_table(result))
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    names = "a recipe of params.yaml, NAME@ALIAS, NAME/VERSION, or a folder with a trained model"
+    parser.add_argument("first", help=names)
+    parser.add_argument("second", help="the same")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the page (default: below results/comparisons)")
+    _json_argument(parser)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from genforge.steps.compare import compare, comparison_table
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    told = compare(project, arguments.first, arguments.second, arguments.out)
+    print(json.dumps(told, indent=2)) if arguments.json else _show(comparison_table(told))
+
+
+def _drift_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, help="a folder of images, or a uint8 .npy array")
+    parser.add_argument("--out", type=Path, default=Path("drift.png"), help="the picture (default: drift.png)")
+    _json_argument(parser)
+
+
+def _drift(arguments: argparse.Namespace) -> None:
+    from genforge.steps.drift import drift, in_words
+    from genforge.steps.project import Project
+
+    project = Project.load()
+    project.use_threads()
+    found = drift(project, arguments.path, arguments.out)
+    print(json.dumps(found, indent=2) if arguments.json else in_words(found))
+
+
 def _promote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="NAME/VERSION, NAME@ALIAS, or NAME for NAME@staging")
     parser.add_argument("--alias", required=True, help="to give it, such as production")
     parser.add_argument("--reason", required=True, help="why, for the history")
+    parser.add_argument("--approve", metavar="NAME", help="who has approved it, where registry.approval asks for that")
     _json_argument(parser)
 
 
@@ -168,7 +419,7 @@ def _promote(arguments: argparse.Namespace) -> None:
     from genforge.steps.aliases import moves_table, promote
     from genforge.steps.project import Project
 
-    move = promote(Project.load(), arguments.model, arguments.alias, arguments.reason)
+    move = promote(Project.load(), arguments.model, arguments.alias, arguments.reason, arguments.approve)
     print(json.dumps(move, indent=2)) if arguments.json else _show(moves_table([move]))
 
 
@@ -246,6 +497,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def _several(one: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """Several of what `one` reads, with commas between them, for argparse."""
+
+    def read(text: str) -> list[T]:
+        return [one(part.strip()) for part in text.split(",")]
+
+    read.__name__ = f"{one.__name__}s"
+    return read
+
+
 def _port(text: str) -> int:
     """A port, for argparse."""
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
@@ -261,10 +522,21 @@ COMMANDS = {
     "run": Command("run the whole pipeline as a flow; what is up to date is left alone", _run_arguments, _run),
     "step": Command("run one step by itself", _step_arguments, _step),
     "recipes": Command("list the library of ready recipes", _recipes_arguments, _recipes),
+    "preset": Command("write a params.yaml to begin with, for a data set and a device", _preset_arguments, _preset),
     "leaderboard": Command("show how the models compare", _json_argument, _leaderboard),
     "gates": Command("say in words why a model may hold an alias, or may not", _gates_arguments, _gates),
     "sample": Command("draw images from a registered model", _sample_arguments, _sample),
+    "latent": Command("look at the latent space of a model with an encoder", _latent_arguments, _latent),
+    "samplers": Command("compare samplers and steps on a trained denoiser", _samplers_arguments, _samplers),
+    "ema": Command("compare lengths of the weights' average after training", _ema_arguments, _ema),
+    "provenance": Command(
+        "say which model drew a picture, by its text and its watermark", _provenance_arguments, _provenance
+    ),
     "judge": Command("score any images against the prepared data", _judge_arguments, _judge),
+    "compare": Command("say which of two models is better, and how sure that is", _compare_arguments, _compare),
+    "drift": Command("test whether images have drifted away from the prepared data", _drift_arguments, _drift),
+    "augment": Command("write a labelled set of drawn images, and tell what it is worth", _augment_arguments, _augment),
+    "anomaly": Command("find the images that are strangest to a trained model", _anomaly_arguments, _anomaly),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
     "promote": Command("give an alias to a registered version, by hand", _promote_arguments, _promote),
     "rollback": Command("give an alias back to the version that held it before", _rollback_arguments, _rollback),

@@ -65,6 +65,12 @@ class DataSettings(Settings):
         200, ge=1, description="an archive that becomes so many times its own size, and more than 64 MiB, is refused"
     )
     count: int = Field(4000, ge=10, le=1_000_000, description="tins, points: how many are drawn")
+    nuisance: float = Field(
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="tins: how much colours, place and light vary; 0: tins differ in height and width alone",
+    )
     shape: Literal["disc", "ring", "moons", "checkerboard", "pinwheel"] = Field(
         "ring", description="points: what they are drawn from (`data/points.py`); ring: eight Gaussians on a circle"
     )
@@ -155,6 +161,20 @@ class EvaluationSettings(Settings):
         description="also FID without its bias from finite images, followed to 1 / N = 0 (Chong and Forsyth 2020)",
     )
 
+    collapse_duplicates: float = Field(
+        0.25,
+        gt=0.0,
+        le=1.0,
+        description="a model has collapsed, and is neither ranked nor registered, when at least this share of its "
+        "images has a twin among them; of real ones, and of healthy models, it is a few hundredths at most",
+    )
+    collapse_classes: float = Field(
+        0.2,
+        ge=0.0,
+        lt=1.0,
+        description="the same when its images reach this share of the data's classes or less, or only one of several",
+    )
+
     @field_validator("seeds")
     @classmethod
     def _seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -189,6 +209,46 @@ class RegistrySettings(Settings):
         description="what `best` means, for searches too; smaller is better for all. fid and kid see little more than "
         "two moments, which one Gaussian has as well: of points (data.source) it is mind where nothing else is said",
     )
+    approval: tuple[str, ...] = Field(
+        (),
+        description="aliases that move to no version before a person has approved it by name, such as [production]; a "
+        "rollback waits for nobody",
+    )
+
+    @field_validator("approval")
+    @classmethod
+    def _approval(cls, aliases: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_name(alias) for alias in aliases)
+
+
+class ScheduleSettings(Settings):
+    """When `make schedule` retrains. Every kind of trigger that is not null is a deployment of its own."""
+
+    cron: str | None = Field(
+        "0 3 * * *", description="retrain at these times whatever is out of date: minute, hour, day, month, weekday"
+    )
+    every: int | None = Field(None, ge=10, description="the same at an interval, in seconds; instead of `cron`")
+    on_data: int | None = Field(
+        None, ge=10, description="seconds between looks at the data; retrain as soon as they are others"
+    )
+    on_drift: int | None = Field(
+        None, ge=10, description="seconds between looks at the data; retrain once their new images have drifted"
+    )
+    drift_level: float = Field(
+        0.01, gt=0.001, lt=1.0, description="the probability to take new images for drifted that are not"
+    )
+    drift_images: int = Field(50, ge=20, description="new images from which on drift is looked for")
+    at_rest: float = Field(
+        10.0,
+        ge=0.0,
+        description="seconds for which nothing in the folder of images may have changed before it is read",
+    )
+    branch: str | None = Field(
+        None, description="what is retrained: the newest commit of this branch; null: of the one that is checked out"
+    )
+    search_workers: int = Field(
+        0, ge=0, le=256, description="workers of the work pool that each search of a scheduled run asks for help"
+    )
 
 
 # What a model has to pass unless params.yaml says otherwise: every gate that needs no limit of the user's own.
@@ -202,11 +262,19 @@ class Config(Settings):
 
     seed: int = Field(0, ge=0, lt=2**32, description="of everything that is random and trained")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="that train one model together on this machine, each on a GPU of its own, or sharing the CPU's "
+        "cores; a batch is shared out evenly between them",
+    )
     data: DataSettings = DataSettings()
     extractor: ExtractorSettings = ExtractorSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     search: SearchSettings = SearchSettings()
     registry: RegistrySettings = RegistrySettings()
+    schedule: ScheduleSettings = ScheduleSettings()
     gates: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: dict(GATES),
         description="what a model has to pass before an alias moves to it: each entry has a name, the settings of a "

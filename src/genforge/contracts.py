@@ -10,7 +10,7 @@ already, so that nothing is rounded. Wherever images are spoken of, points may s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -96,7 +96,7 @@ def to_stored(images: Tensor) -> Tensor:
     return images.float().permute(0, 2, 3, 1).contiguous()
 
 
-PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "pixels", "energy"]
+PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "pixels", "autoregressive", "energy"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,8 @@ class Port:
     kind `energy`: forward(images (n, c, h, w), labels or None) -> (n,): minus the log-density, but for a constant.
     kind `pixels`: forward(decoded (n, c, h, w), images (n, c, h, w)) -> log-likelihood (n,) of the images, in nats:
         what a pixel is, given the decoded image.
+    kind `autoregressive`: forward(images (n, c, h, w), labels or None) -> the log-probability in nats of each value,
+        given those before it, (n, c, h, w); see genforge.networks.autoregressive.
     A network states in `Network.kind` which one it serves.
     """
 
@@ -155,6 +157,26 @@ class WithFeatures(Protocol):
         """(n, as many as there are)."""
 
 
+@runtime_checkable
+class WithStyles(Protocol):
+    """A network of kind `latent_to_image` that maps its latent to a style, and makes the image of styles and noise.
+
+    styles: how many an image is made of, from the coarsest to the finest. style_mean: (style_size,), over training.
+    noise_shapes: of the noise that each layer adds to one image.
+    """
+
+    styles: int
+    style_mean: Tensor
+    noise_shapes: list[tuple[int, int, int]]
+
+    def styled(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
+        """(n, style_size)."""
+
+    def synthesise(self, styles: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """Images (n, c, h, w) of styles (n, styles, style_size) and of noise (n, *shape) for each of `noise_shapes`;
+        None: the network's own."""
+
+
 @dataclass
 class Batch:
     """Real images of one turn: float (n, c, h, w) in [-1, 1], and labels (n,) int64 where the data has them."""
@@ -179,8 +201,8 @@ class TrainingData(ABC):
 
     @abstractmethod
     def batch(self, turn: int, size: int) -> Batch:
-        """The `turn`-th batch of an endless shuffled stream: the same images whenever it is asked for, so that a run's
-        position in the data is one number."""
+        """Images `turn * size` to `(turn + 1) * size - 1` of an endless shuffled stream: the same ones whenever they
+        are asked for, so that a run's position in the data is one number."""
 
 
 @dataclass
@@ -250,6 +272,11 @@ class Objective(ABC):
         """Called after the player's optimizer has stepped (weight clipping)."""
         return None
 
+    def examine(self, training: Batch, held_out: Batch) -> dict[str, Tensor]:
+        """Scalars that tell how well the players do on images that they were not trained on, beside as many that they
+        were. Logged with the losses; nothing that is trained may change by it, and randomness it may draw freely."""
+        return {}
+
     def finish(self, data: TrainingData) -> None:
         """Called once after the last step, with EMA weights in all that is `kept`, in evaluation mode (an autoencoder
         fits its latent prior)."""
@@ -307,6 +334,38 @@ class Sampler(ABC):
     @abstractmethod
     def sample(self, network: Network, draw: Draw) -> Tensor:
         """Images, float (n, c, h, w), nominally in [-1, 1], on the network's device."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where sampling stands after a step from noise towards images.
+
+    sigma: the noise level reached, 0 at the end. noisy: images at that level, (n, c, h, w). clean: the clean images
+    that the step predicted, (n, c, h, w).
+    """
+
+    sigma: float
+    noisy: Tensor
+    clean: Tensor
+
+
+@runtime_checkable
+class WithTrajectory(Protocol):
+    """A sampler that draws step by step and lets others see the way."""
+
+    def trajectory(self, network: Network, draw: Draw) -> Iterator[State]:
+        """Every state on the way, the last of them the images."""
+
+
+@runtime_checkable
+class WithLatents(Protocol):
+    """A sampler whose images are a smooth function of what they begin as, so that one can walk between two of them."""
+
+    def latents(self, network: Network, draw: Draw) -> Tensor:
+        """What the images of this draw begin as, normal noise: (n, ...)."""
+
+    def from_latents(self, network: Network, latents: Tensor, draw: Draw) -> Tensor:
+        """The images (n, c, h, w) that begin as these; all else that is random is the draw's."""
 
 
 EIGHT_BIT, POINTS = "8-bit images", "points of the plane"  # what a likelihood may be of

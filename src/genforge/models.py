@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from genforge.contracts import Density, Draw, ImageShape, Network, Port, Sampler, to_stored
+from genforge.contracts import Density, Draw, ImageShape, Network, Port, Sampler, WithTrajectory, to_pixels, to_stored
 from genforge.files import digest_file, digest_json, read_json
 from genforge.settings import UserError
 
@@ -74,12 +74,30 @@ class Model:
         self, seed: int, count: int, first: int = 0, labels: Tensor | None = None, batch_size: int = 250
     ) -> Iterator[np.ndarray]:
         """`draw` in pieces of at most `batch_size` images, as they are made."""
+        for part in self.request(seed, count, first, labels).split(batch_size):
+            yield to_stored(self.sampler.sample(self.network, part)).cpu().numpy()
+
+    def trajectory(self, seed: int, count: int, moments: int, labels: Tensor | None = None) -> np.ndarray | None:
+        """How images 0 to `count` - 1 of a seed come to be, uint8 (count, 2, m, height, width, channels): what is there
+        after a step, scaled as if it had the variance of an image, and the clean image that the step expected; at the
+        m <= `moments` steps spread evenly over all of them, the last one included. None where they are drawn in one
+        pass, or are points."""
+        if not isinstance(self.sampler, WithTrajectory) or self.shape.is_point:
+            return None
+        states = []
+        for state in self.sampler.trajectory(self.network, self.request(seed, count, 0, labels)):
+            noisy = to_pixels(state.noisy / (1 + state.sigma**2) ** 0.5)
+            states.append(torch.stack([noisy, to_pixels(state.clean)], dim=1).cpu())  # (count, 2, h, w, c)
+        chosen = sorted({round(place) for place in np.linspace(0, len(states) - 1, min(moments, len(states)))})
+        return torch.stack([states[place] for place in chosen], dim=2).numpy()
+
+    def request(self, seed: int, count: int, first: int = 0, labels: Tensor | None = None) -> Draw:
+        """What `draw` asks of the sampler."""
         indices = torch.arange(first, first + count, dtype=torch.int64)
         if labels is None and self.classes:
             counts = np.array(self.card.get("label_counts") or [1] * self.classes)
             labels = torch.from_numpy(in_proportion(counts, first + count)[first:])
-        for part in Draw(seed, indices, labels).split(batch_size):
-            yield to_stored(self.sampler.sample(self.network, part)).cpu().numpy()
+        return Draw(seed, indices, labels)
 
 
 def digest(folder: Path) -> str:

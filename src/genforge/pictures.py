@@ -66,13 +66,37 @@ def grid(images: np.ndarray, columns: int = 0, gap: int = 1, enlarged: bool = Tr
     """
     _check(images, dimensions=4)
     count, height, width, channels = images.shape
-    columns = min(columns, count) or math.ceil(math.sqrt(count))
+    columns = columns_of(count, columns)
     rows = math.ceil(count / columns)
     canvas = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), np.uint8)
     for place, image in enumerate(images):
         top, left = place // columns * (height + gap), place % columns * (width + gap)
         canvas[top : top + height, left : left + width] = image
     return enlarge(canvas, factor_to_see(height, width)) if enlarged else canvas
+
+
+def strip(ways: np.ndarray) -> np.ndarray:
+    """How images come to be: for each of them a row of what was there and below it a row of what was expected.
+
+    Args:
+        ways: uint8 (images, 2, moments, height, width, channels), as `Model.trajectory` gives them.
+    """
+    return grid(ways.reshape(-1, *ways.shape[3:]), columns=ways.shape[2])
+
+
+def columns_of(count: int, columns: int = 0) -> int:
+    """How many columns `grid` makes of so many images."""
+    return min(columns, count) or math.ceil(math.sqrt(count))
+
+
+def tiles(picture: np.ndarray, count: int, columns: int, gap: int = 1) -> list[np.ndarray]:
+    """The images of a picture that `grid` made without enlarging; the picture itself where it cannot be one."""
+    rows = math.ceil(count / max(1, columns))
+    height, width = ((side + gap) // max(1, parts) for side, parts in zip(picture.shape, (rows, columns), strict=False))
+    if min(height, width) <= gap or count < 1:
+        return [picture]
+    corners = [(place // columns * height, place % columns * width) for place in range(count)]
+    return [picture[top : top + height - gap, left : left + width - gap] for top, left in corners]
 
 
 def factor_to_see(height: int, width: int, side: int = SIDE_TO_SEE) -> int:
@@ -93,10 +117,15 @@ def save_png(path: Path, image: np.ndarray) -> None:
 
 def png_bytes(image: np.ndarray) -> bytes:
     """`image`, uint8 (height, width, channels) with 1 or 3 channels, as the bytes of a PNG file."""
-    _check(image, dimensions=3)
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG", optimize=True)
+    as_picture(image).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def as_picture(image: np.ndarray) -> Image.Image:
+    """`image`, uint8 (height, width, channels) with 1 or 3 channels, for Pillow."""
+    _check(image, dimensions=3)
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def _check(images: np.ndarray, dimensions: int) -> None:

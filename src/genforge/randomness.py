@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # `derive` needs no torch, and a search's worker nothing else: it starts a second sooner
+    from torch import Tensor
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -29,6 +31,8 @@ def derive(seed: int, *names: str | int) -> int:
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch (all devices)."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -57,6 +61,8 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 def _words(seed: int, indices: Tensor, size: int, stream: int) -> Tensor:
     """Random 32-bit words, int64 (n, blocks, 4) with 4 * blocks >= size."""
+    import torch
+
     blocks = -(-size // 4)
     device = indices.device
     element = torch.arange(blocks, device=device, dtype=torch.int64).expand(len(indices), blocks)
@@ -75,6 +81,8 @@ def uniform(seed: int, indices: Tensor, shape: tuple[int, ...], stream: int = 0)
         shape: of the noise of one image.
         stream: which noise of this image: 0 for the start, k for the k-th step of a sampler.
     """
+    import torch
+
     size = math.prod(shape)
     words = _words(seed, indices, size, stream).flatten(1)[:, :size]
     # 23 bits and a half: the most that float32 holds without rounding up to 1.
@@ -83,6 +91,8 @@ def uniform(seed: int, indices: Tensor, shape: tuple[int, ...], stream: int = 0)
 
 def normal(seed: int, indices: Tensor, shape: tuple[int, ...], stream: int = 0) -> Tensor:
     """Standard normal noise, float32 (n, *shape), by Box-Muller over `uniform`'s words. Arguments as there."""
+    import torch
+
     size = math.prod(shape)
     words = _words(seed, indices, size, stream)
     # The logarithm is taken in double precision so that CPU and GPU agree to float32 rounding.

@@ -231,4 +231,4 @@ RESULTS = (same_results, curves_are_whole, whole_searches)  # what can be looked
 
 def _ask(field: Field, *command: str) -> subprocess.CompletedProcess[str]:
     own = environment(field.project, {**os.environ, **field.more})
-    return subprocess.run(command, cwd=field.project, env=own, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=field.project, env=own, capture_output=True, text=True, timeout=900)

@@ -14,6 +14,6 @@ CAMPAIGN = Path(__file__).parent / "campaign.py"
 @pytest.mark.slow
 def test_a_short_campaign_loses_nothing() -> None:
     command = [sys.executable, str(CAMPAIGN), "--short", "--minutes", "0.15", "--pace", "1.5", "--seed", "3"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=400)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout
     assert "lost: nothing" in done.stdout

@@ -223,6 +223,12 @@ def test_tins_are_as_high_and_as_wide_as_their_factors_say() -> None:
     assert np.abs(body_and_lid - expected_height).max() < 0.06
 
 
+def test_without_nuisance_tins_differ_in_height_and_width_alone() -> None:
+    full, bare = tins.draw_factors(50, seed=0), tins.draw_factors(50, seed=0, nuisance=0.0)
+    assert np.array_equal(full[:, :2], bare[:, :2])
+    assert np.ptp(bare[:, 2:], axis=0).max() == 0 and np.ptp(full[:, 2:], axis=0).min() > 0
+
+
 def test_tins_differ_and_a_seed_draws_the_same_ones(tmp_path: Path) -> None:
     raw = ingested(tmp_path / "raw", source="tins", count=50)
     images, factors = read_array(raw / "all-images.npy"), read_array(raw / "all-factors.npy")

@@ -126,7 +126,7 @@ def test_layers_keep_their_names_in_whichever_order_they_are_asked_for(linear: M
 
 
 def test_order_of_layers_differs_between_processes_and_numbers_do_not() -> None:
-    """torch-fidelity keeps layers in a set of strings, whose order hangs on the hash seed of the process."""
+    """A set of strings has an order that hangs on the hash seed of the process."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", NUMBERS_OF_A_PROCESS],
@@ -137,9 +137,10 @@ def test_order_of_layers_differs_between_processes_and_numbers_do_not() -> None:
         )
         for hash_seed in ("0", "2")
     ]
-    (first_order, first), (second_order, second) = (process.communicate()[0].splitlines() for process in processes)
+    (first_order, *first), (second_order, *second) = (process.communicate()[0].splitlines() for process in processes)
     assert first_order != second_order
     assert first == second
+    assert first[-1] == "[]", "a process that judges pays for the import of what it does not need"
 
 
 NUMBERS_OF_A_PROCESS = """
@@ -154,6 +155,8 @@ print(list({"features", "logits"}))
 with tempfile.TemporaryDirectory() as folder:
     judge = judge_with(Path(folder), random_classifier(shape), blobs(200, shape))
 print(judge.score(blobs(100, shape, seed=1)))
+import sys
+print([name for name in ("torch_fidelity", "torchvision", "scipy.stats", "torch._dynamo") if name in sys.modules])
 """
 
 

@@ -14,12 +14,14 @@ import torch
 from safetensors.torch import save_file
 
 from genforge.contracts import ImageShape, to_network
+from genforge.evaluation import fidelity
 from genforge.evaluation.extractor import write_weights
 from genforge.evaluation.inception import InceptionExtractor, inception_weights
 from genforge.settings import UserError
 from genforge.torchvision_cure import import_torchvision
 
 Make = Callable[..., Any]
+COUNT = 12  # images of each kind, which the network sees at 299 x 299; more would show no more
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,13 @@ def weights() -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 def test_numbers_equal_torch_fidelity_with_its_own_extractor_and_gray_goes_to_three_channels(
-    weights: dict[str, torch.Tensor], judge_of: Make, images_of: Make, tmp_path: Path
+    weights: dict[str, torch.Tensor],
+    judge_of: Make,
+    images_of: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(fidelity, "FEWEST_IMAGES", COUNT)
     import torch_fidelity
     from torch.utils.data import Dataset
 
@@ -61,16 +68,16 @@ def test_numbers_equal_torch_fidelity_with_its_own_extractor_and_gray_goes_to_th
 
     torch.save(weights, tmp_path / "inception.pth")
     shape = ImageShape(1, 8, 8)
-    real, generated = images_of(50, shape, seed=0), images_of(50, shape, level=90, seed=1)
+    real, generated = images_of(COUNT, shape, seed=0), images_of(COUNT, shape, level=90, seed=1)
     digest = write_weights(tmp_path, inception_weights(tmp_path / "inception.pth"))
     judge = judge_of(InceptionExtractor(inception_weights(tmp_path / "inception.pth"), digest), real)
-    judge.batch_size = 16
+    judge.batch_size = COUNT
     ours = judge.score(generated)
     theirs = torch_fidelity.calculate_metrics(
         input1=Coloured(generated),
         input2=Coloured(real),
         cuda=False,
-        batch_size=16,
+        batch_size=COUNT,
         isc=True,
         fid=True,
         kid=True,
@@ -80,7 +87,7 @@ def test_numbers_equal_torch_fidelity_with_its_own_extractor_and_gray_goes_to_th
         cache=False,
         save_cpu_ram=True,
         verbose=False,
-        kid_subset_size=50,
+        kid_subset_size=COUNT,
         rng_seed=2020,
     )
     assert ours["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
@@ -88,7 +95,7 @@ def test_numbers_equal_torch_fidelity_with_its_own_extractor_and_gray_goes_to_th
     assert ours["is"] == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
     assert ours["precision"] == pytest.approx(theirs["precision"], rel=1e-6)
     assert ours["recall"] == pytest.approx(theirs["recall"], rel=1e-6)
-    protocol = judge.protocol(50)
+    protocol = judge.protocol(COUNT)
     assert (protocol.extractor, protocol.feature_layer, protocol.logits_layer) == (
         "inception",
         "2048",

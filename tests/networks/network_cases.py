@@ -12,6 +12,8 @@ from genforge.catalog import NETWORKS, build_network, target
 from genforge.contracts import Batch, ImageShape, Network, Port, TrainingData, to_network
 from genforge.networks.baselines import Baseline
 from genforge.networks.pixels import Pixels
+from genforge.networks.progressive import Growing
+from genforge.settings import Settings
 
 # Smaller than the defaults, so that every size is tested in a moment.
 SMALL: dict[str, dict[str, Any]] = {
@@ -21,6 +23,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "mlp-critic": {"widths": [24, 16], "spectral_norm": True},
     "resnet-generator": {"width": 8},
     "resnet-critic": {"width": 8},
+    "style-generator": {"width": 4, "widest": 16, "style_size": 16, "mapping_layers": 2},
+    "style-critic": {"width": 4, "widest": 16},
+    "progressive-generator": {"width": 12, "widest": 16},
+    "progressive-critic": {"width": 4, "widest": 16},
     "unet": {"width": 8},
     "energy": {"temperature": 1.0, "backbone": {"name": "dcgan-critic", "width": 8, "spectral_norm": True}},
     "realnvp": {"width": 8, "blocks": 1, "couplings": 2},
@@ -29,6 +35,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "ddpm-denoiser": {"backbone": {"name": "unet", "width": 8}},
     "edm-denoiser": {"backbone": {"name": "unet", "width": 8, "time_embedding": "fourier"}},
     "flow-matching-denoiser": {"backbone": {"name": "unet", "width": 8}},
+    "pixelcnn": {"width": 8, "layers": 3, "features": 8, "mixtures": 3},
+    "pixel-transformer": {"width": 8, "layers": 1, "heads": 2, "features": 8, "mixtures": 3},
+    "autoguided-denoiser": {
+        part: {"name": "edm-denoiser", "backbone": {"name": "unet", "width": 8}} for part in ("main", "guide")
+    },
     "gaussian": {"components": 8},
     "mixture": {"components": 2, "dimensions": 16},
     "kernel-density": {"images": 20},
@@ -53,6 +64,8 @@ def port(kind: str, image: ImageShape, classes: int = 0) -> Port:
             return Port("pixels", image)
         case "energy":
             return Port("energy", image, classes=classes)
+        case "autoregressive":
+            return Port("autoregressive", image, classes=classes)
     raise AssertionError(f"no case for networks of kind {kind}")
 
 
@@ -81,7 +94,7 @@ def inputs(network: Network, count: int) -> tuple[Tensor, ...]:
     match network.kind:
         case "latent_to_image":
             return (torch.randn(count, network.port.latent_size, generator=generator), *labels)
-        case "image_to_vector" | "energy":
+        case "image_to_vector" | "energy" | "autoregressive":
             return (images, *labels)
         case "pixels":
             return (images.tanh(), some_pixels(image, count).images)
@@ -99,6 +112,16 @@ def output_shape(network: Network, count: int) -> tuple[int, ...]:
     return (count, channels, image.height, image.width)
 
 
+def moments(*networks: Network) -> Iterator[None]:
+    """Once for most networks; for networks that grow, at every size and while each comes: some weights are at work at
+    one of these alone."""
+    growing = [network for network in networks if isinstance(network, Growing)]
+    for half in range(2 * growing[0].stages + 1) if growing else (0,):
+        for network in growing:
+            network.grow(half / 2)
+        yield
+
+
 class Images(TrainingData):
     """Images given as floats (n, c, h, w), labelled in turn where there are classes."""
 
@@ -112,8 +135,14 @@ class Images(TrainingData):
             yield self._chosen(torch.arange(start, min(start + size, self.count)))
 
     def batch(self, turn: int, size: int) -> Batch:
-        generator = torch.Generator().manual_seed(turn)
-        return self._chosen(torch.randint(self.count, (size,), generator=generator))
+        places = torch.arange(turn * size, (turn + 1) * size)
+        epochs = {epoch: self._order(epoch) for epoch in (places // self.count).unique().tolist()}
+        return self._chosen(
+            torch.tensor([epochs[place // self.count][place % self.count] for place in places.tolist()])
+        )
+
+    def _order(self, epoch: int) -> list[int]:
+        return torch.randperm(self.count, generator=torch.Generator().manual_seed(epoch)).tolist()
 
     def _chosen(self, which: Tensor) -> Batch:
         return Batch(self.images[which], None if self.labels is None else self.labels[which])
@@ -129,3 +158,18 @@ ALL = sorted(NETWORKS)
 CONDITIONED = [name for name in ALL if not issubclass(target("network", name), Baseline | Pixels)]  # on labels
 OF_POINTS = [name for name in ALL if target("network", name).takes_points]
 EIGHT = ImageShape(1, 8, 8)
+
+
+class Echo(Network):
+    """A backbone for gray 8x8 images that gives what it is told to, and remembers what it was asked."""
+
+    kind = "backbone"
+    settings_type = Settings
+
+    def __init__(self, answer: Tensor) -> None:
+        super().__init__(Settings(), Port("backbone", ImageShape(1, 8, 8), outputs=1))
+        self.answer, self.images, self.time = answer, torch.empty(0), torch.empty(0)
+
+    def forward(self, images: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.images, self.time = images, time
+        return self.answer

@@ -6,27 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from genforge.contracts import ImageShape, Network, Port
+from genforge.contracts import ImageShape, Port
 from genforge.networks.ddpm import DDPMDenoiser, DDPMSettings, kept_signal
-from genforge.settings import Settings, UserError
+from genforge.settings import UserError
+from tests.networks.network_cases import Echo
 
 SHAPE = ImageShape(1, 8, 8)
 PREDICTIONS = ("noise", "image", "velocity")
-
-
-class Echo(Network):
-    """A backbone that gives what it is told to and remembers what it was asked."""
-
-    kind = "backbone"
-    settings_type = Settings
-
-    def __init__(self, answer: Tensor) -> None:
-        super().__init__(Settings(), Port("backbone", SHAPE, outputs=1))
-        self.answer, self.images, self.time = answer, torch.empty(0), torch.empty(0)
-
-    def forward(self, images: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        self.images, self.time = images, time
-        return self.answer
 
 
 def denoiser(answer: Tensor | None = None, **settings: object) -> DDPMDenoiser:

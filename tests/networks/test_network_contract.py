@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from genforge.catalog import build_network, target
 from genforge.contracts import POINT, ImageShape
+from genforge.networks.autoguided import Autoguided
 from genforge.settings import UserError
-from tests.networks.network_cases import ALL, CONDITIONED, OF_POINTS, build, inputs, output_shape, port
+from tests.networks.network_cases import ALL, CONDITIONED, OF_POINTS, build, inputs, moments, output_shape, port
 
 SIZES, CHANNELS = (8, 12, 28, 32, 64), (1, 3)
 EIGHT = ImageShape(1, 8, 8)
@@ -60,7 +61,10 @@ def test_gradients_are_finite_and_reach_every_parameter(name: str, size: int) ->
     network = build(name, ImageShape(3, size, size)).train()
     if not list(network.parameters()):
         pytest.skip("nothing here is learned by gradients")
-    network(*inputs(network, 4)).square().sum().backward()
+    apart = [network.guide] if isinstance(network, Autoguided) else []  # what samplers ask, and `forward` does not
+    for _ in moments(network):
+        for part in (network, *apart):
+            part(*inputs(network, 4)).square().sum().backward()
     for key, weight in network.named_parameters():
         assert weight.grad is not None, key
         assert torch.isfinite(weight.grad).all(), key

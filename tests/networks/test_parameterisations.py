@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from genforge.catalog import build_network
-from genforge.contracts import ImageShape, Network, Port
+from genforge.contracts import ImageShape, Port
 from genforge.networks.denoiser import Denoiser, karras_levels
 from genforge.networks.edm import EDMSettings
-from genforge.settings import Settings, UserError
+from genforge.settings import UserError
+from tests.networks.network_cases import Echo
 
 SHAPE = ImageShape(1, 8, 8)
 LEVELS = torch.logspace(-2, 2, 9, dtype=torch.float64)
@@ -21,21 +22,6 @@ CHOICES = {
     "edm": {"name": "edm-denoiser"},
     "flow": {"name": "flow-matching-denoiser"},
 }
-
-
-class Given(Network):
-    """A backbone that gives what it is told to, and remembers what it was given."""
-
-    kind = "backbone"
-    settings_type = Settings
-
-    def __init__(self, answer: Tensor) -> None:
-        super().__init__(Settings(), Port("backbone", SHAPE, outputs=1))
-        self.answer, self.images, self.time = answer, torch.empty(0), torch.empty(0)
-
-    def forward(self, images: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
-        self.images, self.time = images, time
-        return self.answer  # the base rounds it to float32
 
 
 def denoiser(name: str, **settings: object) -> Denoiser:
@@ -79,7 +65,7 @@ def test_one_denoiser_passes_from_one_parameterisation_to_another_and_back(taugh
     noisy, estimate = clean + sigma * noise, 0.9 * clean  # an estimate that is not perfect
     for name in (taught, asked, taught):
         network = denoiser(name).double()
-        network.backbone = Given(target(network, estimate, noisy))
+        network.backbone = Echo(target(network, estimate, noisy))
         torch.testing.assert_close(network(noisy, LEVELS), 0.9 * clean, atol=1e-4, rtol=1e-4)
         estimate = network(noisy, LEVELS)
 
@@ -88,7 +74,7 @@ def test_one_denoiser_passes_from_one_parameterisation_to_another_and_back(taugh
 def test_the_backbone_sees_what_its_paper_trains_on(name: str) -> None:
     clean, noise, sigma = pair()
     network = denoiser(name).double()
-    network.backbone = given = Given(torch.zeros_like(clean))
+    network.backbone = given = Echo(torch.zeros_like(clean))
     network(clean + sigma * noise, LEVELS)
     kept, time = 1 / (1 + sigma**2), sigma / (1 + sigma)
     ho = kept.sqrt() * clean + (1 - kept).sqrt() * noise  # Ho et al. 2020, eq. 4

@@ -16,7 +16,7 @@ from genforge.settings import Settings, UserError
 from genforge.training.loop import train
 from genforge.training.optimization import OptimizerSettings
 from genforge.training.settings import TrainingSettings
-from genforge.training.turn import Turn, TurnSettings
+from genforge.training.turn import Part, Turn, TurnSettings
 from tests.networks.network_cases import some_pixels
 
 IMAGE = ImageShape(1, 8, 8)
@@ -81,7 +81,8 @@ def test_a_turn_with_slope_penalties_moves_the_critic_as_worked_out(
     2 (|a| - 1) a / |a|; a batch in parts gives the same."""
     objective = tiny(loss="wasserstein", **weights)
     before = objective.critic.direction.detach().clone()
-    taken, logs = turn(objective, accumulation=accumulation).take(real(), 1.0)
+    pieces = [Part(Batch(piece), seed) for seed, piece in enumerate(real().images.chunk(accumulation))]
+    taken, logs = turn(objective).take(pieces, 1.0)
     length = before.norm()
     gradient = objective.generator.image.detach().flatten() - real().images.flatten(1).mean(dim=0)
     gradient = gradient + (weights.get("r1", 0) + weights.get("r2", 0)) * before
@@ -123,7 +124,7 @@ def test_bfloat16_penalises_nearly_the_same() -> None:
     for bfloat16 in (False, True):
         objective = dcgan({"width": 32}, **EVERYTHING)
         torch.manual_seed(1)
-        _, found[bfloat16] = turn(objective, rate=0.01, bfloat16=bfloat16).take(real(), 1.0)
+        _, found[bfloat16] = turn(objective, rate=0.01, bfloat16=bfloat16).take([Part(real())], 1.0)
         assert all(torch.isfinite(weight).all() for weight in objective.critic.parameters())
     for name in ("r1", "r2", "gradient_penalty"):
         torch.testing.assert_close(found[True][name], found[False][name], rtol=0.1, atol=0)
@@ -148,11 +149,11 @@ def test_r1_looks_at_real_and_r2_at_fake_images(name: str) -> None:
 
 def test_weights_are_clipped_after_the_critic_s_turn_and_the_critic_s_alone() -> None:
     objective = tiny(loss="wasserstein", weight_clip=0.01)
-    turn(objective).take(real(), 1.0)
+    turn(objective).take([Part(real())], 1.0)
     assert objective.critic.direction.abs().max().item() == pytest.approx(0.01)
     image = objective.generator.image.detach().clone()
     objective.critic.direction.data.fill_(1.0)
-    turn(objective, player=1).take(real(), 1.0)
+    turn(objective, player=1).take([Part(real())], 1.0)
     assert torch.equal(objective.critic.direction.detach(), torch.ones(64))
     torch.testing.assert_close(objective.generator.image.detach(), image + 0.1)  # uphill along a, whose values are 1
 
@@ -191,8 +192,8 @@ def test_instance_noise_falls_in_a_straight_line_over_the_critic_s_turns() -> No
     seen = []
     for _ in range(6):
         seen.append(objective.noise())
-        turn(objective).take(real(), 1.0)
-        turn(objective, player=1).take(real(), 1.0)
+        turn(objective).take([Part(real())], 1.0)
+        turn(objective, player=1).take([Part(real())], 1.0)
     assert seen == pytest.approx([0.4, 0.3, 0.2, 0.1, 0.0, 0.0])
     taken_up = tiny(instance_noise=0.4, instance_noise_turns=4)
     objective.critic_turns = 3

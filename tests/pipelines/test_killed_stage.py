@@ -54,7 +54,7 @@ def test_a_killed_stage_goes_on_where_it_was_and_the_run_cache_works(
     assert second.returncode != 0 and f"(PID {dvc.pid}): " in told  # a second one is told by DVC who the first is
     dvc.kill()
     dvc.communicate()
-    _, alive = psutil.wait_procs(stages, timeout=20)
+    _, alive = psutil.wait_procs(stages, timeout=60)
     assert not alive
 
     # The next one goes on, though DVC has deleted the outputs; what was cut off is not in the way.
@@ -89,7 +89,7 @@ def repro(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(look: object, seconds: float = 120) -> None:
+def wait_for(look: object, seconds: float = 400) -> None:
     assert callable(look)
     deadline = time.monotonic() + seconds
     while True:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genforge.settings import UserError
-from pipelines.retrain import _check_cron
+from pipelines.schedule import check_cron
 from pipelines.server import api
 from pipelines.stages import Processes
 
@@ -20,7 +20,7 @@ def test_a_server_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_schedule_has_five_fields() -> None:
-    _check_cron("0 3 * * *")
+    check_cron("0 3 * * *")
     for wrong in ("nonsense", "0 3 * *", "61 * * * *"):
         with pytest.raises(UserError, match="five fields"):
-            _check_cron(wrong)
+            check_cron(wrong)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pty
-import re
 import signal
 import sqlite3
 import subprocess
@@ -14,7 +13,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from pipelines.server import api
 from pipelines.stages import Processes
 
 ROOT = Path(__file__).parents[2]
+Give = Callable[[Path], Path]
 PIPELINE = """
 stages:
   a: {cmd: "sleep 1; echo 1 > a", outs: [a]}
@@ -39,8 +38,6 @@ stages:
 
 
 def make_project(folder: Path, pipeline: str) -> Path:
-    subprocess.run(["git", "init", "-q", folder], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
     (folder / "dvc.yaml").write_text(pipeline)
     (folder / "params.yaml").write_text("recipes: {box: {from: box}}\n")
     return folder
@@ -58,10 +55,10 @@ def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[s
 
 
 @pytest.mark.slow
-def test_what_can_run_runs_and_what_failed_is_told(tmp_path: Path) -> None:
-    folder = make_project(tmp_path, PIPELINE)
+def test_what_can_run_runs_and_what_failed_is_told(blank: Path, history: Give) -> None:
+    folder = make_project(history(blank), PIPELINE)
     flow = start(folder)
-    out, err = flow.communicate(timeout=120)
+    out, err = flow.communicate(timeout=4000)
     assert flow.returncode == 1, err
     assert (folder / "c").read_text() == "1\n1\n"  # does not need what failed
     assert not (folder / "after").exists()
@@ -95,8 +92,10 @@ def server_of(flow: int) -> psutil.Process | None:
 
 
 @pytest.mark.slow
-def test_ending_the_flow_ends_its_stages_and_its_server_which_is_started_again_when_killed(tmp_path: Path) -> None:
-    folder = make_project(tmp_path, LONG)
+def test_ending_the_flow_ends_its_stages_and_its_server_which_is_started_again_when_killed(
+    blank: Path, history: Give
+) -> None:
+    folder = make_project(history(blank), LONG)
     flow = start(folder)
     family_of(flow.pid, folder)
     killed = server_of(flow.pid)
@@ -105,31 +104,33 @@ def test_ending_the_flow_ends_its_stages_and_its_server_which_is_started_again_w
     wait_for(lambda: (now := server_of(flow.pid)) is not None and now.pid != killed.pid)
     family = family_of(flow.pid, folder)
     flow.send_signal(signal.SIGTERM)
-    _, err = flow.communicate(timeout=60)
+    _, err = flow.communicate(timeout=4000)
     assert flow.returncode == 130
     assert "interrupted" in err and "Traceback" not in err
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
 
 
 @pytest.mark.slow
-def test_a_second_flow_is_turned_away_and_a_killed_one_leaves_nothing_and_does_not_stay_running(tmp_path: Path) -> None:
-    folder = make_project(tmp_path, LONG)
+def test_a_second_flow_is_turned_away_and_a_killed_one_leaves_nothing_and_does_not_stay_running(
+    blank: Path, history: Give
+) -> None:
+    folder = make_project(history(blank), LONG)
     flow = start(folder)
     family = family_of(flow.pid, folder)
 
     second = start(folder)
-    _, err = second.communicate(timeout=60)
+    _, err = second.communicate(timeout=4000)
     assert second.returncode == 2 and "Traceback" not in err
     assert "only one process may retrain this project" in err and f"pid {flow.pid} on" in err
 
     flow.kill()
     flow.communicate()
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive, [process.cmdline() for process in alive]
 
     (folder / "short").touch()
-    _, err = start(folder).communicate(timeout=120)
+    _, err = start(folder).communicate(timeout=4000)
     assert (folder / "out").exists(), err
     with sqlite3.connect(folder / ".genforge" / "prefect" / "prefect.db") as database:
         states = [state for (state,) in database.execute("select state_type from flow_run order by start_time")]
@@ -137,8 +138,8 @@ def test_a_second_flow_is_turned_away_and_a_killed_one_leaves_nothing_and_does_n
 
 
 @pytest.mark.slow
-def test_closing_the_terminal_ends_make_and_all_that_it_runs(tmp_path: Path) -> None:
-    folder = make_project(tmp_path, LONG)
+def test_closing_the_terminal_ends_make_and_all_that_it_runs(blank: Path, history: Give) -> None:
+    folder = make_project(history(blank), LONG)
     (folder / "Makefile").write_text(f"run:\n\t@{sys.executable} -m pipelines.retrain --jobs 2\n")
     shell, screen = pty.fork()
     if shell == 0:
@@ -155,15 +156,15 @@ def test_closing_the_terminal_ends_make_and_all_that_it_runs(tmp_path: Path) -> 
         os.close(screen)
         os.kill(shell, signal.SIGKILL)
         os.waitpid(shell, 0)
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive, [process.cmdline() for process in alive]
 
 
 @pytest.mark.slow
-def test_a_lasting_server_learns_that_a_run_was_killed(tmp_path: Path) -> None:
+def test_a_lasting_server_learns_that_a_run_was_killed(tmp_path: Path, blank: Path, history: Give) -> None:
     """From the heartbeats that do not come any more. Nobody runs the project again."""
-    folder = make_project(tmp_path, LONG)
-    with api(tmp_path / "server", Processes()) as url:
+    folder = make_project(history(blank), LONG)
+    with api(history(tmp_path / "server"), Processes()) as url:
         with temporary_settings({PREFECT_API_URL: url}):
             watch_heartbeats("retrain", within=12)
             watch_heartbeats("retrain", within=12)
@@ -178,38 +179,19 @@ def test_a_lasting_server_learns_that_a_run_was_killed(tmp_path: Path) -> None:
         assert "no heartbeat" in crashed[0]["state"]["message"]
 
 
-@pytest.mark.slow
-def test_a_schedule_is_known_to_the_server_for_as_long_as_it_is_served(tmp_path: Path) -> None:
-    folder = make_project(tmp_path, PIPELINE)
-    flow = start(folder, "--cron", "0 3 * * *")
-    try:
-        log = folder / ".genforge" / "prefect" / "server.log"
-        address = wait_for(lambda: re.search(r"http://127\.0\.0\.1:\d+/api", log.read_text() if log.exists() else ""))[
-            0
-        ]
-        scheduled = wait_for(lambda: flow_runs(address, "SCHEDULED"))
-        starts = [datetime.fromisoformat(run["expected_start_time"].replace("Z", "+00:00")) for run in scheduled]
-        assert all((start.hour, start.minute) == (3, 0) for start in starts)
-    finally:
-        flow.send_signal(signal.SIGTERM)
-        _, err = flow.communicate(timeout=40)
-    assert "Traceback" not in err
-    assert not (folder / "a").exists()  # nothing runs before its time
-
-
 def flow_runs(address: str, state: str) -> list[dict[str, Any]]:
     body = json.dumps({"flow_runs": {"state": {"type": {"any_": [state]}}}}).encode()
     request = urllib.request.Request(
         f"{address}/flow_runs/filter", data=body, headers={"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
     except OSError:
         return []
 
 
-def wait_for(look: Callable[[], Any], seconds: float = 90) -> Any:
+def wait_for(look: Callable[[], Any], seconds: float = 400) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := look():

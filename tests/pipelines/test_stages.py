@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
@@ -49,8 +48,6 @@ stages:
 
 
 def make_project(folder: Path, command: str = "cp first.txt second.txt") -> Path:
-    subprocess.run(["git", "init", "-q", folder], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=folder, check=True)
     (folder / "dvc.yaml").write_text(PIPELINE.replace("{command}", command))
     (folder / "params.yaml").write_text("seed: 0\n")
     return folder
@@ -62,8 +59,8 @@ def run(stage: str, folder: Path) -> list[dict[str, object]]:
     return messages
 
 
-def test_graph_is_dvcs_own_and_stale_stages_are_those_that_dvc_would_run(tmp_path: Path) -> None:
-    folder = make_project(tmp_path)
+def test_graph_is_dvcs_own_and_stale_stages_are_those_that_dvc_would_run(blank: Path) -> None:
+    folder = make_project(blank)
     graph = Graph.read(folder)
     assert graph.needs == {"first": frozenset(), "second": frozenset({"first"}), "other": frozenset()}
     assert graph.order.index("first") < graph.order.index("second")
@@ -77,15 +74,15 @@ def test_graph_is_dvcs_own_and_stale_stages_are_those_that_dvc_would_run(tmp_pat
     assert Graph.read(folder).stale == {"first", "second"}
 
 
-def test_a_step_speaks_through_its_channel_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_step_speaks_through_its_channel_and_nothing_is_lost(blank: Path) -> None:
     program = "import genforge.progress as p; [p.say(str(i)) for i in range(500)]; open('second.txt','w').close()"
-    folder = make_project(tmp_path, f'{sys.executable} -c "{program}"')
+    folder = make_project(blank, f'{sys.executable} -c "{program}"')
     run("first", folder)
     assert [message["text"] for message in run("second", folder)] == [str(i) for i in range(500)]
 
 
-def test_a_users_mistake_is_told_in_its_own_words(tmp_path: Path) -> None:
-    folder = make_project(tmp_path, f"{sys.executable} -m genforge.cli step resolve")
+def test_a_users_mistake_is_told_in_its_own_words(blank: Path) -> None:
+    folder = make_project(blank, f"{sys.executable} -m genforge.cli step resolve")
     run("first", folder)
     (folder / "params.yaml").write_text("seed: -4\nrecipes: {a: {from: box}}\n")
     with pytest.raises(StageFailed) as caught:
@@ -94,23 +91,23 @@ def test_a_users_mistake_is_told_in_its_own_words(tmp_path: Path) -> None:
     assert "seed: -4 is wrong" in caught.value.reason
 
 
-def test_an_unexpected_failure_shows_the_end_of_its_log(tmp_path: Path) -> None:
-    folder = make_project(tmp_path, f"{sys.executable} -c 'raise RuntimeError(chr(66)*5)'")
+def test_an_unexpected_failure_shows_the_end_of_its_log(blank: Path) -> None:
+    folder = make_project(blank, f"{sys.executable} -c 'raise RuntimeError(chr(66)*5)'")
     run("first", folder)
     with pytest.raises(StageFailed, match="BBBBB") as caught:
         run("second", folder)
     assert not caught.value.mistake and not caught.value.passing
 
 
-def test_a_broken_pipeline_file_is_a_users_mistake(tmp_path: Path) -> None:
-    folder = make_project(tmp_path)
+def test_a_broken_pipeline_file_is_a_users_mistake(blank: Path) -> None:
+    folder = make_project(blank)
     (folder / "dvc.yaml").write_text("stages: [unfinished\n")
     with pytest.raises(UserError, match=r"dvc\.yaml"):
         Graph.read(folder)
 
 
-def test_a_table_of_locks_that_was_cut_off_is_no_hindrance(tmp_path: Path) -> None:
-    folder = make_project(tmp_path)
+def test_a_table_of_locks_that_was_cut_off_is_no_hindrance(blank: Path) -> None:
+    folder = make_project(blank)
     (folder / ".dvc" / "tmp").mkdir(exist_ok=True)
     (folder / ".dvc" / "tmp" / "rwlock").write_text('{"write": {"/a": {"pi')
     assert Graph.read(folder).stale == {"first", "second", "other"}
@@ -118,8 +115,8 @@ def test_a_table_of_locks_that_was_cut_off_is_no_hindrance(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", [b"dangling.png", b"\xff.png"])
-def test_a_file_that_dvc_cannot_take_is_a_users_mistake(tmp_path: Path, name: bytes) -> None:
-    folder = make_project(tmp_path)
+def test_a_file_that_dvc_cannot_take_is_a_users_mistake(blank: Path, name: bytes) -> None:
+    folder = make_project(blank)
     (folder / "dvc.yaml").write_text("stages: {a: {cmd: touch b, deps: [images], outs: [b]}}\n")
     (folder / "images").mkdir()
     link = folder / "images" / os.fsdecode(name)
@@ -140,8 +137,8 @@ def test_stages_depend_on_the_code_that_decides_what_they_make() -> None:
                 assert code.startswith(watched), f"{name} uses {code} and does not watch it"
 
 
-def test_keys_that_dvc_watches_are_asked_for_with_their_defaults(tmp_path: Path) -> None:
-    folder = make_project(tmp_path)
+def test_keys_that_dvc_watches_are_asked_for_with_their_defaults(blank: Path) -> None:
+    folder = make_project(blank)
     shutil.copy(ROOT / "dvc.yaml", folder / "dvc.yaml")
     (folder / "params.yaml").write_text("data: {name: mine}\nrecipes: {}\n")
     with pytest.raises(UserError) as caught:
@@ -150,14 +147,14 @@ def test_keys_that_dvc_watches_are_asked_for_with_their_defaults(tmp_path: Path)
         "seed: 0",
         'data.folder: "data/incoming"',
         'evaluation: {"images": 500, "seeds": [0, 1, 2], "batch_size": 250, "metrics": null, "fid_infinity": false}',
-        'registry: {"metric": "fid"}',
+        'registry.metric: "fid"',
     ):
         assert f"  {line}\n" in f"{caught.value}\n"
     assert "recipes:" not in str(caught.value)
 
 
-def test_ending_the_pipeline_leaves_no_process_of_a_stage_behind(tmp_path: Path) -> None:
-    folder = make_project(tmp_path, "echo $$ > pid.txt; sleep 600; touch second.txt")
+def test_ending_the_pipeline_leaves_no_process_of_a_stage_behind(blank: Path) -> None:
+    folder = make_project(blank, "echo $$ > pid.txt; sleep 600; touch second.txt")
     run("first", folder)
     processes = Processes()
     failures: list[BaseException] = []
@@ -178,9 +175,9 @@ def test_ending_the_pipeline_leaves_no_process_of_a_stage_behind(tmp_path: Path)
     began = time.monotonic()
     processes.end_all()
     thread.join()
-    gone, alive = psutil.wait_procs(family, timeout=5)
+    gone, alive = psutil.wait_procs(family, timeout=60)
     assert not alive and len(gone) == len(family)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 60  # the stage would sleep for ten minutes
     assert failures
     with pytest.raises(InterruptedError):
         run_stage("other", folder, {}, processes, lambda *_: None)

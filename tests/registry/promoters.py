@@ -1,7 +1,7 @@
-"""Processes that promote, each as its own machine would: `python promoters.py` with a JSON document as its argument.
+"""Processes that promote, each as its own machine would.
 
-It connects once, forks the promoters, and lets them go at the same moment. Each promotes until it was its turn
-once, or, where it is told to, is killed by SIGKILL at a given place inside its move. Prints who was killed.
+One process connects, forks the promoters, and lets them go at the same moment. Each promotes until it was its turn
+once, or, where it is told to, is killed by SIGKILL at a given place inside its move.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ import json
 import os
 import random
 import signal
-import sys
 import time
 from pathlib import Path
 
 
-def promote(folder: Path, version: int, deadly: str, go: int) -> None:
+def forget_connections() -> None:
+    """In a forked process: the parent's connections to a database are not ours."""
     from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Models
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
 
+    for engine in [*Tracking._engine_map.values(), *Models._engine_map.values()]:
+        engine.dispose(close=False)
+
+
+def promote(folder: Path, version: int, deadly: str, go: int) -> None:
     from genforge.registry.alias_history import Move
     from genforge.registry.registry import Registry
     from genforge.settings import UserError
 
-    for engine in [*Tracking._engine_map.values(), *Models._engine_map.values()]:
-        engine.dispose(close=False)  # the parent's connections are not ours
+    forget_connections()
     registry = Registry(folder, "digits")
     registry.aliases()  # connected
     os.read(go, 1)  # until the parent closes its end
@@ -60,15 +64,21 @@ def promote(folder: Path, version: int, deadly: str, go: int) -> None:
             time.sleep(random.uniform(0.0, 2.0))  # not all again at the same moment
 
 
-def main() -> None:
-    asked = json.loads(sys.argv[1])
+def promote_together(root: Path, promoters: list[str], machines: bool, answer: Path) -> None:
+    """Write the exit codes of the promoters by the versions that they promote, as JSON.
+
+    Args:
+        promoters: for each version from 1, the place inside its move where its promoter is killed, or nothing.
+        machines: each has a folder of its own.
+    """
     from genforge.registry.registry import Registry
 
-    Registry(Path(asked["folder"]), "digits").aliases()  # connecting for the first time takes a second
+    forget_connections()
+    Registry(root, "digits").aliases()  # connecting for the first time takes a second
     go, let_go = os.pipe()
     children = {}
-    for version, deadly in enumerate(asked["promoters"], 1):
-        folder = Path(asked["folder"], f"machine-{version}" if asked["machines"] else "")
+    for version, deadly in enumerate(promoters, 1):
+        folder = root / (f"machine-{version}" if machines else "")
         folder.mkdir(exist_ok=True)
         child = os.fork()
         if child == 0:
@@ -80,8 +90,4 @@ def main() -> None:
     ends = {}
     for child, version in children.items():
         ends[version] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(json.dumps(ends))
-
-
-if __name__ == "__main__":
-    main()
+    answer.write_text(json.dumps(ends))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from genforge.registry import leftovers
 from genforge.registry.registry import Registry
+from tests.disasters import in_child
+from tests.registry.promoters import forget_connections, promote_together
+from tests.trained_models import trained_folder
 
-PROMOTERS = int(os.environ.get("GENFORGE_TEST_PROMOTERS", "20"))  # 50 take a machine for themselves
+PROMOTERS = int(os.environ.get("GENFORGE_TEST_PROMOTERS", "12"))  # each waits for all the others: 50 take a machine
 
 
 def promote_at_once(root: Path, promoters: list[str], machines: bool = False) -> dict[int, int]:
@@ -23,12 +24,10 @@ def promote_at_once(root: Path, promoters: list[str], machines: bool = False) ->
     digits.history_of_aliases.make_model()
     for _ in promoters:
         digits.client.create_model_version("digits", (root / "nothing").as_uri())
-    asked = {"folder": str(root), "promoters": promoters, "machines": machines}
-    command = [sys.executable, str(Path(__file__).with_name("promoters.py")), json.dumps(asked)]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    ends = {int(version): code for version, code in json.loads(answer.stdout).items()}
-    assert set(ends.values()) <= {0, -signal.SIGKILL}, answer.stderr
+    answer = root / "ends.json"
+    assert in_child(lambda: promote_together(root, promoters, machines, answer)) == 0
+    ends = {int(version): code for version, code in json.loads(answer.read_text()).items()}
+    assert set(ends.values()) <= {0, -signal.SIGKILL}
     return ends
 
 
@@ -91,25 +90,20 @@ def test_the_doctor_writes_down_a_move_by_hand(tracked: Path) -> None:
     assert [move.action for move in digits.history()] == ["promote", "seen", "seen"]
 
 
-REGISTER = """
-import os, signal, sys
-from pathlib import Path
-from genforge.registry.registry import Registry
-registry = Registry(Path(sys.argv[1]), "digits")
-def killed(*arguments, **options):
-    os.kill(os.getpid(), signal.SIGKILL)
-setattr(registry.client, sys.argv[3], killed)
-registry.register(Path(sys.argv[2]), {"fid": {"mean": 3.0, "std": 0.1}}, "p-1", {})
-"""
-
-
 @pytest.mark.parametrize("place", ["log_model_artifacts", "create_model_version"])
 def test_the_doctor_finds_half_a_version(tracked: Path, place: str) -> None:
-    from tests.trained_models import trained_folder
-
     folder = trained_folder(tracked / "gan", "gan")
-    command = [sys.executable, "-c", REGISTER, str(tracked), str(folder), place]
-    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+
+    def killed(*arguments: object, **options: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def register() -> None:
+        forget_connections()
+        registry = Registry(tracked, "digits")
+        setattr(registry.client, place, killed)
+        registry.register(folder, {"fid": {"mean": 3.0, "std": 0.1}}, "p-1", {})
+
+    assert in_child(register) == -signal.SIGKILL
     found = list(leftovers.find(tracked))
     kinds = ["folder"] * (place == "log_model_artifacts") + ["half a version"]
     assert [leftover.kind for leftover in found] == kinds

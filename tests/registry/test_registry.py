@@ -235,3 +235,17 @@ def test_an_address_that_is_no_store_is_told(tracked: Path, monkeypatch: pytest.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://here")
     with pytest.raises(UserError, match="nonsense://here"):
         Registry(tracked, "digits").aliases()
+
+
+def test_a_registered_model_s_own_folder_is_brought_here_for_as_long_as_it_is_needed(
+    digits: Registry, tmp_path: Path
+) -> None:
+    folder = trained_folder(tmp_path / "diffusion", "diffusion")
+    version, _ = digits.register(folder, SCORES, "p-1", {})
+    digits.move("staging", version.number, None, "the first")
+    with registry.own_folder(digits.root, "models:/digits@staging") as brought:
+        for file in ("model.json", "weights.safetensors"):
+            assert (brought / file).read_bytes() == (folder / file).read_bytes()
+    assert not brought.exists()
+    with pytest.raises(UserError, match="nope not found"), registry.own_folder(digits.root, "models:/digits@nope"):
+        raise AssertionError("there is no such model")

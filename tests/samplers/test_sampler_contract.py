@@ -51,7 +51,7 @@ def test_a_seed_s_image_is_the_same_at_any_batch_size_from_any_denoiser(name: st
 def test_the_trajectory_is_the_denoiser_s_grid_and_ends_with_its_images(name: str) -> None:
     drawing, network, draw = sampler(name, steps=4), denoiser(), Draw(7, torch.arange(2))
     states = list(drawing.trajectory(network, draw))
-    assert [state.sigma for state in states] == network.sampling_sigmas(4)[1:].tolist()
+    assert [state.sigma for state in states] == drawing.grid(network)[1:].tolist()
     assert torch.equal(states[-1].noisy, states[-1].clean)
     assert torch.equal(states[-1].noisy, drawing.sample(network, draw))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from genforge.catalog import Dimension
+from genforge.dimension import Dimension
 from genforge.search.plan import Plan, Row
 from genforge.settings import UserError
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from genforge.catalog import Dimension
+from genforge.dimension import Dimension
 from genforge.files import write_text
 from genforge.search.plan import Plan
 from genforge.search.tickets import Trial

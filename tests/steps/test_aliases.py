@@ -9,6 +9,7 @@ import pytest
 
 from genforge import cli
 from genforge.registry.registry import Registry
+from tests.webhooks import webhook
 
 
 @pytest.fixture
@@ -98,3 +99,44 @@ def test_the_history_is_for_people_and_for_programs(digits: Registry, capsys: py
     assert told(capsys, "history", "digits", "--alias", "staging") == moves[:2]
     assert cli.main(["history"]) == 0
     assert "[bold]<script>" in capsys.readouterr().out
+
+
+def test_what_needs_approval_moves_with_somebodys_name_and_that_is_kept(
+    digits: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (digits.root / "params.yaml").write_text(
+        "registry: {approval: [production]}\nrecipes: {gan: {from: hinge-sngan}}\n"
+    )
+    promotion = ("promote", "digits", "--alias", "production", "--reason", "we looked")
+    assert "--approve NAME" in refused(capsys, *promotion)
+    assert "name of who" in refused(capsys, *promotion, "--approve", " ")
+    assert "production" not in digits.aliases()
+    moved = told(capsys, *promotion, "--approve", "Ada  Lovelace")
+    assert moved["evidence"]["approval"]["by"] == "Ada Lovelace"
+    assert moved["evidence"]["approval"]["at"][:10] == moved["time"][:10]
+    assert cli.main(["history"]) == 0
+    assert "approved by Ada" in " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
+    told(capsys, "promote", "digits/3", "--alias", "staging", "--reason", "no approval is asked for")
+    told(capsys, "promote", "digits/3", "--alias", "production", "--reason", "again", "--approve", "Ada")
+    assert told(capsys, "rollback", "--alias", "production")["after"] == 2  # waits for nobody
+
+
+def test_a_webhook_hears_of_every_move_and_one_that_is_away_stops_none(
+    digits: Registry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with webhook() as (address, heard):
+        monkeypatch.setenv("GENFORGE_WEBHOOK", address)
+        told(capsys, "promote", "digits/3", "--alias", "staging", "--reason", "better")
+        told(capsys, "rollback", "--reason", "or not")
+    assert [(event["event"], event["before"], event["after"]) for event in heard] == [
+        ("promoted", 2, 3),
+        ("rolled back", 3, 2),
+    ]
+    assert "digits@staging moves from version 2 to version 3" in heard[0]["text"] and "better" in heard[0]["text"]
+    for away in (address, "http://[broken", "file:///etc/passwd", "http://user:secret@127.0.0.1:9/"):
+        monkeypatch.setenv("GENFORGE_WEBHOOK", away)
+        assert cli.main(["promote", "digits/3", "--alias", "staging", "--reason", "better"]) == 0
+        warning = capsys.readouterr().err
+        assert "was not told" in warning and "Traceback" not in warning and "secret" not in warning
+        assert cli.main(["rollback"]) == 0
+        capsys.readouterr()

@@ -27,10 +27,9 @@ from tests.disasters import strike as disaster
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with everything up to its judge, and an MLflow store."""
-    folder = make(tmp_path_factory.mktemp("doctor") / "project", ["vae", "box"])
+def fill(place: Path) -> None:
+    """A project with everything up to its judge."""
+    folder = make(place / "project", ["vae", "box"])
     text = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(
         text.replace("trials: 3", "trials: 1").replace("steps_share: 0.2", "steps_share: 0.05")
@@ -41,7 +40,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for step in ("resolve", "ingest", "prepare", "extractor"):
             importlib.import_module(f"genforge.steps.{step}").run(project)
     shutil.rmtree(folder / ".genforge" / "runs")  # their logs are in no MLflow: the doctor would send them
-    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    return made_once("doctor", fill) / "project"
 
 
 @pytest.fixture
@@ -79,13 +82,13 @@ def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
 
 def strike(process: subprocess.Popen[bytes], ready: Callable[[], object], number: int = signal.SIGKILL) -> None:
     """Wait until something is so, then signal the process alone."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not ready():
         assert process.poll() is None, "it ended before it could be struck"
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
-    process.wait(60)
+    process.wait(300)
 
 
 def found(folder: Path) -> set[str]:
@@ -105,7 +108,7 @@ def mend(folder: Path) -> None:
 
 def goes_on(folder: Path, *words: str) -> None:
     done = start(folder, *words)
-    assert done.wait(300) == 0, (folder / ".genforge" / "test.log").read_text()
+    assert done.wait(900) == 0, (folder / ".genforge" / "test.log").read_text()
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -153,7 +156,7 @@ def test_a_table_of_locks_that_dvc_was_killed_in(project: Path) -> None:
     table = project / ".dvc" / "tmp" / "rwlock"
     table.parent.mkdir(exist_ok=True)
     table.write_text("")
-    assert start(project, "dvc", "repro", "--single-item", "resolve").wait(60) != 0
+    assert start(project, "dvc", "repro", "--single-item", "resolve").wait(300) != 0
     assert found(project) == {"lock"}
     mend(project)
     goes_on(project, "dvc", "repro", "--single-item", "resolve")
@@ -176,15 +179,16 @@ def stop(folder: Path, *words: str) -> bool:
     """SIGSTOP to the command of the project that ends in these words, once it has begun its work; False until then."""
     for process in started_in(folder):
         with contextlib.suppress(psutil.NoSuchProcess):
-            command = process.cmdline()
-            if command[0].endswith("python") and command[-len(words) :] == list(words) and process.children():
+            command = process.cmdline()  # a zombie has none
+            is_python = bool(command) and command[0].endswith("python")
+            if is_python and command[-len(words) :] == list(words) and process.children():
                 process.suspend()
                 return True
     return False
 
 
 def wait_for(ready: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not ready():
         assert time.monotonic() < deadline
         time.sleep(0.2)

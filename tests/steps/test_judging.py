@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from genforge.catalog import resolve
+from genforge.catalog import build_network, build_sampler, resolve
+from genforge.contracts import ImageShape, Port
 from genforge.data.loading import Prepared
 from genforge.evaluation.extractor import load_extractor
 from genforge.evaluation.fidelity import Judge
 from genforge.evaluation.metrics import METRICS
 from genforge.evaluation.protocol import Protocol
 from genforge.files import read_json, write_array, write_json, write_text
+from genforge.models import Model
 from genforge.settings import UserError
 from genforge.steps import evaluate, extractor, ingest, prepare, rank
 from genforge.steps.judge import judge, verdict_table
@@ -278,6 +281,52 @@ def test_from_samples_to_leaderboard(project: Project, held_out: np.ndarray) -> 
     assert board["rows"][1]["images_per_second"] == 100.0
     assert project.leaderboard.with_suffix(".md").is_file()
     assert project.leaderboard.with_suffix(".csv").read_text().startswith("name,role,rank,family,fid,fid_low,fid_high,")
+
+
+def frozen_generator() -> Model:
+    """A generator that has stopped listening to its latent: one image for all."""
+    torch.manual_seed(0)
+    port = Port("latent_to_image", ImageShape(1, 8, 8), latent_size=16)
+    network = build_network({"name": "dcgan-generator", "width": 8}, port, "test").eval()
+    torch.nn.init.zeros_(network.project.weight)
+    return Model(network, build_sampler({"name": "one-shot"}), {})
+
+
+def test_a_generator_frozen_to_one_mode_is_caught_by_one_evaluation_and_a_healthy_one_is_not(
+    project: Project, held_out: np.ndarray, real: np.ndarray, tmp_path: Path
+) -> None:
+    for name in ("data", "results"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "data" / "prepared").symlink_to(project.prepared)
+    (tmp_path / "results" / "extractor").symlink_to(project.extractor)
+    write_text(tmp_path / "params.yaml", PARAMS.replace("images: 200", "images: 200, metrics: [fid]"))
+    ours, labels = Project.load(tmp_path), Prepared.open(project.prepared).labels("train")
+    assert labels is not None
+    ones = real[labels == 1]  # about 100
+    darker = np.concatenate([ones, ones - ones // 20, ones - ones // 10])  # one mode, all images different
+    cases = {
+        "healthy": ([held_out[start : start + 200] // 8 * 8 for start in (0, 100, 200)], ""),
+        "one image": (
+            [frozen_generator().draw(seed, 200) for seed in (0, 1, 2)],
+            r"100% of its images are there twice",
+        ),
+        "one class": ([darker[start : start + 200] for start in (0, 20, 40)], r"it reaches [12]\S* of 10 classes"),
+    }
+    for case, (images, words) in cases.items():
+        put_samples(ours, "second", images)
+        evaluate.run(ours, "second")
+        found = read_json(ours.evaluation("second"))
+        assert re.search(words, found["collapsed"]) if words else "collapsed" not in found, case
+        assert found["variety"]["of_classes"] == 10
+    put_samples(ours, "first", [held_out[:200]] * 3)
+    for name in ("first", "floor"):
+        evaluate.run(ours, name)
+    rank.run(ours)
+    assert [(row["name"], row["role"]) for row in read_json(ours.leaderboard)["rows"]] == [
+        ("floor", "floor"),
+        ("first", "ceiling"),
+        ("second", "collapsed"),
+    ]
 
 
 def test_samples_of_another_number_are_refused(project: Project, held_out: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import pkgutil
 import shutil
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,19 @@ def test_a_holder_is_set_against_the_candidate_on_the_same_seeds(project: Projec
         assert ("passes all" if moves else "does not pass better: FID") in staged["reason"]
 
 
+def test_what_has_collapsed_is_not_registered(project: Project) -> None:
+    board = read_json(project.leaderboard)
+    for row in board["rows"]:
+        if row["role"] == "model":
+            row |= {"role": "collapsed", "rank": None, "collapsed": "it reaches 1 of 10 classes"}
+    project.leaderboard.write_text(json.dumps(board))
+    run(project)
+    result = read_json(project.registered)
+    assert (result["versions"], result["aliases"], result["staging"]["version"]) == ({}, {}, None)
+    assert "no model is left to register" in result["staging"]["reason"]
+    assert "gan" in result["staging"]["reason"]
+
+
 def test_without_models_nothing_is_registered(project: Project) -> None:
     board = read_json(project.leaderboard)
     board["rows"] = [row for row in board["rows"] if row["role"] == "floor"]
@@ -250,3 +264,52 @@ def test_without_models_nothing_is_registered(project: Project) -> None:
 def test_everything_is_sent_when_the_step_ends(project: Project) -> None:
     run(project)
     assert tracking.upload_all(project.root) == tracking.Uploaded(0, {})
+
+
+@pytest.mark.parametrize(
+    "place", ["genforge.steps.gates.Comparisons.verdict", "genforge.registry.registry.Registry.move"]
+)
+def test_a_failing_gate_or_a_failing_move_leaves_staging_as_it_was(
+    project: Project, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    registry = Registry(project.root, "digits")
+    registry.history_of_aliases.make_model()
+    registry.client.create_model_version("digits", (project.root / "nothing").as_uri())
+    registry.move("staging", 1, None, "a model of before")
+    whole = pkgutil.resolve_name(f"genforge.{place}")
+
+    def fails_for_staging(self: Any, *arguments: Any, **named: Any) -> Any:
+        staging = "staging" in arguments or seen.count("verdict") >= len(set(FAMILIES.values()))
+        seen.append(place.rpartition(".")[2])
+        if staging:
+            raise RuntimeError("no more room")
+        return whole(self, *arguments, **named)
+
+    seen: list[str] = []
+    monkeypatch.setattr(f"genforge.{place}", fails_for_staging)
+    with pytest.raises(RuntimeError, match="no more room"):
+        run(project)
+    assert {"best-gan", "best-diffusion"} <= registry.aliases().keys()
+    assert registry.aliases()["staging"] == 1 and not project.registered.exists()
+
+
+def test_people_have_the_last_word(project: Project) -> None:
+    """What was rolled back comes back by hand alone, and what needs approval waits for it."""
+    run(project)
+    registry = Registry(project.root, "digits")
+    best = read_json(project.registered)["staging"]["version"]
+    (worse,) = {1, 2} - {best}
+    registry.move("staging", worse, best, "by hand")
+    registry.move("staging", best, worse, "by hand again")
+    registry.rollback("staging", reason="no sevens")
+    run(project)
+    staging = read_json(project.registered)["staging"]
+    assert registry.aliases()["staging"] == staging["version"] == worse
+    assert "no sevens" in staging["reason"] and f"genforge promote digits/{best}" in staging["reason"]
+
+    registry.move("staging", best, worse, "by hand after all")
+    registry.move("staging", worse, best, "by hand once more")
+    (project.root / "params.yaml").write_text(yaml.safe_dump({**settings(), "registry": {"approval": ["staging"]}}))
+    run(Project.load(project.root))
+    staging = read_json(project.registered)["staging"]
+    assert staging["version"] == worse and "waits for approval" in staging["reason"]

@@ -112,7 +112,7 @@ def test_a_stopped_stage_whose_owner_was_killed_is_found_and_ended(tmp_path: Pat
         leftover = found(tmp_path)["process"]
         assert leftover.place == f"pid {stage.pid}" and "genforge step train gan" in leftover.what
         leftover.mend()
-        psutil.wait_procs([stage], timeout=20)
+        psutil.wait_procs([stage], timeout=60)
         assert "process" not in found(tmp_path)
     finally:
         for process in (stage,):

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from genforge.catalog import target
-from genforge.files import read_array, read_json, write_json
+from genforge.data.loading import Prepared
+from genforge.files import read_array, read_json, write_array, write_json
 from genforge.models import load
 from genforge.settings import UserError
-from genforge.steps import ingest, prepare, resolve, sample, train
+from genforge.steps import ingest, latent, prepare, resolve, sample, train
 from genforge.steps.likelihood import likelihood_of
 from genforge.steps.project import Project
 
@@ -60,8 +61,10 @@ def test_a_trained_folder_draws_the_pictures_that_lie_in_it(project: Project) ->
     train.run(project, "vae")
     folder = project.model("vae")
     assert sorted(path.name for path in folder.iterdir()) == [
+        "companions.safetensors",
         "curves.csv",
         "filmstrip.png",
+        *(f"latent-{name}.png" for name in ("arithmetic", "interpolations", "reconstructions", "traversals")),
         "model.json",
         "samples.png",
         "weights.safetensors",
@@ -130,6 +133,30 @@ def test_a_recipe_without_a_density_tells_none(project: Project) -> None:
     train.run(bare, "box")
     model = load(bare.model("box"), target, companions=True)
     assert model.density is None and likelihood_of(bare, "box", model) is None
+
+
+def test_the_latent_space_of_a_trained_model_is_shown_encoded_and_decoded(project: Project, tmp_path: Path) -> None:
+    train.run(project, "vae")
+    known = latent.show(project, "vae", tmp_path, encode=True)
+    assert known == read_json(tmp_path / "latent.json") and known["images"] == 539 and len(known["spread"]) == 8
+    assert 0 < known["reconstruction_error"] < 1 and "disentanglement" not in known
+    for name in ("arithmetic", "interpolations", "reconstructions", "traversals"):
+        written = (tmp_path / f"{name}.png").read_bytes()
+        assert written == (project.model("vae") / f"latent-{name}.png").read_bytes()
+    codes = read_array(tmp_path / "codes.npy")
+    assert codes.shape == (539, 8) and codes.dtype == np.float32
+    latent.show(project, str(project.model("vae")), tmp_path, decode=tmp_path / "codes.npy")
+    decoded, real = read_array(tmp_path / "decoded.npy"), Prepared.open(project.prepared).images("test")
+    error = np.square(decoded.astype(float) - real).mean() / 127.5**2
+    assert error == pytest.approx(known["reconstruction_error"], rel=1e-3)
+    write_array(tmp_path / "codes.npy", codes[:, :5])
+    with pytest.raises(UserError, match=r"holds float32 \(539, 5\); it should be finite floats \(n, 8\)"):
+        latent.show(project, "vae", tmp_path, decode=tmp_path / "codes.npy")
+    train.run(project, "box")
+    with pytest.raises(UserError, match="has no encoder"):
+        latent.show(project, "box", tmp_path)
+    with pytest.raises(UserError, match="'vea' is no trained model here"):
+        latent.show(project, "vea", tmp_path)
 
 
 def test_a_conditional_model_draws_the_datas_classes(project: Project) -> None:

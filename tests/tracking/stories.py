@@ -8,8 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from genforge.processes import Identity
 from genforge.tracking import runs as tracking
-from genforge.tracking.run_log import RunLog, runs_folder
+from genforge.tracking.run_log import RunLog, new_id, runs_folder
+
+
+def started(root: Path, name: str = "gan", process: Identity | None = None, **more: object) -> RunLog:
+    """A new run of the process `process`, or of this one."""
+    start = {
+        "kind": "train",
+        "name": name,
+        "experiment": "digits",
+        "parameters": {},
+        "tags": {},
+        "parent": None,
+        "dataset": None,
+        "process": (process or Identity.own()).to_json(),
+        **more,
+    }
+    return RunLog.create(runs_folder(root), new_id("train", name), start)
 
 
 def tell(root: Path, points: int = 5, name: str = "gan") -> RunLog:

@@ -19,23 +19,8 @@ from genforge.pictures import png_bytes
 from genforge.processes import Identity
 from genforge.settings import UserError
 from genforge.tracking import run_log
-from genforge.tracking.run_log import RunLog, all_runs, flat, legal, new_id, reap, runs_folder
-
-
-def started(root: Path, name: str = "gan", process: Identity | None = None, **more: object) -> RunLog:
-    """A new run of the process `process`, or of this one."""
-    start = {
-        "kind": "train",
-        "name": name,
-        "experiment": "digits",
-        "parameters": {},
-        "tags": {},
-        "parent": None,
-        "dataset": None,
-        "process": (process or Identity.own()).to_json(),
-        **more,
-    }
-    return RunLog.create(runs_folder(root), new_id("train", name), start)
+from genforge.tracking.run_log import RunLog, all_runs, flat, legal, reap, runs_folder
+from tests.tracking.stories import started
 
 
 def ended_process() -> Identity:

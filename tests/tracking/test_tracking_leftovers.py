@@ -16,26 +16,11 @@ from genforge.tracking import leftovers, mlflow_store
 from genforge.tracking import runs as tracking
 from genforge.tracking.replay import Place, Replay
 from genforge.tracking.retention import forget_old
-from genforge.tracking.run_log import RunLog, all_runs, new_id, runs_folder
+from genforge.tracking.run_log import all_runs, runs_folder
 from tests.tracking.servers import free_port
-from tests.tracking.stories import check_whole, stored, tell
+from tests.tracking.stories import check_whole, started, stored, tell
 
 DAY = 86400
-
-
-def begun(root: Path, process: Identity, name: str = "gan") -> RunLog:
-    """A run of that process, which has not ended."""
-    start = {
-        "kind": "train",
-        "name": name,
-        "experiment": "digits",
-        "parameters": {},
-        "tags": {},
-        "parent": None,
-        "dataset": None,
-        "process": process.to_json(),
-    }
-    return RunLog.create(runs_folder(root), new_id("train", name), start)
 
 
 def gone() -> Identity:
@@ -62,12 +47,16 @@ def test_a_healthy_project_has_none(tracked: Path) -> None:
     tracking.upload_all(tracked)
     with tracking.run(tracked, "train") as run:
         run.metrics(1, {"loss": 1.0})
-        begun(tracked, elsewhere())
+        started(tracked, process=elsewhere())
         assert list(leftovers.find(tracked)) == []
 
 
 def test_a_run_of_the_dead_is_ended(tracked: Path) -> None:
-    log, far, silent = begun(tracked, gone()), begun(tracked, elsewhere()), begun(tracked, elsewhere())
+    log, far, silent = (
+        started(tracked, process=gone()),
+        started(tracked, process=elsewhere()),
+        started(tracked, process=elsewhere()),
+    )
     make_old(silent.folder, 8 * DAY)
     found = of_kind(tracked, "run")
     assert {leftover.place for leftover in found} == {log.id, silent.id}
@@ -81,7 +70,7 @@ def test_a_run_of_the_dead_is_ended(tracked: Path) -> None:
 
 
 def test_a_run_elsewhere_that_speaks_again_is_left_alone(tracked: Path) -> None:
-    log = begun(tracked, elsewhere())
+    log = started(tracked, process=elsewhere())
     make_old(log.folder, 8 * DAY)
     (leftover,) = of_kind(tracked, "run")
     log.metrics(1, {"loss": 1.0})
@@ -180,7 +169,7 @@ def test_only_logs_that_are_wholly_sent_are_forgotten(tracked: Path, monkeypatch
     sent = [tell(tracked) for _ in range(2)]
     tracking.finish_pipeline(tracked, pipeline, "FINISHED")
     tracking.upload_all(tracked)
-    unsent, young = tell(tracked), begun(tracked, Identity.own())
+    unsent, young = tell(tracked), started(tracked, process=Identity.own())
     for log in all_runs(tracked):
         make_old(log.folder, 31 * DAY)
     store = Replay(tracked).store

@@ -169,6 +169,18 @@ def test_every_call_may_arrive_twice(tracked: Path) -> None:
     check_whole(client, log)  # of one run: the second is in the bin
 
 
+def test_a_run_that_the_network_brings_before_the_end_is_deleted(tracked: Path) -> None:
+    with tracking.run(tracked, "train") as run:
+        run.metrics(0, {"loss": 1})
+        tracking.upload_all(tracked)
+        client = mlflow_store.connect(tracked)
+        experiment = client.get_experiment_by_name("digits").experiment_id
+        late = client.create_run(experiment, tags={"genforge.run": run.id}).info.run_id
+    tracking.upload_all(tracked)
+    assert client.get_run(late).info.lifecycle_stage == "deleted"
+    assert stored(client, RunLog(runs_folder(tracked) / run.id)).info.status == "FINISHED"
+
+
 def test_a_run_that_the_network_brings_late_is_swept_away(tracked: Path) -> None:
     log = tell(tracked)
     tracking.upload_all(tracked)
@@ -276,7 +288,7 @@ def test_a_store_that_is_away_costs_patience_and_no_points(tracked: Path, monkey
     log = tell(tracked)
     began = time.monotonic()
     left = tracking.upload_all(tracked, patience=0.5).left
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert list(left) == [log.id]
     assert "refused" in left[log.id]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # the user goes back to the store of the project
@@ -324,7 +336,7 @@ def test_the_uploader_comes_by_itself_and_goes_by_itself(tracked: Path, monkeypa
         time.sleep(0.05)
     tell(tracked)
     assert [c.pid for c in psutil.Process().children() if c.pid not in before] == [child.pid]  # one serves both runs
-    gone, _ = psutil.wait_procs([child], timeout=25)
+    gone, _ = psutil.wait_procs([child], timeout=120)
     assert gone
     assert (tracked / ".genforge" / "uploader.log").read_text() == ""
     check_whole(mlflow_store.connect(tracked), log)

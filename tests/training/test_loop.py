@@ -303,14 +303,14 @@ def test_sigterm_checkpoints_at_the_next_step_and_ends(tmp_path: Path) -> None:
 def test_sigterm_while_observing_does_not_wait_for_the_observer(tmp_path: Path) -> None:
     def observe(step: int, network: Network) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
+        time.sleep(600)
 
     began = time.monotonic()
     checkpoints = Checkpoints(tmp_path)
     objective = fresh(Denoise)
     with pytest.raises(Terminated):
         train(objective, ToyData(), SHORT, checkpoints=checkpoints, observe=observe, observations=2)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 300
     assert checkpoints.steps()[0] == 12
     resumed, straight = fresh(Denoise), fresh(Denoise)
     seen: list[int] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -44,6 +46,37 @@ def test_a_step_of_sgd_without_momentum_follows_the_gradient_and_the_decay() -> 
 def test_kernels_are_fused_where_torch_has_them(name: str) -> None:
     optimizer = build_optimizer(OptimizerSettings(name=name), [nn.Parameter(torch.zeros(3))])
     assert optimizer.param_groups[0]["fused"] is True
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_are_those_of_torch_s_own_optimizer(name: str) -> None:
+    first, second = (nn.Parameter(torch.linspace(-2.0, 2.0, 7)) for _ in range(2))
+    ours = build_optimizer(OptimizerSettings(name=name, learning_rate=0.1, weight_decay=0.1), [first])
+    theirs = type(ours).__mro__[1](
+        [second], **{key: ours.defaults[key] for key in ours.defaults if key != "decoupled_weight_decay"}
+    )
+    for weight, optimizer in ((first, ours), (second, theirs)):
+        for _ in range(5):
+            optimizer.zero_grad()
+            weight.sin().square().sum().backward()
+            optimizer.step()
+    assert type(theirs).__module__.startswith("torch.optim") and torch.equal(first, second)
+    assert optimizer_tensors(ours).keys() == optimizer_tensors(theirs).keys()
+
+
+def test_training_without_torch_compile_does_not_pay_for_its_import() -> None:
+    """A second in every process that trains."""
+    program = (
+        "import sys, torch\n"
+        "from genforge.training.optimization import *\n"
+        "weight = torch.nn.Parameter(torch.ones(3))\n"
+        "optimizer = build_optimizer(OptimizerSettings(), [weight])\n"
+        "weight.sum().backward()\n"
+        "optimizer.step(); optimizer.zero_grad(); restore_optimizer(optimizer, optimizer_tensors(optimizer))\n"
+        "print([name for name in ('torch._dynamo', 'torch._inductor', 'sympy') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -170,7 +170,7 @@ class StoppingData(ToyData):
         self.stop = stop
 
     def batch(self, turn: int, size: int) -> Batch:
-        if turn == self.stop:
+        if turn * size == self.stop * SETTINGS.batch_size:
             raise Stopped
         return super().batch(turn, size)
 

@@ -112,7 +112,7 @@ def _unpacked(settings: DataSettings, archive: Path, files: Path) -> pl.DataFram
 
 def _tins(settings: DataSettings, places: Places, out: Path) -> Source:
     side, count = settings.image_size or tins.DEFAULT_SIDE, settings.count
-    factors = tins.draw_factors(count, derive(places.seed, "tins"))
+    factors = tins.draw_factors(count, derive(places.seed, "tins"), settings.nuisance)
     write_array(out / "all-factors.npy", factors)
     images = np.lib.format.open_memmap(out / "all-images.npy", "w+", np.uint8, (count, side, side, 3))
     with Bar("drawing tins", count, "tins") as bar:

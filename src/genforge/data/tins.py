@@ -15,8 +15,13 @@ BELOW = 0.10  # of the image lies under the tin's foot
 LID = 0.22  # height of the lid's ellipse as a share of its width: how far from above we look
 
 
-def draw_factors(count: int, seed: int) -> np.ndarray:
+OF_INTEREST = 2  # of FACTORS, the first ones
+
+
+def draw_factors(count: int, seed: int, nuisance: float = 1.0) -> np.ndarray:
     """Factors of `count` tins, float32 (count, 7), in the order of FACTORS, uniform and independent.
+
+    nuisance: how much of their range the factors after height and width take, around its middle; 0: none of it.
 
     height 0.25..0.70 (of the body, without its lid) and width 0.25..0.70 of the image's side; hue, band_hue 0..1 round
     the colour wheel; background 0.55..0.95 brightness; left -0.08..0.08 of the side from the middle; light -1 (from the
@@ -25,6 +30,8 @@ def draw_factors(count: int, seed: int) -> np.ndarray:
     low = np.array([0.25, 0.25, 0.0, 0.0, 0.55, -0.08, -1.0])
     high = np.array([0.70, 0.70, 1.0, 1.0, 0.95, 0.08, 1.0])
     unit = np.random.Generator(np.random.Philox(seed)).random((count, len(FACTORS)))
+    if nuisance != 1.0:
+        unit[:, OF_INTEREST:] = 0.5 + nuisance * (unit[:, OF_INTEREST:] - 0.5)
     return (low + unit * (high - low)).astype(np.float32)
 
 

@@ -14,25 +14,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genforge.evaluation.clip import normalised
-from genforge.evaluation.extractor import Extractor
-from genforge.evaluation.inception import resized
+from genforge.evaluation.encoder import Encoder
 from genforge.evaluation.weights import first_line, read_weights
 from genforge.settings import UserError
 
 WANTED = "weights as https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth has them"
-SIDE = 224  # pixels
 HEAD = 64  # channels of one attention head, in every published size
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of levels / 255
 
 
-class Dinov2Extractor(Extractor):
+class Dinov2Extractor(Encoder):
     """Features are the class token after the last norm."""
 
     name = "dinov2"
-    feature_layer, logits_layer = "dinov2", None
+    feature_layer = "dinov2"
+    side = 224
+    normal = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
     why_no_logits = "dinov2 names no classes; IS needs extractor.name: classifier or inception"
-    resizing = f"to {SIDE} x {SIDE} as TensorFlow 1 resizes, by torch-fidelity; gray repeated to three channels"
 
     def __init__(self, weights: Mapping[str, Tensor], digest: str, device: str = "cpu") -> None:
         network = VisionTransformer(weights)
@@ -40,15 +37,6 @@ class Dinov2Extractor(Extractor):
         self.network = network.to(device).eval().requires_grad_(False)
         self.dimensions = network.norm.weight.shape[0]
         self.digest, self.device = digest, device
-
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self._features(images.permute(0, 3, 1, 2).float()), None
-
-    def look_between(self, images: Tensor) -> Tensor:
-        return self._features(images.float().add(1.0).mul(127.5))
-
-    def _features(self, levels: Tensor) -> Tensor:
-        return self.network(normalised(resized(levels.expand(-1, 3, -1, -1), SIDE), MEAN, DEVIATION))
 
 
 class VisionTransformer(nn.Module):

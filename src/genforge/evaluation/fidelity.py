@@ -1,8 +1,7 @@
 """The judge: looks at images once, and hands what was seen to every metric that is asked for.
 
-torch-fidelity computes what it has (KID, IS); what it lacks, or has slowly, is ours and stands in `measures/`, where
-FID, precision and recall are shown to be torch-fidelity's own numbers. The real images are looked at once for a data
-set, by the step `extractor`.
+The metrics stand in `measures/`, where those that torch-fidelity has, too, are shown to be its own numbers. The real
+images are looked at once for a data set, by the step `extractor`.
 """
 
 from __future__ import annotations
@@ -192,7 +191,7 @@ class Judge:
         return found
 
 
-def check_images(images: np.ndarray, shape: ImageShape) -> None:
+def check_images(images: np.ndarray, shape: ImageShape, fewest: int = FEWEST_IMAGES) -> None:
     """Raises UserError unless `images` are uint8 (n, height, width, channels), or points float32 (n, 1, 1, 2), of this
     shape, and enough of them."""
     expected = (shape.height, shape.width, shape.channels)
@@ -214,5 +213,5 @@ def check_images(images: np.ndarray, shape: ImageShape) -> None:
             f"(n, height, width, channels); bring them to that shape, or prepare the data at theirs (data.image_size, "
             f"data.channels)"
         )
-    if len(images) < FEWEST_IMAGES:
-        raise UserError(f"{len(images)} images are too few to judge; give {FEWEST_IMAGES} at least, better thousands")
+    if len(images) < fewest:
+        raise UserError(f"{len(images)} images are too few to judge; give {fewest} at least, better thousands")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from genforge.evaluation.extractor import Extractor, Features
 from genforge.files import digest_file
@@ -62,6 +61,8 @@ class ClassDetector(Detector):
         )
 
     def flags(self, images: np.ndarray, seen: Features) -> np.ndarray:
+        from scipy.special import softmax
+
         assert seen.logits is not None
         probabilities = softmax(seen.logits.astype(np.float64), axis=1)
         return probabilities[:, self.unwanted].sum(axis=1) > self.threshold

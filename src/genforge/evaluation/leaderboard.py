@@ -22,6 +22,9 @@ from genforge.settings import UserError
 
 FLOOR = "floor"
 BASELINE = "baseline"  # the family of ceilings
+COLLAPSED = (
+    "collapsed"  # the role of a model that draws the same over and over: its numbers are shown, its place is not
+)
 HEADINGS = ("rank", "model", "family")
 BITS = "bits/dim"
 
@@ -36,7 +39,7 @@ def build(results: Iterable[Mapping[str, Any]], metric_name: str) -> dict[str, A
 
     Returns:
         metric, protocol_name, protocol, and rows: the floor first, then models and ceilings from best to worst. Each
-        row has name, role (floor, model, ceiling), rank (1 is the best model; null for what is no model) and what
+        row has name, role (floor, model, ceiling, collapsed), rank (1 is the best model; null for all others) and what
         `results` had.
 
     Raises:
@@ -64,7 +67,7 @@ def build(results: Iterable[Mapping[str, Any]], metric_name: str) -> dict[str, A
     for result in ordered:
         if result["name"] == FLOOR:
             continue
-        role = "ceiling" if result["family"] == BASELINE else "model"
+        role = "ceiling" if result["family"] == BASELINE else COLLAPSED if result.get("collapsed") else "model"
         rank += role == "model"
         rows.append(_row(result, role, rank if role == "model" else None))
     return {"metric": metric_name, "protocol_name": protocol.name, "protocol": protocol.to_json(), "rows": rows}
@@ -140,6 +143,11 @@ def about_likelihoods(board: Mapping[str, Any]) -> list[str]:
     return [first, *(f"Bits/dim of {name}: {found.how}; {found.nats:.2f} nats an image" for name, found in told)]
 
 
+def collapses(board: Mapping[str, Any]) -> dict[str, str]:
+    """Models that have collapsed, each with what its collapse consists in."""
+    return {row["name"]: row["collapsed"] for row in board["rows"] if row["role"] == COLLAPSED}
+
+
 def best(board: Mapping[str, Any], name: str) -> float | None:
     """The best mean of a metric that was drawn by something: the floor is real and takes no part."""
     values = [
@@ -166,9 +174,10 @@ def render(board: Mapping[str, Any]) -> Table:
     if with_likelihoods(board):
         table.add_column(f"{BITS} ↓", justify="right")
     table.add_column("images/s", justify="right")
-    if missing := left_out(board):
-        table.caption = "\n".join(f"no {title}: {why}" for title, why in missing.items())
-        table.caption_justify = "left"
+    notes = [f"{name} has collapsed: {why}" for name, why in collapses(board).items()]
+    notes += [f"no {title}: {why}" for title, why in left_out(board).items()]
+    if notes:
+        table.caption, table.caption_justify = "\n".join(notes), "left"
     bests = {name: best(board, name) for name in columns(board)}
     for row in board["rows"]:
         cells = []
@@ -201,7 +210,8 @@ def markdown(board: Mapping[str, Any]) -> str:
     ]
     meanings += [f"- {line}" for line in about_likelihoods(board)]
     reasons = [f"- no {title}: {why}" for title, why in left_out(board).items()]
-    return "\n".join([*lines, "", about, "", *meanings, *reasons, ""])
+    collapsed = [f"- {name} has collapsed: {why}; it has no rank" for name, why in collapses(board).items()]
+    return "\n".join([*lines, "", about, "", *collapsed, *meanings, *reasons, ""])
 
 
 def _rows_of(

@@ -10,19 +10,22 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import betaincinv, chdtrc  # `scipy.stats` takes half a second to import, in every step
 
 
 def upper_bound(seen: int, count: int, confidence: float = 0.95) -> float:
     """The one-sided upper bound of p: the p at which `seen` or fewer of `count` would come with probability 1 -
     confidence. It is the `confidence` quantile of Beta(seen + 1, count - seen); with none seen, 1 - (1 -
     confidence)^(1 / count)."""
+    from scipy.special import betaincinv  # `scipy.stats` takes half a second to import
+
     _check(seen, count)
     return 1.0 if seen == count else float(betaincinv(seen + 1, count - seen, confidence))
 
 
 def lower_bound(seen: int, count: int, confidence: float = 0.95) -> float:
     """The one-sided lower bound: the 1 - confidence quantile of Beta(seen, count - seen + 1)."""
+    from scipy.special import betaincinv
+
     _check(seen, count)
     return 0.0 if seen == 0 else float(betaincinv(seen, count - seen + 1, 1.0 - confidence))
 
@@ -49,6 +52,8 @@ def shares(counts: np.ndarray, confidence: float = 0.95) -> np.ndarray:
 def same_shares(counts: np.ndarray, expected: np.ndarray) -> float:
     """p-value of Pearson's chi-square test that `counts` were drawn with the shares `expected` (k,), those of classes
     that are never drawn left out. An approximation; good from about 5 expected in each class."""
+    from scipy.special import chdtrc
+
     there = expected > 0.0
     if counts[~there].any():
         return 0.0

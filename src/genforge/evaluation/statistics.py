@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.special import log_softmax
 
 from genforge.evaluation.extractor import Features
 from genforge.evaluation.measures.frechet import MEAN, ROOT, moments, root_of
@@ -139,6 +138,8 @@ class InceptionScore(Statistic):
     name, lower_is_better = "is", False
 
     def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
+        from scipy.special import log_softmax
+
         assert seen.logits is not None, "IS needs an extractor that names classes"
         logs = log_softmax(seen.logits.astype(np.float64), axis=1)
         probabilities = np.exp(logs)

@@ -33,7 +33,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri  # a normal's distribution and its inverse, without all of `scipy.stats`
 
 from genforge.evaluation.extractor import Features
 from genforge.evaluation.statistics import FrechetDistance, Statistic
@@ -112,7 +111,7 @@ def estimate(
     """
     values = np.array([statistic.of(one) for one in seen])
     mean, error = float(values.mean()), standard_error(statistic, seen, deals, seed)
-    reach = float(ndtri(0.5 + confidence / 2)) * error
+    reach = _reach(confidence) * error
     return Estimate(mean, error, mean - reach, mean + reach, confidence, tuple(map(float, values)))
 
 
@@ -144,7 +143,7 @@ def compare(
     ours, theirs = (float(np.mean([statistic.of(one) for one in side])) for side in (first, second))
     apart = _deviations(statistic, first, deals, seed) - _deviations(statistic, second, deals, seed)
     difference, error = ours - theirs, _standard_error(apart)
-    reach = float(ndtri(0.5 + confidence / 2)) * error
+    reach = _reach(confidence) * error
     gain = (-difference if statistic.lower_is_better else difference) - margin
     return Comparison(
         statistic.name,
@@ -223,8 +222,17 @@ def _standard_error(deviations: np.ndarray) -> float:
     return float(np.sqrt((deviations**2).sum(axis=1).mean() / (groups - 1) / groups))
 
 
+def _reach(confidence: float) -> float:
+    """Standard errors on each side of the mean within which a normal lies with this probability."""
+    from scipy.special import ndtri  # its distribution and the inverse of it, without all of `scipy.stats`
+
+    return float(ndtri(0.5 + confidence / 2))
+
+
 def _probability(gain: float, error: float) -> float:
     """That the true gain is above 0."""
+    from scipy.special import ndtr
+
     if error > 0.0:
         return float(ndtr(gain / error))
     return 0.5 if gain == 0.0 else float(math.copysign(0.5, gain) + 0.5)

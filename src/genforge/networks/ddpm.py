@@ -7,7 +7,7 @@ or the velocity alpha * noise - alpha * sigma * clean (Salimans & Ho 2022): thre
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -38,7 +38,7 @@ class DDPMDenoiser(Denoiser):
     """The denoiser of denoising diffusion probabilistic models, over any backbone."""
 
     settings_type = DDPMSettings
-    path: ClassVar[PathName] = "preserving"
+    path: PathName = "preserving"
     sigmas: Tensor  # (timesteps,), rising
 
     def __init__(self, settings: DDPMSettings, port: Port, backbone: Network) -> None:

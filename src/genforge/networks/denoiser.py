@@ -43,7 +43,7 @@ class Denoiser(Network):
     kind: ClassVar[PortKind] = "denoiser"
     inner: ClassVar[tuple[str, ...]] = ("backbone",)
     takes_points = True
-    path: ClassVar[PathName]
+    path: PathName
 
     @classmethod
     def inner_port(cls, key: str, settings: Settings, port: Port) -> Port:

@@ -8,7 +8,7 @@ then their lambda(sigma) = (sigma^2 + s^2) / (sigma s)^2.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field, model_validator
@@ -39,7 +39,7 @@ class EDMDenoiser(Denoiser):
     """EDM preconditioning over any backbone."""
 
     settings_type = EDMSettings
-    path: ClassVar[PathName] = "exploding"
+    path: PathName = "exploding"
 
     def __init__(self, settings: EDMSettings, port: Port, backbone: Network) -> None:
         super().__init__(settings, port, backbone)

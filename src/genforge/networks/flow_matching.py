@@ -10,7 +10,7 @@ Time 1, all noise, is an infinite sigma. Sampling starts a little before, at `la
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -37,7 +37,7 @@ class FlowMatchingDenoiser(Denoiser):
     """Straight-line flow matching over any backbone."""
 
     settings_type = FlowMatchingSettings
-    path: ClassVar[PathName] = "straight"
+    path: PathName = "straight"
 
     def __init__(self, settings: FlowMatchingSettings, port: Port, backbone: Network) -> None:
         super().__init__(settings, port, backbone)

@@ -11,9 +11,13 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from genforge.contracts import Network, WithFeatures
+from genforge.contracts import Network, WithFeatures, WithStyles
+from genforge.networks.equalised import MinibatchDeviation
+from genforge.networks.progressive import Growing
+from genforge.objectives.adaptive_augmentation import GROUPS
 from genforge.objectives.augmentation import AUGMENTATIONS
 from genforge.objectives.gan_losses import LOSSES
+from genforge.objectives.growth import GrowthSettings
 from genforge.settings import Settings, UserError, nearest
 
 
@@ -37,6 +41,13 @@ class AdversarialSettings(Settings):
         0.0, ge=0.0, description="weight of the pull of slopes at real images to 0 (gamma of Mescheder et al. 2018: 10)"
     )
     r2: float = Field(0.0, ge=0.0, description="the same at generated images")
+    penalties_every: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="turns of the critic from one with these penalties to the next; they weigh as many times more then "
+        "(lazy regularisation, Karras et al. 2020, StyleGAN2, section 3.1: 16)",
+    )
 
     # What the critic is told, and shown.
     label_smoothing: float = Field(
@@ -67,12 +78,49 @@ class AdversarialSettings(Settings):
         f"(Zhao et al. 2020)",
     )
 
-    # What the generator is told beside its loss.
+    adaptive_augmentation: tuple[str, ...] = Field(
+        (),
+        description=f"random changes of every image that the critic sees, with a probability that follows from how "
+        f"sure it is of real ones: {', '.join(GROUPS)} (Karras et al. 2020, ADA: all of them)",
+    )
+    adaptive_target: float = Field(
+        0.6,
+        gt=-1.0,
+        lt=1.0,
+        description="how sure it may be: the share of real images that it takes for real less that of the others",
+    )
+    adaptive_images: int = Field(
+        500_000, ge=1, description="images in which that probability could rise from 0 to 1: smaller is faster"
+    )
+
+    # What the generator is told beside its loss, and what its images are made of.
     feature_matching: float = Field(
         0.0,
         ge=0.0,
         description="weight of the squared distance between the critic's mean features of real and of fake images "
         "(Salimans et al. 2016), added to the generator's loss; means are over the images of one pass",
+    )
+
+    path_length: float = Field(
+        0.0,
+        ge=0.0,
+        description="weight of the pull of how fast images change with the style to its mean (Karras et al. 2020, "
+        "StyleGAN2: 2), of generators that have styles",
+    )
+    path_length_every: int = Field(
+        8,
+        ge=1,
+        le=100,
+        description="turns of the generator from one with that pull to the next; it weighs as many times more then",
+    )
+    style_mixing: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of generated images that are made of two styles (Karras et al. 2019: 0.9)",
+    )
+    growth: GrowthSettings | None = Field(
+        None, description="begin with small images and double their sides step by step, of networks that can; null: not"
     )
 
     @field_validator("loss")
@@ -116,11 +164,32 @@ class AdversarialSettings(Settings):
                 raise ValueError(f"of {', '.join(AUGMENTATIONS)}; {nearest(name, list(AUGMENTATIONS))}")
         return names
 
+    @field_validator("adaptive_augmentation")
+    @classmethod
+    def _adaptive_augmentation(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for name in names:
+            if name not in GROUPS:
+                raise ValueError(f"of {', '.join(GROUPS)}; {nearest(name, list(GROUPS))}")
+        loss = info.data.get("loss")
+        if names and loss in LOSSES and LOSSES[loss].boundary is None:
+            fitting = ", ".join(name for name, pair in LOSSES.items() if pair.boundary is not None)
+            raise ValueError(
+                f"empty with loss {loss}, whose critic compares images and calls none of them real by itself, so that "
+                f"nobody can say how sure it is; these do: {fitting}"
+            )
+        return names
+
     @property
     def slope_penalties(self) -> dict[str, float]:
         """Weights of the penalties that differentiate the critic by its images, of those that are on."""
         weights = {"gradient_penalty": self.gradient_penalty, "r1": self.r1, "r2": self.r2}
         return {name: weight for name, weight in weights.items() if weight}
+
+    @property
+    def counts_critic_turns(self) -> bool:
+        """Whether anything depends on how many turns the critic has had."""
+        lazy = self.penalties_every > 1 and bool(self.slope_penalties)
+        return lazy or self.instance_noise_turns is not None or self.growth is not None
 
 
 def check_critic(settings: AdversarialSettings, critic: Network) -> None:
@@ -151,6 +220,28 @@ def check_critic(settings: AdversarialSettings, critic: Network) -> None:
         )
 
 
+def check_generator(settings: AdversarialSettings, generator: Network, critic: Network) -> None:
+    """Raises UserError when a setting asks of the generator, or of both networks, what they cannot give."""
+    for name in ("path_length", "style_mixing"):
+        if getattr(settings, name) and not isinstance(generator, WithStyles):
+            raise UserError(
+                f"objective.{name} is {getattr(settings, name):g}, but {type(generator).__module__} has no styles; set "
+                f"it to 0, or networks.generator.name to style-generator"
+            )
+    if settings.growth is not None:
+        for role, network in (("generator", generator), ("critic", critic)):
+            if not isinstance(network, Growing):
+                raise UserError(
+                    f"objective.growth is set, but {type(network).__module__} cannot grow; set it to null, or "
+                    f"networks.{role}.name to progressive-{role}"
+                )
+
+
 def normalises_batches(critic: Network) -> bool:
-    """Whether an image's output depends on the other images of its batch."""
+    """Whether an image's output depends on the other images of its batch through normalisation."""
     return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in critic.modules())
+
+
+def looks_across(critic: Network) -> bool:
+    """Whether an image's output depends on the other images of its pass in any way."""
+    return normalises_batches(critic) or any(isinstance(layer, MinibatchDeviation) for layer in critic.modules())

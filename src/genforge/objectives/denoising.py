@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port
+from genforge.networks.autoguided import Autoguided
 from genforge.networks.denoiser import Denoiser
 from genforge.objectives.conditioning import check_conditioning
 from genforge.settings import Settings
@@ -35,6 +36,9 @@ class DenoisingSettings(Settings):
         description="share of images whose label is withheld, so that the sampler can guide (Ho & Salimans 2022, "
         "Algorithm 1; they use 0.1)",
     )
+    guide_every: int = Field(
+        4, ge=1, description="of an autoguided-denoiser: the guide learns in every so many-th step, so less than main"
+    )
 
     @model_validator(mode="after")
     def _labels_to_drop(self) -> DenoisingSettings:
@@ -44,7 +48,7 @@ class DenoisingSettings(Settings):
 
 
 class Denoising(Objective):
-    """One player, `denoiser`, which is exported."""
+    """One player, `denoiser`, which is exported; and where that has a guide, `guide`."""
 
     family: ClassVar[str] = "diffusion"
     settings_type = DenoisingSettings
@@ -68,13 +72,16 @@ class Denoising(Objective):
         self.settings = settings
         self.denoiser = self.exported = denoiser
         self.players = [Player("denoiser", denoiser)]
+        if isinstance(denoiser, Autoguided):
+            self.players = [Player("denoiser", denoiser.main), Player("guide", denoiser.guide, settings.guide_every)]
 
     def loss(self, player: Player, batch: Batch) -> Loss:
-        clean = batch.images
-        sigma = self.denoiser.training_sigma(evenly_spread(len(batch), clean.device))
+        clean, taught = batch.images, player.module
+        assert isinstance(taught, Denoiser)
+        sigma = taught.training_sigma(evenly_spread(len(batch), clean.device))
         noisy = clean + sigma[:, None, None, None] * torch.randn_like(clean)
         labels = self._with_some_withheld(batch.labels)
-        error = (self.denoiser(noisy, sigma, labels) - clean).square().flatten(1).mean(dim=1)  # (n,)
+        error = (taught(noisy, sigma, labels) - clean).square().flatten(1).mean(dim=1)  # (n,)
         value = (self._weight(sigma) * error).mean()
         return Loss(value, {"loss": value.detach()})
 

@@ -99,6 +99,7 @@ class GanLoss:
     needs_real: the generator's loss looks at the critic's outputs on real images.
     has_target: the critic's loss takes `target`, the value that it is to give real images, by default one.
     needs_bound: the critic's loss has no least value unless something bounds the critic's slopes.
+    boundary: the output above which the critic takes an image for real; None where outputs only have differences.
     """
 
     critic: Callable[..., Tensor]
@@ -106,14 +107,15 @@ class GanLoss:
     needs_real: bool = False
     has_target: bool = False
     needs_bound: bool = False
+    boundary: float | None = None
 
 
 LOSSES: dict[str, GanLoss] = {
-    "minimax": GanLoss(logistic_critic, saturating_generator, has_target=True),
-    "non-saturating": GanLoss(logistic_critic, non_saturating_generator, has_target=True),
-    "least-squares": GanLoss(least_squares_critic, least_squares_generator, has_target=True),
+    "minimax": GanLoss(logistic_critic, saturating_generator, has_target=True, boundary=0.0),
+    "non-saturating": GanLoss(logistic_critic, non_saturating_generator, has_target=True, boundary=0.0),
+    "least-squares": GanLoss(least_squares_critic, least_squares_generator, has_target=True, boundary=0.5),
     "wasserstein": GanLoss(wasserstein_critic, linear_generator, needs_bound=True),
-    "hinge": GanLoss(hinge_critic, linear_generator),
+    "hinge": GanLoss(hinge_critic, linear_generator, boundary=0.0),
     "relativistic": GanLoss(relativistic_critic, relativistic_generator, needs_real=True),
     "relativistic-average-least-squares": GanLoss(
         relativistic_average_least_squares_critic, relativistic_average_least_squares_generator, needs_real=True

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -78,10 +79,17 @@ def refused(requirements: Iterable[str]) -> set[str]:
     """Top-level modules of everything that is installed here and that `requirements` do not bring; this project
     always."""
     allowed = distributions(requirements)
-    modules = metadata.packages_distributions()
+    modules = owners_of_modules()
     return {NAME, "pipelines"} | {
         name for name, owners in modules.items() if not any(_plain(owner) in allowed for owner in owners)
     }
+
+
+@cache
+def owners_of_modules() -> Mapping[str, list[str]]:
+    """Top-level names that can be imported here, each with the distributions that bring it. Reading them takes most of
+    a second."""
+    return metadata.packages_distributions()
 
 
 def distributions(requirements: Iterable[str]) -> set[str]:

@@ -25,12 +25,14 @@ from genforge import catalog
 from genforge.catalog import Exported
 from genforge.files import read_json, write_json
 from genforge.imports import NAME, closure, code_digest
+from genforge.registry.clean_process import owners_of_modules
 from genforge.tracking.mlflow_store import quiet
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 MODELS = f"{NAME}.models"  # the module that loads a model folder
+PROVENANCE = f"{NAME}.provenance"  # and the one that marks what is served
 SCRIPT = Path(__file__).parent / "served_model.py"
 _IMPORT = re.compile(rf"^(\s*(?:from|import)\s+){NAME}\b", re.MULTILINE)
 
@@ -46,7 +48,7 @@ def package(folder: Path, target: Path, model_id: str | None = None, run_id: str
     from mlflow.models import Model
 
     exported = Exported.from_json(read_json(folder / "model.json")["exported"])
-    modules = [MODELS, *exported.modules()]
+    modules = [MODELS, PROVENANCE, *exported.modules()]
     name = f"{NAME}_{code_digest(modules)[:12]}"
     with tempfile.TemporaryDirectory(dir=target.parent) as staging:  # removed with the target's, if we are killed
         carried = Path(staging, "model")
@@ -97,7 +99,7 @@ def signature(exported: Exported) -> ModelSignature:
 def requirements(modules: Iterable[str]) -> list[str]:
     """The packages that `modules` and the served model import, at the versions that are installed here."""
     found = {name for path in [SCRIPT, *closure(modules).values()] for name in _foreign_imports(path)}
-    packages = metadata.packages_distributions()
+    packages = owners_of_modules()
     # One name may come from several distributions (mlflow and mlflow-skinny): the one of that name is meant.
     distributions = {next((p for p in packages[name] if p.lower() == name), packages[name][0]) for name in found}
     # The public part of a version: `2.13.0`, not `2.13.0+cpu`, which only some indexes have.
@@ -125,6 +127,7 @@ def _carried(modules: Iterable[str], name: str) -> dict[str, Any]:
 
     return {
         "models": name + MODELS.removeprefix(NAME),
+        "provenance": name + PROVENANCE.removeprefix(NAME),
         "network": renamed(catalog.NETWORKS),
         "sampler": renamed(catalog.SAMPLERS),
     }

@@ -441,6 +441,29 @@ def load_model(root: Path, uri: str, device: str = "auto") -> Any:
         raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
 
 
+@contextlib.contextmanager
+def own_folder(root: Path, uri: str) -> Iterator[Path]:
+    """The folder that training left (model.json, weights) of a registered model, while the block lasts: for what needs
+    the networks themselves, with this project's code.
+
+    Raises:
+        Unusable: there is no such model, version or alias, or its files are gone.
+        UserError: the store does not answer.
+    """
+    client = mlflow_store.connect(root)
+    mlflow_store.check_answers(client, root)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory(prefix="genforge-model-") as place:
+        try:
+            brought = Path(mlflow.artifacts.download_artifacts(uri, dst_path=place))
+        except MlflowException as error:
+            kind = Unusable if error.error_code == "RESOURCE_DOES_NOT_EXIST" else UserError
+            raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
+        yield brought / "artifacts" / "model"
+
+
 def check_shape(model: Any, shape: ImageShape) -> None:
     """Raises Unusable unless the loaded model draws images of this shape."""
     drawn = tuple(model.metadata.signature.outputs.inputs[0].shape[1:])

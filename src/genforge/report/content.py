@@ -15,8 +15,9 @@ class Model:
     card: its model.json.
     found: settings that the search changed, by dotted key, each with the recipe's own value and the new one.
     curves: logged values by name, each a list of (step, value).
-    samples, density (of points: what it holds likely), filmstrip, copies (samples beside their nearest training
-        images): pictures; None where there is none.
+    samples, density (of points: what it holds likely), filmstrip, trajectory (from noise to images), copies (samples
+    beside their nearest training images): pictures; None where there is none. latent: pictures of the latent space by
+    name, where there is an encoder.
     gates: what each gate found, with name, passed, words and reason; empty for a model that was not asked.
     """
 
@@ -27,7 +28,9 @@ class Model:
     samples: Path | None = None
     density: Path | None = None
     filmstrip: Path | None = None
+    trajectory: Path | None = None
     copies: Path | None = None
+    latent: Mapping[str, Path] = field(default_factory=dict)
     gates: Sequence[Mapping[str, Any]] = ()
 
 

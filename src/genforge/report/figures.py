@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from genforge.files import replacing
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -259,6 +260,71 @@ def class_balance(path: Path, counts: Mapping[str, Mapping[str, int]], theme: Th
             axes.set_xlabel(f"{len(classes)} classes", fontsize=7.5)
         axes.tick_params(labelsize=7)
         axes.grid(axis="y", color=theme.line, linewidth=0.5)
+    _save(figure, path, theme)
+
+
+def cost_and_quality(
+    path: Path, lines: Mapping[str, Sequence[tuple[float, float]]], cost: str, quality: str, theme: Theme = LIGHT
+) -> None:
+    """A line for each contender through its (cost, quality), both on logarithmic axes."""
+    figure = _figure(theme, height=3.6)
+    axes = _axes(figure, theme)
+    for place, (name, points) in enumerate(lines.items()):
+        costs, values = zip(*sorted(points), strict=True)
+        axes.plot(costs, values, "o-", color=theme.colour(place), linewidth=1.3, markersize=4, label=_clipped(name, 24))
+    for side in ("x", "y"):
+        _logarithmic(axes, side)
+    axes.set_xlabel(cost)
+    axes.set_ylabel(quality)
+    axes.grid(color=theme.line, linewidth=0.5)
+    axes.legend(frameon=False, fontsize=8, labelcolor=theme.ink)
+    _save(figure, path, theme)
+
+
+def lengths(path: Path, points: Sequence[tuple[float, float]], as_trained: float, theme: Theme = LIGHT) -> None:
+    """FID of averages by their length (sigma_rel, FID), beside the FID of the model as it was trained."""
+    figure = _figure(theme, width=4.6, height=3.0)
+    axes = _axes(figure, theme)
+    places, values = zip(*points, strict=True)
+    axes.plot(places, values, "o-", color=theme.colour(0), linewidth=1.3, markersize=5)
+    axes.axhline(as_trained, color=theme.muted, linewidth=1.0, linestyle=(0, (4, 3)))
+    axes.annotate(
+        "as trained",
+        (1, as_trained),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 4),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=theme.muted,
+    )
+    axes.set_xlabel("length of the average, sigma_rel")
+    axes.set_ylabel("FID, lower is better")
+    axes.set_ylim(0, 1.12 * max(*values, as_trained))
+    axes.grid(color=theme.line, linewidth=0.5)
+    _save(figure, path, theme)
+
+
+def grid_of_samplers(path: Path, cells: Mapping[tuple[str, int], tuple[np.ndarray, str]], theme: Theme = LIGHT) -> None:
+    """What each sampler (rows) draws at each number of steps (columns): a picture, uint8 (height, width, channels), and
+    the words under it."""
+    names, counts = list(dict.fromkeys(name for name, _ in cells)), sorted({count for _, count in cells})
+    figure = _figure(theme, width=1.65 * len(counts) + 0.5, height=1.85 * len(names) + 0.2)
+    for place, (name, count) in enumerate((name, count) for name in names for count in counts):
+        axes = _axes(figure, theme, len(names), len(counts), place)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        if place < len(counts):
+            axes.set_title(f"{count} steps" if count > 1 else "1 step", fontsize=8.5, color=theme.ink, pad=5)
+        if count == counts[0]:
+            axes.set_ylabel(_clipped(name, 20), color=theme.ink)
+        if (name, count) not in cells:
+            continue
+        picture, words = cells[name, count]
+        axes.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+        axes.set_xlabel(words, fontsize=6.5)
     _save(figure, path, theme)
 
 

@@ -26,6 +26,14 @@ MOST_CURVES = 6  # panels of one model
 NOT_CURVES = ("images_per_second",)  # a matter of the machine, not of the training
 HIDDEN_PROTOCOL = ("versions", "settings")  # shown by themselves
 
+LATENT_WORDS = {
+    "reconstructions": "Held-out images, and below each what is left of it after its code.",
+    "traversals": "One image's code with one dimension changed a row, the liveliest dimension first.",
+    "interpolations": "Straight lines from the code of one held-out image to that of another.",
+    "arithmetic": "Sums of codes: an image, then the same as it would be in each class; or the first less the second "
+    "plus the third.",
+}
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -48,6 +56,8 @@ def write(report: Report, folder: Path) -> None:
         "rows": report.board["rows"],
         "columns": [METRICS[name] for name in leaderboard.columns(report.board)],
         "ranking": METRICS[report.board["metric"]],
+        "latent_words": LATENT_WORDS,
+        "latent_spaces": {row["name"]: row["latent_space"] for row in report.board["rows"] if "latent_space" in row},
         "further": [METRICS[name] for name in leaderboard.further(report.board)],
         "best": {name: leaderboard.best(report.board, name) for name in METRICS},
         "headline": headline(report.board),
@@ -78,7 +88,10 @@ def headline(board: Mapping[str, Any]) -> str:
     """Who leads, in a few words."""
     models = [row for row in board["rows"] if row["role"] == "model"]
     if not models:
-        return "No model yet, only baselines"
+        collapsed = [row["name"] for row in board["rows"] if row["role"] == leaderboard.COLLAPSED]
+        return (
+            f"No model that has not collapsed ({', '.join(collapsed)})" if collapsed else "No model yet, only baselines"
+        )
     return f"{models[0]['name']} leads {len(models)} models" if len(models) > 1 else f"{models[0]['name']} stands alone"
 
 
@@ -207,8 +220,15 @@ def _model(model: Model, series: int | None, pictures: _Pictures) -> dict[str, A
             model.density, f"{model.name}-density", f"real points beside the log-density of {model.name} on the plane"
         ),
         "gates": model.gates,
+        "latent": {
+            key: pictures.copy(path, f"{model.name}-latent-{key}", f"{key} in the latent space of {model.name}")
+            for key, path in model.latent.items()
+        },
         "copies": pictures.copy(
             model.copies, f"{model.name}-copies", f"samples of {model.name}, each beside its nearest training image"
+        ),
+        "trajectory": pictures.copy(
+            model.trajectory, f"{model.name}-trajectory", f"images of {model.name} on their way from noise"
         ),
         "filmstrip": pictures.copy(
             model.filmstrip if model.card["steps"] else None,  # what has a closed form has one moment only

@@ -22,7 +22,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from genforge import randomness
-from genforge.contracts import Draw, Network, Sampler
+from genforge.contracts import Draw, Network, Sampler, State
+from genforge.networks.autoguided import Autoguided
 from genforge.networks.denoiser import Denoiser, PathName, karras_levels
 from genforge.samplers.drawing import begin
 from genforge.settings import Settings, UserError
@@ -48,7 +49,13 @@ class DiffusionSettings(Settings):
         1.0,
         ge=0.0,
         description="strength of classifier-free guidance (Ho & Salimans 2022): 1 none, more is more typical of the "
-        "label and less varied, 0 as if there were no label. Other than 1 takes two evaluations in place of one",
+        "label and less varied, 0 as if there were no label. Other than 1 takes one evaluation more",
+    )
+    autoguidance: float = Field(
+        1.0,
+        ge=0.0,
+        description="strength of autoguidance (Karras 2024, arXiv:2406.02507) by the guide of an autoguided-denoiser: "
+        "1 none, more is further from what a worse network would draw. Other than 1 takes an evaluation of the guide",
     )
 
     @model_validator(mode="before")
@@ -61,19 +68,6 @@ class DiffusionSettings(Settings):
                 "or leave eta out"
             )
         return values
-
-
-@dataclass(frozen=True)
-class State:
-    """Where sampling stands after a step.
-
-    sigma: the noise level reached, 0 at the end. noisy: images at that level, (n, c, h, w). clean: the clean images
-    that the step predicted, (n, c, h, w).
-    """
-
-    sigma: float
-    noisy: Tensor
-    clean: Tensor
 
 
 @dataclass(frozen=True)
@@ -106,6 +100,7 @@ class DiffusionSampler(Sampler):
     kinds: ClassVar[tuple[str, ...]] = ("denoiser",)
     settings_type: ClassVar[type[Settings]] = DiffusionSettings
     settings: DiffusionSettings
+    jumps: ClassVar[bool] = False  # made for a network that gives the end of the way, not the mean of what may be there
 
     def __init__(self, settings: Settings) -> None:
         assert isinstance(settings, DiffusionSettings)
@@ -119,6 +114,11 @@ class DiffusionSampler(Sampler):
         """Raises UserError when the grid leaves the denoiser's range, or guidance has nothing to lead away from."""
         assert isinstance(network, Denoiser)
         self.grid(network)
+        if self.settings.autoguidance != 1.0 and not isinstance(network, Autoguided):
+            raise UserError(
+                f"sampler.autoguidance is {self.settings.autoguidance:g}, but the network has no guide to be led away "
+                f"from; start from the recipe autoguided-edm, or set sampler.autoguidance to 1"
+            )
         if self.settings.guidance != 1.0 and not network.port.unlabelled:
             raise UserError(
                 f"sampler.guidance is {self.settings.guidance:g}, but the network never learned to do without labels, "
@@ -146,8 +146,12 @@ class DiffusionSampler(Sampler):
         elif spacing == "logarithmic":
             levels = torch.logspace(math.log10(high), math.log10(low), steps)
         else:
-            return network.sampling_sigmas(steps)
+            return self.own_grid(network, steps)
         return torch.cat([levels, levels.new_zeros(1)])
+
+    def own_grid(self, network: Denoiser, steps: int) -> Tensor:
+        """The grid of `spacing: own`: float32 (steps + 1,), falling, the last zero."""
+        return network.sampling_sigmas(steps)
 
     @torch.no_grad()
     def sample(self, network: Network, draw: Draw) -> Tensor:
@@ -200,17 +204,21 @@ class DiffusionSampler(Sampler):
     def denoise(self, network: Denoiser, labels: Tensor | None) -> Denoise:
         """D as the steps see it: the network, guided and clipped.
 
-        Guidance is Ho & Salimans 2022, eq. 6, with guidance = 1 + w. It is linear in the predicted noise, and so the
-        same in the clean image.
+        Away from the answer without a label by Ho & Salimans 2022, eq. 6, with guidance = 1 + w, and from the guide's
+        by Karras et al. 2024, eq. 4. Both are linear in the predicted noise, and so the same in the clean image.
         """
+        guidance, autoguidance = self.settings.guidance, self.settings.autoguidance
 
         def evaluate(noisy: Tensor, sigma: Tensor) -> Tensor:
             levels = sigma.expand(len(noisy))
-            clean = network(noisy, levels, labels)
-            if self.settings.guidance != 1.0:
+            answer = clean = network(noisy, levels, labels)
+            if guidance != 1.0:
                 assert labels is not None
                 without = network(noisy, levels, torch.full_like(labels, network.port.classes))
-                clean = without + self.settings.guidance * (clean - without)
+                clean = clean + (guidance - 1) * (answer - without)
+            if autoguidance != 1.0:
+                assert isinstance(network, Autoguided)
+                clean = clean + (autoguidance - 1) * (answer - network.guide(noisy, levels, labels))
             return clean.clamp(-1, 1) if self.settings.clip else clean
 
         return evaluate

@@ -22,6 +22,17 @@ from genforge.samplers.drawing import begin
 from genforge.settings import UserError
 
 
+def covering(sampler: DiffusionSampler, network: Denoiser, strength: float) -> float:
+    """The noise level of the sampler's grid from which `strength` of its steps are left, one at least: 1 is the start.
+
+    Args:
+        strength: 0 to 1, how much of the picture may change.
+    """
+    sigmas = sampler.grid(network)
+    steps = len(sigmas) - 1
+    return sigmas[steps - max(1, round(strength * steps))].item()
+
+
 @torch.no_grad()
 def edit(
     sampler: DiffusionSampler,

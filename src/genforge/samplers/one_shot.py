@@ -32,13 +32,20 @@ class OneShot(Sampler):
         super().__init__(settings)
         self.truncation = settings.truncation
 
-    @torch.no_grad()
-    def sample(self, network: Network, draw: Draw) -> Tensor:
-        indices, labels = begin(network, draw)
+    def latents(self, network: Network, draw: Draw) -> Tensor:
+        """What images begin as: normal noise (n, latent_size), cut off where that is asked for."""
+        indices, _ = begin(network, draw)
         latent = randomness.normal(draw.seed, indices, (network.port.latent_size,))
-        if self.truncation is not None:
-            latent = truncated(latent, self.truncation)
-        return network(latent, labels).float()
+        return latent if self.truncation is None else truncated(latent, self.truncation)
+
+    def sample(self, network: Network, draw: Draw) -> Tensor:
+        return self.from_latents(network, self.latents(network, draw), draw)
+
+    @torch.no_grad()
+    def from_latents(self, network: Network, latents: Tensor, draw: Draw) -> Tensor:
+        """Images of given latents, with the labels of `draw`."""
+        _, labels = begin(network, draw)
+        return network(latents, labels).float()
 
 
 def truncated(noise: Tensor, limit: float) -> Tensor:

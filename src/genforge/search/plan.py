@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from genforge.catalog import Dimension
+from genforge.dimension import Dimension
 from genforge.settings import Settings, UserError
 
 Value = bool | int | float | str

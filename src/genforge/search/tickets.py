@@ -29,7 +29,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from genforge.catalog import Dimension
+from genforge.dimension import Dimension
 from genforge.processes import Identity
 from genforge.randomness import derive
 from genforge.search.lease import Watch

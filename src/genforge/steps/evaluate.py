@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genforge.evaluation.collapse import Variety
 from genforge.evaluation.leaderboard import FLOOR, half_width, with_error
 from genforge.evaluation.metrics import metric
-from genforge.files import read_array, write_json
+from genforge.files import read_array, read_json, write_json
 from genforge.progress import say
 from genforge.settings import UserError
 from genforge.steps.project import Project
@@ -40,7 +41,9 @@ def run(project: Project, name: str | None = None) -> None:
     """
     if name is None:
         raise UserError(f"step evaluate: name a recipe, or `{FLOOR}`, such as `genforge step evaluate gan`")
+    from genforge.data.loading import Prepared
     from genforge.evaluation.fidelity import Judge, check_images
+    from genforge.steps.latent import in_numbers, knowledge_of
     from genforge.steps.likelihood import likelihood_of
     from genforge.tracking import runs as tracking
 
@@ -64,6 +67,10 @@ def run(project: Project, name: str | None = None) -> None:
                 found |= judge.score_latent(latent.network, latent.labels, settings.images, seed, of_latent)
             values.append(found)
             record.metrics(number, values[-1])
+        variety = variety_of(judge, seen, len(read_json(project.prepared / "card.json")["classes"]))
+        collapsed = variety.collapse(settings.collapse_duplicates, settings.collapse_classes) if name != FLOOR else ""
+        if name != FLOOR:
+            record.tags({"collapsed": collapsed or "no"})
         metrics = {key: summary([found[key] for found in values]) for key in values[0]}
         # Real images of different seeds are in part the same ones, so that the seeds of the floor count as one set.
         errors = error_bars(judge.reference, seen[:1] if name == FLOOR else seen, of_images)
@@ -72,6 +79,9 @@ def run(project: Project, name: str | None = None) -> None:
         likelihood = likelihood_of(project, name, model) if model else None
         if likelihood:
             record.metrics(len(values), {"nats": likelihood.nats, "bits_per_dimension": likelihood.bits})
+        latent_space = knowledge_of(model.networks, Prepared.open(project.prepared)) if model else None
+        if latent_space:
+            record.metrics(len(values), in_numbers(latent_space))
     result: dict[str, Any] = {
         "name": name,
         "family": family,
@@ -80,6 +90,9 @@ def run(project: Project, name: str | None = None) -> None:
         "metrics": metrics,
         **({"fid_infinity": at_infinity(judge.reference, seen)} if settings.fid_infinity and name != FLOOR else {}),
         **({"likelihood": likelihood.to_json()} if likelihood else {}),
+        **({"latent_space": latent_space} if latent_space else {}),
+        "variety": variety.to_json(),
+        **({"collapsed": collapsed} if collapsed else {}),
         "left_out": judge.left_out,
         "protocol_name": protocol.name,
         "protocol": protocol.to_json(),
@@ -88,6 +101,8 @@ def run(project: Project, name: str | None = None) -> None:
     write_json(project.metrics(name), in_short(result))
     ranking = metric(project.config.registry.metric)
     say(f"{name}: {ranking.title} {with_error(result, ranking.name)} (protocol {protocol.name})")
+    if collapsed:
+        say(f"{name} has collapsed: {collapsed}; it is not ranked and not registered")
 
 
 def wanted(project: Project, judge: Judge) -> list[str]:
@@ -104,6 +119,15 @@ def wanted(project: Project, judge: Judge) -> list[str]:
             f"choose another registry.metric"
         )
     return chosen
+
+
+def variety_of(judge: Judge, seen: Sequence[Features], of_data: int) -> Variety:
+    """How varied the images of all sampling seeds are, whichever metrics are asked for. The judge may name classes that
+    are not the data's, of which there are `of_data`: then only twins are counted."""
+    logits = seen[0].logits
+    classes = of_data if logits is not None and logits.shape[1] == of_data else None
+    counted = ["duplicates", *(["classes"] if classes else [])]
+    return Variety.of([judge.measure(one, counted) for one in seen], classes)
 
 
 @dataclass(frozen=True)
@@ -172,10 +196,10 @@ def at_infinity(reference: Reference, seen: Sequence[Features]) -> dict[str, Any
 def around(found: dict[str, Any], error: float | None) -> dict[str, Any]:
     """The interval that holds the expectation with 95%, by the standard error; or, of what is no function of the images
     that were drawn, by Student's t over the seeds."""
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit  # quantiles of a normal and of Student's t, without all of `scipy.stats`
 
     seeds, quantile = len(found["values"]), 0.5 + CONFIDENCE / 2
-    reach = norm.ppf(quantile) * error if error is not None else t.ppf(quantile, seeds - 1) * found["std"] / seeds**0.5
+    reach = ndtri(quantile) * error if error is not None else stdtrit(seeds - 1, quantile) * found["std"] / seeds**0.5
     low, high = found["mean"] - reach, found["mean"] + reach
     return {"standard_error": error, "low": float(low), "high": float(high), "confidence": CONFIDENCE}
 

@@ -21,6 +21,7 @@ from genforge.steps.project import Project
 if TYPE_CHECKING:
     from genforge.data.loading import Prepared
     from genforge.objectives.classification import Classification, Task
+    from genforge.training.settings import TrainingSettings
 
 
 def run(project: Project, name: str | None = None) -> None:
@@ -54,7 +55,6 @@ def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> Non
     from genforge.objectives.classification import ROLE, Classification, ClassificationSettings
     from genforge.tracking import runs as tracking
     from genforge.training.loop import train
-    from genforge.training.settings import TrainingSettings
 
     settings = project.config.extractor
     task: Task = "labels" if len(prepared.classes) >= 2 else "rotations"
@@ -66,19 +66,7 @@ def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> Non
     network = Classifier(Classifier.settings_type.read({"width": settings.width}, "extractor"), port)
     objective = Classification(learning, {ROLE: network})
     data = DeviceData(prepared, split="train", device=project.device, seed=seed)
-    training = TrainingSettings.read(
-        {
-            "steps": settings.steps,
-            "batch_size": settings.batch_size,
-            "optimizer": {"name": "adamw", "learning_rate": 4e-3, "betas": (0.9, 0.99), "weight_decay": 0.01},
-            "warmup_steps": settings.steps // 10,
-            "schedule": "cosine",
-            "ema": 0.99,
-            "precision": "float32",
-            "channels_last": True,
-        },
-        "extractor",
-    )
+    training = classifier_training(settings.steps, settings.batch_size)
     inputs = {
         "extractor": settings.model_dump(mode="json"),
         "training": training.model_dump(mode="json"),
@@ -107,6 +95,25 @@ def _train_classifier(project: Project, prepared: Prepared, folder: Path) -> Non
     about = {"validation_accuracy": accuracy, "settings": settings.model_dump(), **_about(project, prepared)}
     write_classifier(folder, network, names_classes=task == "labels", about=about)
     forget_others(checkpoints)
+
+
+def classifier_training(steps: int, batch_size: int) -> TrainingSettings:
+    """How a classifier is trained, here and wherever one is asked what images are worth."""
+    from genforge.training.settings import TrainingSettings
+
+    return TrainingSettings.read(
+        {
+            "steps": steps,
+            "batch_size": batch_size,
+            "optimizer": {"name": "adamw", "learning_rate": 4e-3, "betas": (0.9, 0.99), "weight_decay": 0.01},
+            "warmup_steps": steps // 10,
+            "schedule": "cosine",
+            "ema": 0.99,
+            "precision": "float32",
+            "channels_last": True,
+        },
+        "extractor",
+    )
 
 
 def validation_accuracy(objective: Classification, prepared: Prepared, device: str, seed: int) -> float:

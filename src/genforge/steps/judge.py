@@ -23,10 +23,12 @@ BROKEN_SHOWN = 10
 
 @dataclass
 class Found:
-    """What lies at a path. images: uint8 (n, height, width, channels). broken: files that are no image, with reasons.
-    resized: images that were of another size than the data's."""
+    """What lies at a path. images: uint8 (n, height, width, channels). names: where each lies, below the path; numbers
+    of an array's. broken: files that are no image, with reasons. resized: images that were of another size than the
+    data's."""
 
     images: np.ndarray
+    names: list[str]
     broken: list[dict[str, str]] = field(default_factory=list)
     resized: int = 0
 
@@ -66,10 +68,14 @@ def judge(project: Project, path: Path) -> dict[str, Any]:
     }
 
 
-def read_images(project: Project, path: Path, shape: ImageShape) -> Found:
-    """The images at `path`, in the shape of the data."""
+def read_images(project: Project, path: Path, shape: ImageShape, single: bool = False) -> Found:
+    """The images at `path`, in the shape of the data. single: one file that is an image will do, too."""
     if path.is_dir():
-        return _read_folder(project, path, shape)
+        from genforge.data.image_folder import files_below
+
+        return _read_files(project, path, sorted(files_below(path)), shape)
+    if single and path.is_file() and path.suffix != ".npy":
+        return _read_files(project, path.parent, [path.name], shape)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a folder of images or a uint8 .npy array")
     if path.suffix != ".npy":
@@ -79,16 +85,17 @@ def read_images(project: Project, path: Path, shape: ImageShape) -> Found:
         )
     images = read_array(path, memory_map=True)
     if shape.is_point and images.ndim == 2:
-        return Found(images[:, None, None, :])
-    return Found(images[..., None] if images.ndim == 3 and shape.channels == 1 else images)
+        images = images[:, None, None, :]
+    elif images.ndim == 3 and shape.channels == 1:
+        images = images[..., None]
+    return Found(images, [str(number) for number in range(len(images))])
 
 
-def _read_folder(project: Project, folder: Path, shape: ImageShape) -> Found:
-    """Every file below `folder`, decoded as `prepare` decodes."""
+def _read_files(project: Project, folder: Path, paths: list[str], shape: ImageShape) -> Found:
+    """Files below `folder`, decoded as `prepare` decodes."""
     from genforge.data.decoding import Rules
     from genforge.data.decoding_pool import decode_all, usable_processes
     from genforge.data.decoding_worker import FACTS, Job
-    from genforge.data.image_folder import files_below
     from genforge.progress import Bar
 
     data = project.config.data
@@ -98,7 +105,6 @@ def _read_folder(project: Project, folder: Path, shape: ImageShape) -> Found:
         raise UserError(
             f"the data's images are {shape.width} x {shape.height}; give a .npy array of that shape instead"
         )
-    paths = sorted(files_below(folder))
     if not paths:
         raise UserError(f"{folder} holds no files; give a folder of images or a uint8 .npy array")
     channels: Literal[1, 3] = 1 if shape.channels == 1 else 3
@@ -118,7 +124,8 @@ def _read_folder(project: Project, folder: Path, shape: ImageShape) -> Found:
     broken = [{"path": path, "reason": why} for path, why in zip(paths, reasons, strict=True) if why]
     if len(broken) == len(paths):
         raise UserError(f"none of the {len(paths)} files in {folder} is an image; {paths[0]}: {reasons[0]}")
-    return Found(pixels[np.array([not why for why in reasons])], broken, resized)
+    read = [path for path, why in zip(paths, reasons, strict=True) if not why]
+    return Found(pixels[np.array([not why for why in reasons])], read, broken, resized)
 
 
 def _notes(project: Project, found: Found, protocol_name: str) -> list[str]:

@@ -6,13 +6,16 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from genforge import slots
-from genforge.catalog import Recipe
 from genforge.config import Config, load
 from genforge.files import read_json
 from genforge.settings import UserError
+
+if TYPE_CHECKING:
+    from genforge.catalog import Recipe
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,14 @@ class Project:
 
     def samples(self, name: str) -> Path:
         return self.results / "samples" / name
+
+    def samplers(self, name: str) -> Path:
+        """What samplers times steps draw from one trained denoiser, at what cost (`genforge samplers`)."""
+        return self.results / "samplers" / name
+
+    def averages(self, name: str) -> Path:
+        """What averages of different lengths of one training are worth (`genforge ema`)."""
+        return self.results / "ema" / name
 
     def evaluation(self, name: str) -> Path:
         """What the judge found of one recipe, or of `floor`, held-out real images: every value, with the protocol."""
@@ -139,6 +150,8 @@ class Project:
 
     def recipe(self, name: str) -> Recipe:
         """The resolved recipe, as the step `resolve` wrote it."""
+        from genforge.catalog import Recipe  # with torch, which not every command needs
+
         if name not in self.config.recipes:
             from genforge.settings import nearest
 

@@ -11,18 +11,20 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from genforge.evaluation.leaderboard import with_error
+from genforge.evaluation.leaderboard import COLLAPSED, with_error
 from genforge.evaluation.metrics import metric as metric_of
 from genforge.files import digest_file, read_json, write_json
 from genforge.progress import say
 from genforge.registry import registry
 from genforge.registry.registry import STAGING, Registry, Version
 from genforge.settings import UserError
+from genforge.steps.aliases import announced, needs_approval
 from genforge.steps.gates import Comparisons, in_short
 from genforge.steps.project import Project
 from genforge.tracking import runs as tracking
@@ -52,7 +54,10 @@ def run(project: Project, name: str | None = None) -> None:
             row = (passing or best)[0]
             reason = aliases.offer(STAGING, row["name"], versions[row["name"]][0])
         else:
+            collapsed = [row["name"] for row in board["rows"] if row["role"] == COLLAPSED]
             reason = "only baselines were trained, and they are not registered"
+            if collapsed:
+                reason = f"no model is left to register: {', '.join(collapsed)} collapsed"
         staged = aliases.registry.holder(STAGING)
         result = {
             "model": project.config.data.name,
@@ -104,6 +109,7 @@ class _Aliases:
                 unusable = str(error)
         verdict = registry.compare(self.metric, self.protocol, candidate, holder, unusable)
         told, verdict = self._through_gates(name, verdict, None if unusable else holder)
+        verdict = self._through_people(alias, candidate, verdict)
         if verdict.moves:
             evidence = {
                 "metric": self.metric,
@@ -113,7 +119,8 @@ class _Aliases:
                 "gates": {found["name"]: found["words"] for found in told["gates"]},
             }
             expected = holder.number if holder else None
-            self.registry.move(alias, candidate.number, expected, verdict.reason, evidence)
+            move = self.registry.move(alias, candidate.number, expected, verdict.reason, evidence)
+            announced({"model": self.registry.name, **asdict(move)})
         outcome = f"{'moves' if verdict.moves else 'stays'}: {verdict.reason}"
         write_json(self.project.verdicts / f"{alias}.json", {**told, "alias": alias, "outcome": outcome})
         self.registry.note(candidate.number, {f"gate.{entry['name']}": _in_words(entry) for entry in told["gates"]})
@@ -135,6 +142,20 @@ class _Aliases:
         if verdict.moves:
             return told, registry.Verdict(True, f"{verdict.reason}; {in_short(told)}")
         return told, verdict
+
+    def _through_people(self, alias: str, candidate: Version, verdict: registry.Verdict) -> registry.Verdict:
+        """The verdict, unless a person has taken this alias from the candidate before, or has to approve first. What
+        was rolled back comes back by hand alone: no schedule undoes what somebody has decided."""
+        if not verdict.moves:
+            return verdict
+        by_hand = f"`genforge promote {self.registry.name}/{candidate.number} --alias {alias} --reason ..."
+        moves = [move for move in self.registry.history(alias) if candidate.number in (move.before, move.after)]
+        if moves and moves[-1].action == "rollback" and moves[-1].before == candidate.number:
+            undone = f"version {candidate.number} was taken from it by {moves[-1].who}, {moves[-1].reason}"
+            return registry.Verdict(False, f"{undone}; {by_hand}` gives it back")
+        if needs_approval(self.project, alias):
+            return registry.Verdict(False, f"{verdict.reason}; it waits for approval: {by_hand} --approve NAME`")
+        return verdict
 
     def _model(self, number: int) -> Any:
         """A registered version, loaded once."""

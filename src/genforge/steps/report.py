@@ -26,6 +26,8 @@ PACKAGES = (
     "pillow",
 )
 
+LATENT_PICTURES = ("reconstructions", "traversals", "interpolations", "arithmetic")
+
 
 def run(project: Project, name: str | None = None) -> None:
     """Write results/report: index.html and its pictures.
@@ -73,6 +75,8 @@ def _model(project: Project, name: str) -> Any:
         samples=_existing(project.samples(name) / "grid.png"),
         density=_existing(folder / "density.png"),
         filmstrip=_existing(folder / "filmstrip.png"),
+        latent={key: path for key in LATENT_PICTURES if (path := _existing(folder / f"latent-{key}.png")) is not None},
+        trajectory=_existing(folder / "trajectory.png"),
         copies=_existing(project.gates / f"{name}-copies.png"),
         gates=_gates(project.gates / f"{name}.json"),
     )

@@ -53,6 +53,8 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
             "training.steps": steps,
             "training.checkpoint_every": max(1, steps // reports),
             "training.rollbacks": 0,
+            "training.averages.choose": None,
+            "training.averages.snapshots": 0,
         }
         changed = catalog.with_settings(recipe, {**trial.settings, **short}, f"recipes.{name}.search")
         seed_everything(seed)

@@ -52,7 +52,12 @@ def summarise(project: Project, headline: str) -> None:
 def pictures(results: Path) -> Iterator[tuple[str, str]]:
     """Name and `data:` address of every recipe's sample grid."""
     for path in sorted((results / "samples").glob("*/grid.png")):
-        yield path.parent.name, "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+        yield path.parent.name, data_address(path)
+
+
+def data_address(picture: Path) -> str:
+    """A PNG as a `data:` address."""
+    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
 
 
 def _activated() -> bool:

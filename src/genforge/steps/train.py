@@ -6,7 +6,10 @@ were made on the way, for the filmstrip, with the one that the recipe named then
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ from genforge.settings import UserError
 from genforge.steps.kept import checkpoints_of, forget_others
 from genforge.steps.labels import label_counts, labels_of
 from genforge.steps.project import Project
+from genforge.steps.together import peers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,19 +34,21 @@ if TYPE_CHECKING:
 
 OBSERVATIONS = 5  # looks at the model while it trains, evenly spread: the rows of the filmstrip
 FILM_COLUMNS = 8  # images in each: always of the same noise
+WAYS, MOMENTS = 4, 10  # images whose way from noise is shown, and how many moments of it
 GRID = 64  # images of samples.png
+AVERAGES = "averages"  # in the model's folder: what `genforge ema` chooses from
 SEED_TO_SEE = 0  # of the pictures
 
 
 def run(project: Project, name: str | None = None) -> None:
-    """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png. Curves for DVC too."""
+    """Write results/models/<name>: weights, model.json, curves.csv, samples.png, filmstrip.png, and whatever else there
+    is to be seen of this kind of model (`more_pictures`). Curves for DVC too."""
     if name is None:
         raise UserError("step train: name a recipe, such as `genforge step train gan`")
     from genforge.catalog import build_density, build_objective, build_sampler
     from genforge.data.loading import DeviceData, Prepared
     from genforge.models import Model, digest
-    from genforge.pictures import enough, save_png, sheet
-    from genforge.steps.plane import density_picture
+    from genforge.pictures import enough, sheet
     from genforge.tracking import runs as tracking
     from genforge.training.loop import train
     from genforge.training.settings import TrainingSettings
@@ -57,8 +63,11 @@ def run(project: Project, name: str | None = None) -> None:
 
     # Everything that the weights depend on says where the run is kept. The sampler does not: with another one the
     # finished run is finished again, in seconds, and only its pictures are drawn anew.
+    # Nor does the length of the average that is chosen at the end.
+    trained_by = recipe.model_dump(mode="json", include={"networks", "objective", "training"})
+    trained_by["training"]["averages"].pop("choose")
     inputs = {
-        "recipe": recipe.model_dump(mode="json", include={"networks", "objective", "training"}),
+        "recipe": trained_by,
         "code": code_digest([*recipe.training_modules(), "genforge.data.loading"]),
         "data": prepared.digest,
         "flip": flip,
@@ -66,50 +75,64 @@ def run(project: Project, name: str | None = None) -> None:
     }
     checkpoints = checkpoints_of(project, name, inputs)
 
-    # Data to the device; networks with weights that hang on the seed alone.
-    data = DeviceData(prepared, "train", project.device, seed=seed, horizontal_flip=flip)
-    seed_everything(seed)
-    objective = build_objective(recipe, prepared.shape, len(prepared.classes))
-    companions = {role: objective.networks[role] for role in objective.companions()}
-    model = Model(objective.exported, build_sampler(recipe.sampler), {}, companions)
-
-    parameters = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
-    tags = {"family": recipe.family, "origin": recipe.origin, "inputs": checkpoints.folder.name}
-    with (
-        telling_of_no_room(f"what training {name} leaves behind", project.model(name)),
-        Termination() as termination,
-        tracking.run(project.root, kind="train", name=name, parameters=parameters, tags=tags) as record,
-        termination.at_once(),  # but for the steps, between which the loop hears of it
-    ):
-        trained = train(
+    with peers(project, name) as met:
+        # Data to the device; networks with weights that hang on the seed alone.
+        data = DeviceData(prepared, "train", project.device, seed=seed, horizontal_flip=flip)
+        seed_everything(seed)
+        objective = build_objective(recipe, prepared.shape, len(prepared.classes))
+        companions = {role: objective.networks[role] for role in objective.companions()}
+        card: dict[str, Any] = {"role": objective.exported_role()}
+        model = Model(objective.exported, build_sampler(recipe.sampler), card, companions)
+        learn = functools.partial(
+            train,
             objective,
             data,
             settings,
             device=project.device,
             seed=seed,
-            log=record.metrics,
             checkpoints=checkpoints,
             observe=lambda step, network: pictures_of(
                 model, prepared, enough(prepared.shape.stored, FILM_COLUMNS), f"{name} at step {step}"
             ),
             observations=OBSERVATIONS,
-            show=lambda step, images: record.image("samples", step, sheet(images, FILM_COLUMNS)),
+            held_out=DeviceData(prepared, "validation", project.device, seed) if prepared.count("validation") else None,
             title=f"training {name}",
+            peers=met,
         )
-        card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
-        card["code"] = read_json(project.recipe_file(name))["code"]
-        card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
-        with replacing_folder(project.model(name)) as result:
-            samples = pictures_of(model, prepared, enough(prepared.shape.stored, GRID), name)
-            write(result, model, card, trained.history, sheet(samples, real=prepared.images("validation")))
-            trained.history.write_csv(project.curves(name))
-            if prepared.shape.is_point and recipe.density is not None:
-                model.card, model.density = card, build_density(recipe.density)
-                save_png(result / "density.png", density_picture(model, prepared))
-        record.artifact(project.model(name), "model")
-        record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
-        record.metrics(trained.steps, {"seconds": trained.seconds})
-    forget_others(checkpoints)
+        if not met.is_first:  # the first tells and writes what comes of it
+            learn()
+            return
+
+        parameters = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
+        tags = {"family": recipe.family, "origin": recipe.origin, "inputs": checkpoints.folder.name}
+        with (
+            telling_of_no_room(f"what training {name} leaves behind", project.model(name)),
+            Termination() as termination,
+            tracking.run(project.root, kind="train", name=name, parameters=parameters, tags=tags) as record,
+            termination.at_once(),  # but for the steps, between which the loop hears of it
+        ):
+            trained = learn(
+                log=record.metrics,
+                show=lambda step, images: record.image("samples", step, sheet(images, FILM_COLUMNS)),
+            )
+            card = {**about(recipe, prepared, trained), "name": name, "seed": project.config.seed}
+            card["code"] = read_json(project.recipe_file(name))["code"]
+            card["data"] = {"name": project.config.data.name, "digest": prepared.digest}
+            model.density = None if recipe.density is None else build_density(recipe.density)
+            more = more_pictures(model, prepared)
+            with replacing_folder(project.model(name)) as result:
+                samples = pictures_of(model, prepared, enough(prepared.shape.stored, GRID), name)
+                samples = sheet(samples, real=prepared.images("validation"))
+                write(result, model, card, trained.history, samples, more)
+                if settings.averages.snapshots and checkpoints.averages.is_dir():
+                    shutil.copytree(checkpoints.averages, result / AVERAGES)
+                trained.history.write_csv(project.curves(name))
+            record.artifact(project.model(name), "model")
+            for key, picture in more.items():
+                record.image(key, trained.steps, picture)
+            record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
+            record.metrics(trained.steps, {"seconds": trained.seconds})
+        forget_others(checkpoints)
 
 
 def best_recipe(project: Project, name: str) -> Recipe:
@@ -129,6 +152,22 @@ def pictures_of(model: Model, prepared: Prepared, count: int, title: str) -> np.
         return model.draw(SEED_TO_SEE, count, labels=labels_of(model.classes, prepared, count))
     except ValueError as error:
         raise UserError(f"{title}: {error}; the network is finite, so look at the sampler's settings") from error
+
+
+def more_pictures(model: Model, prepared: Prepared) -> dict[str, np.ndarray]:
+    """What else there is to be seen of this kind of model, by name: ways through its latent space, where it has an
+    encoder; the way from noise to images, where they are drawn step by step. Of points what the model holds likely."""
+    if prepared.shape.is_point:
+        from genforge.steps.plane import density_picture
+
+        return {} if model.density is None else {"density": density_picture(model, prepared)}
+    from genforge.pictures import grid, strip
+    from genforge.steps.latent import strips_of
+
+    latent = strips_of(model.networks, prepared)
+    pictures = {f"latent-{key}": grid(found.images, found.columns) for key, found in latent.items()}
+    ways = model.trajectory(SEED_TO_SEE, WAYS, MOMENTS, labels_of(model.classes, prepared, WAYS))
+    return pictures if ways is None else {**pictures, "trajectory": strip(ways)}
 
 
 def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any]:
@@ -154,8 +193,15 @@ def about(recipe: Recipe, prepared: Prepared, trained: Trained) -> dict[str, Any
     }
 
 
-def write(folder: Path, model: Model, card: dict[str, Any], history: History, samples: np.ndarray) -> None:
-    """Fill the model's folder. samples: the picture of what the model draws."""
+def write(
+    folder: Path,
+    model: Model,
+    card: dict[str, Any],
+    history: History,
+    samples: np.ndarray,
+    more: Mapping[str, np.ndarray],
+) -> None:
+    """Fill the model's folder. samples: the picture of what the model draws. more: other pictures, by their names."""
     from genforge.models import COMPANIONS, weights_of_companions
     from genforge.pictures import film, save_png
     from genforge.training.checkpoint import serialise
@@ -169,3 +215,5 @@ def write(folder: Path, model: Model, card: dict[str, Any], history: History, sa
     history.write_csv(folder / "curves.csv")
     save_png(folder / "samples.png", samples)
     save_png(folder / "filmstrip.png", film(sorted(history.images.items()), FILM_COLUMNS))
+    for key, picture in more.items():
+        save_png(folder / f"{key}.png", picture)

@@ -142,7 +142,7 @@ def experiment(client: MlflowClient, root: Path, name: str) -> str:
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        place = None if is_server(store_uri(root)) else (root.resolve() / ARTIFACTS / name).as_uri()
+        place = None if is_server(store_uri(root)) else (artifacts_folder(root) / name).as_uri()
         try:
             return client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_KIND)
         except MlflowException:
@@ -180,6 +180,12 @@ def _make_database(uri: str) -> None:
 def database_file(root: Path) -> Path | None:
     """The SQLite database of the project in `root`; None where it has another store."""
     return _file_of(store_uri(root))
+
+
+def artifacts_folder(root: Path) -> Path:
+    """Where artifacts lie when no server keeps them: beside a SQLite database, which several folders may share."""
+    database = database_file(root)
+    return (root.resolve() if database is None else database.parent) / ARTIFACTS
 
 
 def half_made(database: Path) -> Iterator[Path]:

@@ -9,8 +9,8 @@ must be one that can be made twice without a trace:
 - parameters, tags, the data set and the end are set to the value that they have; pictures and files have names that
   hang on the log alone, and are written over themselves.
 - a new run is the exception: MLflow would make another one. So it carries the log's id as a tag and is looked for by
-  it, before it is made and after; of several the one that was told something stays. One that a slow network brings
-  later still is found by `Replay.strays`.
+  it, before it is made, after, and once more at its end, when a slow server has done what it was asked long ago; of
+  several the one that was told something stays. One that comes later still is found by `Replay.strays`.
 """
 
 from __future__ import annotations
@@ -220,8 +220,12 @@ class Replay:
             active, _ = self._runs_of(log, experiment)
         place.mlflow_run = active[0].info.run_id
         place.write(log)
-        for double in active[1:]:
-            self.client.delete_run(double.info.run_id)
+        self._delete_doubles(active, place)
+
+    def _delete_doubles(self, active: list[Run], place: Place) -> None:
+        for run in active:
+            if run.info.run_id != place.mlflow_run:
+                self.client.delete_run(run.info.run_id)
 
     def _runs_of(self, log: RunLog, experiment: str) -> tuple[list[Run], list[Run]]:
         """MLflow's runs of a log: active ones, that which was told something first, and deleted ones."""
@@ -261,6 +265,8 @@ class Replay:
                 if event.values["reason"]:
                     self._send_tags(run, {"genforge.reason": event.values["reason"]})
                 self.client.set_terminated(run, event.values["status"], event.time)
+                experiment = self.client.get_run(run).info.experiment_id
+                self._delete_doubles(self._runs_of(log, experiment)[0], place)
                 place.ended = True
 
     def _send_one_by_one(self, log: RunLog, place: Place, batch: list[Event]) -> None:

@@ -82,6 +82,11 @@ class Checkpoints:
     identity: Mapping[str, Any] = field(default_factory=dict)
     warn: Callable[[str], None] = say
 
+    @property
+    def averages(self) -> Path:
+        """Where the run's averages are written down, see `power_averages.py`."""
+        return self.folder / "averages"
+
     def save(self, snapshot: Snapshot) -> Path:
         """Write `snapshot`, then remove those that are not to be kept any longer.
 
@@ -115,6 +120,11 @@ class Checkpoints:
         self._sign()
         self._clear_unfinished()
         return self._first_whole(whole(self.folder))
+
+    def newest(self) -> Snapshot | None:
+        """As `load`, for a process that reads what another one of the same run writes: nothing is set aside."""
+        paths = whole(self.folder)
+        return self._read(paths[0]) if paths else None
 
     def fall_back(self, in_vain: int | None = None) -> Snapshot | None:
         """The newest checkpoint to fall back to. When that is of the step `in_vain`, from which the run was tried again

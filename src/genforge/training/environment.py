@@ -1,4 +1,5 @@
-"""What the bits of a run depend on beside its inputs: versions, the device, the number of threads.
+"""What the bits of a run depend on beside its inputs: versions, the device, the number of threads and of
+processes.
 
 With the same of these a run on a CPU gives the same bits. With others it gives other last digits and is no worse, so a
 run that is resumed under others goes on; but it says so, and is never taken for a reproducible one.
@@ -15,8 +16,8 @@ import torch
 Environment = dict[str, str]
 
 
-def environment(device: str) -> Environment:
-    """Of this process, for a run on `device` (`cpu`, `cuda` or `cuda:<index>`)."""
+def environment(device: str, processes: int = 1) -> Environment:
+    """Of this process, for a run on `device` (`cpu`, `cuda` or `cuda:<index>`) by so many processes together."""
     on_gpu = device.startswith("cuda")
     return {
         "torch": str(torch.__version__),
@@ -25,6 +26,7 @@ def environment(device: str) -> Environment:
         "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
+        **({"processes": str(processes)} if processes > 1 else {}),
     }
 
 

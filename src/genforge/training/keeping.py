@@ -19,7 +19,10 @@ from genforge.training.state import RunState
 
 
 class Keeper:
-    """Keeps `run` in `checkpoints`. Without any it is not kept, and there is nothing to fall back to."""
+    """Keeps `run` in `checkpoints`. Without any it is not kept, and there is nothing to fall back to.
+
+    Of several processes the first writes, and the others go on from what it has written.
+    """
 
     def __init__(self, run: RunState, checkpoints: Checkpoints | None, settings: TrainingSettings, title: str) -> None:
         self.run, self.checkpoints, self.settings, self.title = run, checkpoints, settings, title
@@ -28,7 +31,19 @@ class Keeper:
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint; False when there is none."""
-        return self._go_on_from(self.checkpoints.load() if self.checkpoints else None)
+        if self.checkpoints is None:
+            return False
+        if self.run.peers.is_first:
+            found = self._go_on_from(self.checkpoints.load())
+            self.run.peers.wait()
+            return found
+        return self._follow()
+
+    def _follow(self) -> bool:
+        """Go on from where the first process went on, once it has."""
+        assert self.checkpoints is not None
+        self.run.peers.wait()
+        return self._go_on_from(self.checkpoints.newest())
 
     def keep(self, passing: bool = False) -> None:
         """Checkpoint the run at this step, once.
@@ -42,7 +57,9 @@ class Keeper:
         if self.checkpoints is not None and self.run.step != self.kept_step:
             self.run.check_finite(self.title)
             self.run.check_memory(self.title)
-            self.checkpoints.save(replace(self.run.snapshot(), passing=passing))
+            if self.run.peers.is_first:
+                self.checkpoints.save(replace(self.run.snapshot(), passing=passing))
+            self.run.peers.wait()
             self.kept_step = self.run.step
 
     def leave(self) -> None:
@@ -62,11 +79,15 @@ class Keeper:
         run, tried = self.run, self.run.rollbacks
         if self.checkpoints is None or len(tried) >= self.settings.rollbacks:
             raise failure.after(tried) from None
+        if not run.peers.is_first:
+            self._follow()
+            return
         if not self._go_on_from(self.checkpoints.fall_back(tried[-1].back_to if tried else None)):
             raise failure.after(tried) from None
         smaller = self.settings.rollback_factor ** (len(tried) + 1)
         run.rollbacks = [*tried, Rollback(failure.reason, run.step, smaller)]
         self.checkpoints.save(run.snapshot())
+        run.peers.wait()
         self.warn(f"{self.title}: {run.rollbacks[-1]} (rollback {len(run.rollbacks)} of {self.settings.rollbacks})")
 
     def _go_on_from(self, snapshot: Snapshot | None) -> bool:

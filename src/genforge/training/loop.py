@@ -7,7 +7,8 @@ many steps each has its turn, and what their losses are.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from genforge.contracts import Network, Objective, TrainingData
+from genforge.parallel import ALONE, Peers
 from genforge.progress import Bar
 from genforge.randomness import derive, seed_everything
 from genforge.settings import UserError, nearest
@@ -26,6 +28,7 @@ from genforge.training.keeping import Keeper
 from genforge.training.optimization import learning_rate_factor
 from genforge.training.random_states import untouched
 from genforge.training.settings import TrainingSettings
+from genforge.training.shares import Shares
 from genforge.training.state import RunState
 from genforge.training.stopwatch import Stopwatch
 from genforge.training.termination import Terminated, Termination
@@ -68,7 +71,9 @@ def train(
     observe: Observe | None = None,
     observations: int = 0,
     show: Show | None = None,
+    held_out: TrainingData | None = None,
     title: str = "training",
+    peers: Peers = ALONE,
 ) -> Trained:
     """Train the objective's players, and fit what it fits in closed form.
 
@@ -88,10 +93,15 @@ def train(
             channels) or points, is kept in the history. What it raises ends the training.
         observations: how often, evenly spread over the steps; the last comes after the last step and `finish`.
         show: called with the step and what `observe` returned, as `log` is.
+        held_out: images that nobody is trained on: whenever values are logged, the objective is asked how well its
+            players do on these (`Objective.examine`).
         title: for the progress bar and for errors.
+        peers: processes that train this model together, each of which calls this with the same arguments, but for its
+            device. Each computes its share of every batch. The first alone logs, observes and writes checkpoints.
 
     Raises:
-        UserError: `settings.players` names a player that there is not; a checkpoint cannot be written.
+        UserError: `settings.players` names a player that there is not; a checkpoint cannot be written; the batch cannot
+            be shared out evenly.
         TrainingFailed: a loss or a weight is not finite, and smaller steps from the last checkpoint did not help.
         Terminated: SIGTERM came. The run was checkpointed first.
     """
@@ -101,12 +111,16 @@ def train(
     with Termination() as termination:
         # All is made ready. Nothing can be lost yet, so that SIGTERM is heard at once.
         with termination.at_once():
-            turns = _make_ready(objective, data, settings, device, seed)
-            run = RunState(objective, turns, settings.ema, History(log, show), environment(device))
+            shares = Shares(data, settings, peers, seed)
+            turns = _make_ready(objective, data, settings, device, seed, peers)
+            history = History(log, show) if peers.is_first else History()
+            here, folder = environment(device, peers.size), checkpoints.averages if checkpoints else None
+            run = RunState(objective, turns, settings.ema, history, here, settings.averages, folder, peers)
             keeper = Keeper(run, checkpoints if turns else None, settings, title)
             resumed = keeper.resume()
         steps = settings.steps if turns else 0
         looks = _spread(observations if observe else 0, steps)
+        written = set(_spread(settings.averages.snapshots, steps))
         watch = Stopwatch(run.seconds)
         bar = Bar(f"{title} from step {run.step}" if resumed else title, steps - run.step)
         reporter = _Reporter(run, settings, watch, bar)
@@ -115,7 +129,12 @@ def train(
             """Let the observer see the exported network as it would be if training ended here."""
             assert observe is not None
             run.check_finite(title)
-            with watch.held(), untouched(), _at_its_best(run), termination.at_once():
+            if not peers.is_first:
+                run.observed += 1
+                return
+            # One of several must not leave by itself: the others would wait for its share of the next step.
+            at_once = termination.at_once() if peers.size == 1 else contextlib.nullcontext()
+            with watch.held(), untouched(), _at_its_best(run), at_once:
                 images = observe(run.step, objective.exported)
             run.observed += 1
             if images is not None:
@@ -125,21 +144,24 @@ def train(
             try:
                 keeper.keep()  # the beginning too: there is something to fall back to, and a disk that takes it
                 while run.step < steps:
-                    termination.check()
+                    if peers.any(termination.is_asked):  # what one is asked, all hear
+                        raise Terminated
                     try:
                         # Now and then someone looks at the pictures, with the weights as they are.
                         if run.observed < len(looks) - 1 and run.step >= looks[run.observed]:
                             look()
 
                         # The players take their turns.
-                        _step(run, data, settings, steps)
+                        _step(run, shares, settings, steps)
                         bar.advance()
 
                         # Now and then the numbers are read, and the run is kept.
                         if run.step % settings.log_every == 0 or run.step == steps:
                             run.check_finite(title)
                             run.seconds = watch.seconds
-                            reporter.report()
+                            reporter.report(_examined(run, data, held_out, settings.batch_size, watch, title))
+                        if run.powers is not None and run.step in written and peers.is_first:
+                            run.powers.keep()
                         if run.step % settings.checkpoint_every == 0 or run.step == steps:
                             run.seconds = watch.seconds
                             keeper.keep()
@@ -154,7 +176,9 @@ def train(
                 raise
 
         # The averaged weights stay, and what is fitted after training is fitted to them.
-        if run.average is not None:
+        if run.powers is not None and settings.averages.choose is not None and peers.is_first:
+            run.powers.adopt(settings.averages.choose)
+        elif run.average is not None:
             run.average.adopt()
         run.kept.eval()
         with termination.at_once():
@@ -168,19 +192,36 @@ def train(
     return Trained(objective.exported, steps, seen, run.seconds, speed, run.history, run.rollbacks, run.environments)
 
 
-def _step(run: RunState, data: TrainingData, settings: TrainingSettings, steps: int) -> None:
+def _step(run: RunState, shares: Shares, settings: TrainingSettings, steps: int) -> None:
     """Each player whose turn it is follows the gradient of its loss on a batch of its own, and the average follows."""
     rate = run.step_size * learning_rate_factor(run.step, steps, settings.warmup_steps, settings.schedule)
     moved = False
     for turn in run.turns:
         if (run.step + 1) % turn.player.every == 0:
-            loss, logs = turn.take(data.batch(run.turn, settings.batch_size), rate)
+            loss, logs = turn.take(shares.of(run.turn), rate)
             run.window.add(run.step + 1, turn.player.name, loss, logs)
             run.turn += 1
             moved |= turn.moves_kept
     run.step += 1
-    if moved and run.average is not None:
-        run.average.update()
+    for average in (run.average, run.powers):
+        if moved and average is not None:
+            average.update()
+
+
+def _examined(
+    run: RunState, data: TrainingData, held_out: TrainingData | None, size: int, watch: Stopwatch, title: str
+) -> dict[str, float]:
+    """How the players do on a batch of images that they were not trained on, beside the last one that they were."""
+    if held_out is None:
+        return {}
+    with watch.held(), untouched():
+        last = max(0, run.turn - 1)
+        found = run.objective.examine(data.batch(last, size), held_out.batch(last, size))
+        values = {name: value.item() for name, value in found.items()}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TrainingFailed(title, run.step, "exported", f"`{name}`", value)
+    return values
 
 
 class _Reporter:
@@ -190,10 +231,10 @@ class _Reporter:
         self.run, self.settings, self.watch, self.bar = run, settings, watch, bar
         self.step, self.seconds, self.bar_began = run.step, watch.seconds, run.step
 
-    def report(self) -> None:
-        """Log the means since the last report."""
+    def report(self, examined: Mapping[str, float]) -> None:
+        """Log the means since the last report, and what was found now."""
         run = self.run
-        values = run.window.close()
+        values = {**run.window.close(), **examined}
         speed = (run.step - self.step) * self.settings.batch_size / max(run.seconds - self.seconds, 1e-9)
         shown = [f"{name} {value:.4g}" for name, value in list(values.items())[:VALUES_BESIDE_THE_BAR]]
         if run.rollbacks:
@@ -209,7 +250,7 @@ class _Reporter:
 
 
 def _make_ready(
-    objective: Objective, data: TrainingData, settings: TrainingSettings, device: str, seed: int
+    objective: Objective, data: TrainingData, settings: TrainingSettings, device: str, seed: int, peers: Peers
 ) -> list[Turn]:
     """Everything before the first step; what is random in it, as in all that follows, hangs on the seed alone."""
     seed_everything(derive(seed, "loop"))
@@ -230,16 +271,16 @@ def _make_ready(
             network.compile()
 
     # Every player gets its optimizer.
-    return _turns(objective, settings, device)
+    return _turns(objective, settings, device, peers)
 
 
-def _turns(objective: Objective, settings: TrainingSettings, device: str) -> list[Turn]:
+def _turns(objective: Objective, settings: TrainingSettings, device: str, peers: Peers) -> list[Turn]:
     names = [player.name for player in objective.players]
     for name in settings.players:
         if name not in names:
             raise UserError(f"training.players.{name}: this recipe has no such player; {nearest(name, names)}")
     bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and device.startswith("cuda"))
-    common = TurnSettings(device, settings.accumulation, settings.clip_norm, bfloat16, settings.channels_last)
+    common = TurnSettings(device, settings.clip_norm, bfloat16, settings.channels_last, peers)
     turns = []
     for player in objective.players:
         own = settings.players.get(player.name)

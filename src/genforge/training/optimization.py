@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Annotated, Any, Literal
 
 import torch
@@ -65,13 +67,27 @@ def build_optimizer(settings: OptimizerSettings, parameters: Iterable[nn.Paramet
     fused = True if settings.name in WITH_FUSED_KERNELS and on_device else None
     match settings.name:
         case "adam":
-            return torch.optim.Adam(parameters, rate, (first, second), settings.epsilon, decay, fused=fused)
+            return _eager(torch.optim.Adam)(parameters, rate, (first, second), settings.epsilon, decay, fused=fused)
         case "adamw":
-            return torch.optim.AdamW(parameters, rate, (first, second), settings.epsilon, decay, fused=fused)
+            return _eager(torch.optim.AdamW)(parameters, rate, (first, second), settings.epsilon, decay, fused=fused)
         case "sgd":
-            return torch.optim.SGD(parameters, rate, momentum=first, weight_decay=decay, fused=fused)
+            return _eager(torch.optim.SGD)(parameters, rate, momentum=first, weight_decay=decay, fused=fused)
         case "rmsprop":
-            return torch.optim.RMSprop(parameters, rate, second, settings.epsilon, decay, momentum=first)
+            return _eager(torch.optim.RMSprop)(parameters, rate, second, settings.epsilon, decay, momentum=first)
+
+
+@cache
+def _eager(kind: Any) -> Any:
+    """The same optimizer, which does not import torch's compiler.
+
+    Torch wraps an optimizer's methods so that a compiled program leaves them out, and loads the compiler for that: a
+    second in every process that trains, also where nothing is compiled. No step of ours lies within a compiled part
+    (`training.compile` compiles the networks), so the methods inside of the wrappers are enough.
+    """
+    wrapped = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
 
 
 def learning_rate_factor(step: int, steps: int, warmup_steps: int, schedule: Schedule) -> float:

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from genforge.settings import Settings
 from genforge.training.optimization import OptimizerSettings, PlayerOptimizer, Schedule
+from genforge.training.power_averages import PowerAverageSettings
 
 
 class TrainingSettings(Settings):
@@ -38,6 +39,9 @@ class TrainingSettings(Settings):
         lt=1.0,
         description="decay of the running average of the weights of the exported network and its companions, a step "
         "that moves them; 0: no average. It warms up by (1 + n) / (10 + n)",
+    )
+    averages: PowerAverageSettings = Field(
+        PowerAverageSettings(), description="averages whose length is chosen after training"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the losses' arithmetic; weights are float32. auto: bfloat16 on a GPU, float32 on a CPU"

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from genforge.contracts import Objective
+from genforge.parallel import ALONE, Peers
 from genforge.settings import UserError
 from genforge.training.checkpoint import Snapshot
 from genforge.training.environment import Environment, differences
 from genforge.training.failure import Rollback, TrainingFailed
 from genforge.training.history import History
 from genforge.training.optimization import WeightAverage, optimizer_tensors, restore_optimizer
+from genforge.training.power_averages import PowerAverages, PowerAverageSettings
 from genforge.training.random_states import RandomStates
 from genforge.training.turn import Turn
 from genforge.training.window import Window
@@ -27,20 +30,32 @@ class RunState:
         step: steps done. turn: turns taken by all players together, which is the position in the data.
         observed: observations made. seconds: of training, those before a stop included.
         kept: the exported network and its companions. average: of their weights, or None when there is none.
+        powers: averages of them whose length is chosen later, or None.
         window: losses since values were last logged. history: what was logged and observed.
         rollbacks: returns to a checkpoint. environments: in which the run has been, the present one last: one alone
             means that its bits are those of a run that was never stopped.
+        peers: the processes that this run is made by.
     """
 
     def __init__(
-        self, objective: Objective, turns: Sequence[Turn], ema: float, history: History, environment: Environment
+        self,
+        objective: Objective,
+        turns: Sequence[Turn],
+        ema: float,
+        history: History,
+        environment: Environment,
+        averages: PowerAverageSettings | None = None,
+        averages_folder: Path | None = None,
+        peers: Peers = ALONE,
     ) -> None:
-        self.objective, self.turns = objective, turns
+        self.objective, self.turns, self.peers = objective, turns, peers
         self.step = self.turn = self.observed = 0
         self.seconds = 0.0
-        averaged = ema > 0 and any(turn.moves_kept for turn in turns)
+        moves = any(turn.moves_kept for turn in turns)
         self.kept = nn.ModuleList(objective.kept().values())
-        self.average = WeightAverage(self.kept, ema) if averaged else None
+        self.average = WeightAverage(self.kept, ema) if ema > 0 and moves else None
+        followed = averages is not None and averages.snapshots > 0 and moves
+        self.powers = PowerAverages(self.kept, averages, averages_folder) if followed and averages else None
         self.window, self.history = Window(), history
         self.rollbacks: list[Rollback] = []
         self.environments = [environment]
@@ -65,6 +80,7 @@ class RunState:
             "observed": self.observed,
             "seconds": self.seconds,
             "average_updates": 0 if self.average is None else self.average.updates,
+            "power_updates": 0 if self.powers is None else self.powers.updates,
             "python": random_states.python,
             "numpy": random_states.numpy,
             "window": self.window.values,
@@ -97,6 +113,8 @@ class RunState:
             restore_optimizer(turn.optimizer, _under(f"optimizer.{turn.player.name}.", tensors))
         if self.average is not None:
             self.average.updates = state["average_updates"]
+        if self.powers is not None:
+            self.powers.updates = state["power_updates"]
         self.objective.load_state(_under("objective.", tensors))
         self.step, self.turn, self.observed = snapshot.step, state["turn"], state["observed"]
         self.seconds = state["seconds"]
@@ -112,7 +130,7 @@ class RunState:
         Raises:
             TrainingFailed: something is not finite; names the player, or `exported`.
         """
-        self.window.read(title)
+        self.window.read(title, self.peers)
         for owner, module in self._modules().items():
             self._check(title, owner, "a weight", list(module.parameters()))
 
@@ -122,7 +140,9 @@ class RunState:
         for turn in self.turns:
             remembered = [value for value in optimizer_tensors(turn.optimizer).values() if value.is_floating_point()]
             self._check(title, turn.player.name, "a value in the optimizer's memory", remembered)
-        self._check(title, "exported", "an averaged weight", [] if self.average is None else self.average.averages)
+        averages = [] if self.average is None else list(self.average.averages)
+        powers = [] if self.powers is None else [tensor for own in self.powers.averages.values() for tensor in own]
+        self._check(title, "exported", "an averaged weight", averages + powers)
 
     def _check(self, title: str, owner: str, what: str, tensors: Sequence[Tensor]) -> None:
         on_device: dict[torch.device, list[Tensor]] = {}  # some optimizers count their steps on the CPU
@@ -168,6 +188,11 @@ class RunState:
                 f"network.{owner}.{key}": value for owner, own in self._networks().items() for key, value in own.items()
             },
             **{f"average.{number}": average for number, average in enumerate(averages)},
+            **{
+                f"power.{length:g}.{number}": average
+                for length, own in ({} if self.powers is None else self.powers.averages).items()
+                for number, average in enumerate(own)
+            },
         }
 
     def _optimizers(self) -> dict[str, Tensor]:

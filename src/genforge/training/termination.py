@@ -53,6 +53,11 @@ class Termination:
         if kind is None:
             self.check()
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether SIGTERM has come."""
+        return self._asked
+
     def check(self) -> None:
         """Raises Terminated when SIGTERM has come."""
         if self._asked:

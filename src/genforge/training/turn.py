@@ -1,7 +1,15 @@
-"""One player's turn: its loss on a batch, the gradient of its own weights alone, one step of its optimizer."""
+"""One player's turn: its loss on a batch, the gradient of its own weights alone, one step of its optimizer.
+
+A batch may be cut into parts, one after the other in this process (accumulation) or side by side in several (`Peers`).
+Where a part is computed changes nothing: each has its own random numbers and begins with the buffers (running means,
+vectors of spectral norms) that all of them begin with; afterwards these are the mean of what the parts made of them. So
+two processes give, to rounding, what one gives that cuts the same batch in two.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from genforge.contracts import Batch, Loss, Objective, Player
+from genforge.parallel import ALONE, Peers
 from genforge.training.optimization import OptimizerSettings, build_optimizer, set_learning_rate
 
 
@@ -16,15 +25,24 @@ from genforge.training.optimization import OptimizerSettings, build_optimizer, s
 class TurnSettings:
     """What all players' turns have in common.
 
-    accumulation: parts that a batch is cut into. clip_norm: longest gradient, or None. bfloat16: whether losses are
-    computed under autocast. channels_last: whether images lie in memory as height, width, channels.
+    clip_norm: longest gradient, or None. bfloat16: whether losses are computed under autocast. channels_last: whether
+    images lie in memory as height, width, channels. peers: the processes that train together.
     """
 
     device: str
-    accumulation: int = 1
     clip_norm: float | None = None
     bfloat16: bool = False
     channels_last: bool = False
+    peers: Peers = ALONE
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a turn's batch, and the seed of all that is random in its loss. None: it is the whole batch, and draws
+    on from where the generators stand."""
+
+    batch: Batch
+    seed: int | None = None
 
 
 class Turn:
@@ -45,47 +63,90 @@ class Turn:
         ]
         kept = {id(weight) for network in objective.kept().values() for weight in network.parameters()}
         self.moves_kept = not kept.isdisjoint(shared)
+        modules = [*(other.module for other in objective.players), *objective.kept().values()]
+        self.buffers = list({id(buffer): buffer for module in modules for buffer in module.buffers()}.values())
 
-    def take(self, batch: Batch, factor: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Follow the gradient of the loss on `batch`, at `factor` times the learning rate.
+    def take(self, parts: Sequence[Part], factor: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Follow the gradient of the mean loss on `parts`, and on those of the other processes, at `factor` times the
+        learning rate.
 
         Returns:
-            the loss and the scalars that the objective and clipping log, all detached.
+            the loss and the scalars that the objective logs, with the length of the gradient, all detached: the mean
+            over the parts of this process.
         """
         set_learning_rate(self.optimizer, factor * self.learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
         for weight in self.others:
             weight.requires_grad_(False)
         try:
-            loss, logs = _mean([self._backward(part) for part in self._parts(batch)])
+            loss, logs = _mean(self._losses(parts))
         finally:
             for weight in self.others:
                 weight.requires_grad_(True)
-        if self.settings.clip_norm is not None:
-            logs[f"{self.player.name}_gradient"] = clip_grad_norm_(self.own, self.settings.clip_norm).detach()
+        gradients = [weight.grad for weight in self.own if weight.grad is not None]
+        if len(parts) > 1:
+            torch._foreach_div_(gradients, len(parts))
+        self.settings.peers.mean_(gradients)
+        logs = logs or {f"{self.player.name}_loss": loss}
+        logs[f"{self.player.name}_gradient"] = self._gradient(gradients)
         self.optimizer.step()
         self.objective.after_step(self.player)
         return loss, logs
 
-    def _backward(self, part: Batch) -> Loss:
-        """The loss of one part of the batch, its gradient added to what the parts before it left."""
+    def _gradient(self, gradients: list[Tensor]) -> Tensor:
+        """The length of the gradient; it is cut afterwards where that is asked for."""
+        if self.settings.clip_norm is not None:
+            return clip_grad_norm_(self.own, self.settings.clip_norm).detach()
+        # In double precision, since the square of a finite number may not be finite in single.
+        return torch.stack(torch._foreach_norm(gradients, dtype=torch.float64)).norm()
+
+    def _losses(self, parts: Sequence[Part]) -> list[Loss]:
+        """The loss of each part; the sum of their gradients is left in the weights."""
+        if len(parts) == 1 and parts[0].seed is None:
+            return [self._backward(parts[0].batch)]
+        before = [buffer.clone() for buffer in self.buffers]
+        after: list[list[Tensor]] = []
+        losses = []
+        for part in parts:
+            assert part.seed is not None
+            with _seeded(part.seed, self.settings.device):
+                losses.append(self._backward(part.batch))
+            after.append([buffer.clone() for buffer in self.buffers])
+            _copy(self.buffers, before)
+        _copy(self.buffers, [_middle(values) for values in zip(*after, strict=True)])
+        self.settings.peers.mean_([buffer for buffer in self.buffers if buffer.is_floating_point()])
+        return losses
+
+    def _backward(self, batch: Batch) -> Loss:
+        """The loss of a batch, its gradient added to what is there."""
+        if self.settings.channels_last:
+            batch = Batch(batch.images.contiguous(memory_format=torch.channels_last), batch.labels)
         if self.settings.bfloat16:
             with torch.autocast(self.settings.device.partition(":")[0], torch.bfloat16):
-                loss = self.objective.loss(self.player, part)
+                loss = self.objective.loss(self.player, batch)
         else:
-            loss = self.objective.loss(self.player, part)
-        (loss.value / self.settings.accumulation if self.settings.accumulation > 1 else loss.value).backward()
+            loss = self.objective.loss(self.player, batch)
+        loss.value.backward()
         return loss
 
-    def _parts(self, batch: Batch) -> list[Batch]:
-        images, labels = batch.images, batch.labels
-        if self.settings.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        count = self.settings.accumulation
-        if count == 1:
-            return [Batch(images, labels)]
-        of_labels = [None] * count if labels is None else labels.chunk(count)
-        return [Batch(*part) for part in zip(images.chunk(count), of_labels, strict=True)]
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: str) -> Iterator[None]:
+    """Within the block torch draws from `seed`; after it, on from where it stood."""
+    with torch.random.fork_rng([torch.device(device)] if device.startswith("cuda") else []):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def _copy(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for buffer, value in zip(buffers, values, strict=True):
+        buffer.copy_(value)
+
+
+def _middle(values: Sequence[Tensor]) -> Tensor:
+    """The mean; of whole numbers, which count, the last."""
+    return torch.stack(list(values)).mean(dim=0) if values[0].is_floating_point() else values[-1]
 
 
 def _mean(losses: list[Loss]) -> tuple[Tensor, dict[str, Tensor]]:

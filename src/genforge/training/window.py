@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from genforge.parallel import ALONE, Peers
 from genforge.training.failure import TrainingFailed
 
 
@@ -29,14 +30,14 @@ class Window:
         """Keep the scalars, all detached, of a player's turn in step number `step` (from 1)."""
         self._turns.append((step, player, loss, logs))
 
-    def read(self, title: str) -> None:
-        """Bring what was kept from the device to `values`. A turn without logs logs its loss.
+    def read(self, title: str, peers: Peers = ALONE) -> None:
+        """Bring what was kept from the device to `values`, as the mean over `peers`. A turn without logs logs its loss.
 
         Raises:
             TrainingFailed: some value is not finite; names the first step and player.
         """
         turns, self._turns = self._turns, []
-        numbers = iter(_read([value for _, _, loss, logs in turns for value in (loss, *logs.values())]))
+        numbers = iter(_read([value for _, _, loss, logs in turns for value in (loss, *logs.values())], peers))
         for step, player, _, logs in turns:
             loss = _finite(next(numbers), title, step, player, "the loss")
             if not logs:
@@ -54,11 +55,13 @@ class Window:
         self._turns, self.values = [], {name: list(of_turns) for name, of_turns in values.items()}
 
 
-def _read(scalars: list[Tensor]) -> list[float]:
+def _read(scalars: list[Tensor], peers: Peers) -> list[float]:
     """All scalars in one transfer from their device."""
     if not scalars:
         return []
-    return torch.stack([scalar if scalar.dtype == torch.float32 else scalar.float() for scalar in scalars]).tolist()
+    values = torch.stack([scalar if scalar.dtype == torch.float32 else scalar.float() for scalar in scalars])
+    peers.mean_([values])
+    return values.tolist()
 
 
 def _finite(value: float, title: str, step: int, player: str, what: str) -> float:

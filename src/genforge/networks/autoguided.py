@@ -1,0 +1,62 @@
+"""A denoiser with a worse one beside it to be led away from (Karras et al. 2024, "Guiding a diffusion model with a bad
+version of itself", arXiv:2406.02507).
+
+The guide makes the same mistakes, only larger ones: it is smaller, or was taught less, or both. Where the two disagree,
+the better one is not right yet either, and the way on is away from the guide. Both are trained side by side on the same
+data (`objective.guide_every`), and kept as one network, so that whoever draws from it has the guide as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from genforge.contracts import Network, Port
+from genforge.networks.denoiser import Denoiser, Scales
+from genforge.settings import Settings, UserError
+
+
+class AutoguidedSettings(Settings):
+    main: dict[str, Any] = Field(default_factory=lambda: {"name": "edm-denoiser"}, description="the denoiser")
+    guide: dict[str, Any] = Field(
+        default_factory=lambda: {"name": "edm-denoiser"},
+        description="the worse one, of the same kind: a smaller backbone, or the same one that is taught less",
+    )
+
+
+class Autoguided(Denoiser):
+    """Denoises as `main` does; the sampler asks `guide` where it is told to."""
+
+    settings_type = AutoguidedSettings
+    inner: ClassVar[tuple[str, ...]] = ("main", "guide")
+
+    @classmethod
+    def inner_port(cls, key: str, settings: Settings, port: Port) -> Port:
+        return port
+
+    def __init__(self, settings: Settings, port: Port, main: Network, guide: Network) -> None:
+        Network.__init__(self, settings, port)
+        if not isinstance(main, Denoiser) or type(main) is not type(guide) or isinstance(main, Autoguided):
+            raise UserError(
+                f"networks.denoiser: main and guide should be denoisers of one kind, which see the same noise in the "
+                f"same units, not {type(main).__name__} and {type(guide).__name__}"
+            )
+        self.main, self.guide = main, guide
+        self.path = main.path
+
+    def scales(self, sigma: Tensor) -> Scales:
+        return self.main.scales(sigma)
+
+    def training_sigma(self, uniform: Tensor) -> Tensor:
+        return self.main.training_sigma(uniform)
+
+    def sampling_sigmas(self, steps: int) -> Tensor:
+        return self.main.sampling_sigmas(steps)
+
+    def sigma_range(self) -> tuple[float, float]:
+        return self.main.sigma_range()
+
+    def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.main(noisy, sigma, labels)

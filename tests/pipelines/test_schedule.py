@@ -1,0 +1,145 @@
+"""What runs when, on one machine. The story through the servers of a team is told by `test_servers.py`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from genforge.config import ScheduleSettings
+from genforge.registry.registry import Registry
+from genforge.settings import UserError
+from pipelines.schedule import deployments, times
+from tests.pipelines import small_project as small
+from tests.webhooks import webhook
+
+SECONDS = 600.0
+PARAMS = """
+recipes: {box: {from: box}}
+schedule: {cron: '0 3 * * *'}
+registry: {approval: [production]}
+"""
+
+
+def test_each_trigger_is_a_deployment_and_what_people_start_has_no_schedule(tmp_path: Path) -> None:
+    settings = ScheduleSettings.read({"every": 3600, "on_data": 60, "on_drift": 90}, "schedule")
+    assert times(settings) == {
+        "anything": {"interval": timedelta(hours=1)},
+        "data": {"interval": timedelta(seconds=60)},
+        "drift": {"interval": timedelta(seconds=90)},
+    }
+    assert times(ScheduleSettings()) == {"anything": {"cron": "0 3 * * *"}}
+    assert times(ScheduleSettings.read({"cron": None}, "schedule")) == {}
+    found = {made.full_name: made for made in deployments(tmp_path, settings, "main", 2)}
+    scheduled = {name for name, made in found.items() if made.schedules}
+    assert scheduled == {f"retrain-apart/{trigger}" for trigger in ("anything", "data", "drift")}
+    assert found.keys() - scheduled == {
+        "retrain-apart/now",
+        "promote/by-hand",
+        "rollback/by-hand",
+        "history/by-hand",
+        "compare/by-hand",
+        "search-worker/help",
+    }
+    assert found["retrain-apart/drift"].parameters["trigger"] == "drift"
+    with pytest.raises(UserError, match=r"schedule\.every"):
+        ScheduleSettings.read({"every": 1}, "schedule")
+
+
+@pytest.mark.slow
+def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
+    tmp_path: Path, new_store: Path
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "dvc.yaml").write_text("stages:\n  a: {cmd: 'echo 1 > a', outs: [a]}\n")
+    (project / "params.yaml").write_text(PARAMS)
+    (project / ".gitignore").write_text("/.genforge/\n/mlflow.db*\n")
+    (project / ".dvcignore").write_text(".genforge\n")
+    small.initialise(project)
+    small.run(project, "dvc", "repro", "--quiet")
+    small.commit(project, "a project in which all is done")
+    shutil.copyfile(new_store, project / new_store.name)
+    registry = Registry(project, "digits")
+    registry.history_of_aliases.make_model()
+    registry.client.create_model_version("digits", (project / "nothing").as_uri())
+    before = small.state_of(project)
+    with webhook() as (hook, heard):
+        environment = {**small.environment(project), "GENFORGE_WEBHOOK": hook}
+        command = [sys.executable, "-m", "pipelines.schedule", "--on-data", "10"]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        schedule = subprocess.Popen(command, cwd=project, env=environment, **pipes)
+
+        def wait_for(look: Callable[[], Any]) -> Any:
+            deadline = time.monotonic() + SECONDS
+            while time.monotonic() < deadline:
+                assert schedule.poll() is None, schedule.communicate()
+                if found := look():
+                    return found
+                time.sleep(0.2)
+            raise TimeoutError(str(heard))
+
+        try:
+            log = project / ".genforge" / "prefect" / "server.log"
+            address = wait_for(lambda: log.exists() and re.search(r"http://127\.0\.0\.1:\d+/api", log.read_text()))[0]
+            nightly = wait_for(lambda: [run for run in _flow_runs(address) if _trigger(run) == "anything"])
+            starts = [datetime.fromisoformat(run["expected_start_time"]) for run in nightly]
+            assert all((start.hour, start.minute) == (3, 0) for start in starts)
+            looked = wait_for(lambda: list(heard))[0]
+            assert looked["event"] == "nothing new" and "nothing new: every stage is up to date" in looked["text"]
+
+            # A promotion that somebody has to approve waits for a name, and keeps it.
+            path = "deployments/name/promote/by-hand"
+            deployment = wait_for(lambda: _ask(address, path))["id"]
+            wanted = {"parameters": {"model": "digits/1", "reason": "looked at"}}
+            run = _ask(address, f"deployments/{deployment}/create_flow_run", wanted)["id"]
+            wait_for(lambda: _ask(address, f"flow_runs/{run}").get("state_type") == "PAUSED")
+            assert registry.aliases() == {}
+            assert [told["text"] for told in heard if told["event"] == "approval"] == [
+                "digits/1 waits for approval to become @production: looked at"
+            ]
+            _ask(address, f"flow_runs/{run}/resume", {"run_input": {"name": "Ada"}})
+            wait_for(lambda: _ask(address, f"flow_runs/{run}").get("state_type") == "COMPLETED")
+            (move,) = registry.history("production")
+            assert (move.after, move.evidence["approval"]["by"]) == (1, "Ada")
+        finally:
+            family = [psutil.Process(schedule.pid), *psutil.Process(schedule.pid).children(recursive=True)]
+            schedule.send_signal(signal.SIGTERM)
+            said = schedule.communicate(timeout=SECONDS)
+        # A run that has just been started first imports what it needs, and then sees that nobody wants it any more.
+        _, alive = psutil.wait_procs(family, timeout=SECONDS)
+    assert not alive, [process.cmdline() for process in alive]
+    assert "Traceback" not in str(said), said
+    assert small.state_of(project) == before
+
+
+def _trigger(run: dict[str, Any]) -> str:
+    return str(run["parameters"]["trigger"])
+
+
+def _flow_runs(address: str) -> list[dict[str, Any]]:
+    """Runs of retrainings that are to come."""
+    wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "flows": {"name": {"any_": ["retrain-apart"]}}}
+    return list(_ask(address, "flow_runs/filter", wanted) or [])
+
+
+def _ask(address: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    """What Prefect's server answers; nothing while it does not."""
+    data, headers = None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{address}/{path}", data, headers), timeout=30) as answer:
+            return json.load(answer)
+    except OSError:
+        return {}

@@ -1,0 +1,101 @@
+"""Autoguidance: in the network, in the objective, in the sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from genforge import catalog
+from genforge.contracts import Batch, Draw, ImageShape, Network, Port
+from genforge.networks.autoguided import Autoguided, AutoguidedSettings
+from genforge.networks.edm import EDMDenoiser, EDMSettings
+from genforge.objectives.denoising import Denoising, DenoisingSettings
+from genforge.settings import Settings, UserError
+from tests.networks.network_cases import EIGHT, build
+
+SHAPE = ImageShape(1, 8, 8)
+PORT = Port("denoiser", SHAPE)
+CENTRE, SPREAD, WIDER = 0.2, 0.3, 0.5
+
+
+class Backbone(Network):
+    kind = "backbone"
+    settings_type = Settings
+
+
+class OfAGaussian(EDMDenoiser):
+    """The exact denoiser of pixels from N(CENTRE, spread^2)."""
+
+    def __init__(self, spread: float) -> None:
+        super().__init__(EDMSettings(), PORT, Backbone(Settings(), PORT))
+        self.register_buffer("spread", torch.tensor(spread))
+        self.asked = 0
+
+    def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.asked += len(noisy)
+        share = self.spread**2 / (self.spread**2 + sigma[0] ** 2)
+        return CENTRE + share * (noisy - CENTRE)
+
+
+def guided() -> Autoguided:
+    network = Autoguided(AutoguidedSettings(), PORT, main=OfAGaussian(SPREAD), guide=OfAGaussian(WIDER))
+    network.eval()
+    return network
+
+
+def sampler(**settings: Any) -> Any:
+    return catalog.build_sampler({"name": "heun", "steps": 60, "clip": False, **settings})
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0, 2.0, 3.0])
+def test_a_gaussian_led_away_from_a_wider_one_is_narrower(strength: float) -> None:
+    """The guided flow scales every pixel on its own, to a standard deviation of SPREAD^w / WIDER^(w - 1)."""
+    draw = Draw(0, torch.arange(8))
+    drawn = sampler(autoguidance=strength).sample(guided(), draw)
+    noise = sampler(autoguidance=0.0).sample(guided(), draw) - CENTRE
+    expected = CENTRE + noise * (SPREAD**strength / WIDER ** (strength - 1)) / WIDER
+    torch.testing.assert_close(drawn, expected, atol=0.01, rtol=0)
+    assert noise.std().item() == pytest.approx(WIDER, abs=0.05)
+
+
+def test_the_guide_is_asked_only_where_it_leads() -> None:
+    network, draw = guided(), Draw(0, torch.arange(3))
+    assert isinstance(network.guide, OfAGaussian) and isinstance(network.main, OfAGaussian)
+    sampler(steps=2).sample(network, draw)
+    assert (network.main.asked, network.guide.asked) == (9, 0)
+    sampler(steps=2, autoguidance=1.5).sample(network, draw)
+    assert (network.main.asked, network.guide.asked) == (18, 9)
+
+
+def test_the_guide_learns_less_often_and_by_itself() -> None:
+    network = build("autoguided-denoiser", EIGHT)
+    objective = Denoising(DenoisingSettings(guide_every=8), {"denoiser": network})
+    assert isinstance(network, Autoguided) and objective.exported is network
+    assert [(player.name, player.module, player.every) for player in objective.players] == [
+        ("denoiser", network.main, 1),
+        ("guide", network.guide, 8),
+    ]
+    objective.loss(objective.players[1], Batch(torch.rand(4, 1, 8, 8) * 2 - 1)).value.backward()
+    assert all(weight.grad is not None for weight in network.guide.parameters())
+    assert all(weight.grad is None for weight in network.main.parameters())
+
+
+def test_a_trained_guide_is_kept_with_the_network() -> None:
+    network, copy = build("autoguided-denoiser", EIGHT).eval(), build("autoguided-denoiser", EIGHT).eval()
+    with torch.no_grad():
+        for weight in copy.parameters():
+            weight.zero_()
+    copy.load_state_dict(network.state_dict())
+    drawing, draw = sampler(steps=2, autoguidance=2.0), Draw(0, torch.arange(2))
+    assert torch.equal(drawing.sample(copy, draw), drawing.sample(network, draw))
+    assert not torch.equal(sampler(steps=2).sample(network, draw), drawing.sample(network, draw))
+
+
+def test_what_does_not_go_together_is_told() -> None:
+    with pytest.raises(UserError, match=r"sampler.autoguidance is 2, but .* autoguided-edm"):
+        sampler(autoguidance=2.0).check(OfAGaussian(SPREAD))
+    with pytest.raises(UserError, match="main and guide should be denoisers of one kind"):
+        build("autoguided-denoiser", EIGHT, guide={"name": "ddpm-denoiser", "backbone": {"name": "unet", "width": 8}})

@@ -1,0 +1,67 @@
+"""Every preset is a params.yaml that holds: each key known to the settings, each recipe buildable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from genforge.cli import main
+from genforge.config import load
+from genforge.settings import UserError
+from genforge.steps import preset
+from genforge.steps.resolve import check
+from pipelines.stages import check_watched_keys
+
+ROOT = Path(__file__).parents[2]
+NAMES = ["celeba", "cifar10", "digits", "fashion-mnist", "mnist", "my-images", "tins"]
+
+
+def test_these_presets_there_are() -> None:
+    assert preset.names() == NAMES
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_resolves_and_explains_itself(name: str, device: str, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    preset.write(name, device, path)
+    config = load(path)
+    recipes = check(config)
+    assert {"gan", "vae", "diffusion", "box", "gaussian"} <= recipes.keys()
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    check_watched_keys(tmp_path)
+    text = path.read_text()
+    assert text.count("#") > 15
+    assert config.data.name == name
+    whole = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert yaml.safe_load(text).keys() == whole.keys()
+    longest = max(len(line) for line in text.splitlines() if "backbone" not in line)
+    assert longest <= 140 and "\n\n\n" not in text
+
+
+def test_digits_is_the_params_file_of_this_repository() -> None:
+    assert preset.render("digits", "cpu") == preset.render("digits", "gpu") == (ROOT / "params.yaml").read_text()
+
+
+def test_a_gpu_gets_more_than_a_cpu() -> None:
+    for name in sorted(set(NAMES) - {"digits"}):
+        steps = [
+            yaml.safe_load(preset.render(name, device))["recipes"]["diffusion"]["training"]["steps"]
+            for device in ("cpu", "gpu")
+        ]
+        assert steps[0] < steps[1]
+
+
+def test_nobodys_settings_are_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("mine")
+    assert main(["preset", "tins", "--out", str(path), "--device", "cpu"]) == 2
+    assert path.read_text() == "mine" and "--force" in capsys.readouterr().err
+    assert main(["preset", "tins", "--out", str(path), "--device", "cpu", "--force"]) == 0
+    assert path.read_text() == preset.render("tins", "cpu")
+    with pytest.raises(UserError, match="cannot be written"):
+        preset.write("tins", "cpu", Path("/proc/params.yaml"))
+    with pytest.raises(UserError, match="did you mean `mnist`"):
+        preset.render("mnits", "cpu")

@@ -1,0 +1,96 @@
+"""What leaves says where it came from, and `genforge provenance` reads it, also when text or pixels were changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from genforge import provenance
+from genforge.contracts import ImageShape
+from genforge.files import read_array
+from genforge.models import digest
+from genforge.provenance import Provenance
+from genforge.registry.registry import Registry
+from genforge.settings import UserError
+from genforge.steps.draw import draw
+from genforge.steps.provenance import examine
+from tests.trained_models import trained_folder
+
+
+@pytest.fixture
+def registered(tracked: Path) -> tuple[Path, str]:
+    """A project whose registry holds digits/1, 64x64, as staging; and the digest of its weights."""
+    folder = trained_folder(tracked / "gan", "gan", image=ImageShape(3, 64, 64))
+    registry = Registry(tracked, "digits")
+    version, _ = registry.register(folder, {"fid": {"mean": 1.0, "std": 0.1}}, "p", {"recipe": "gan"})
+    registry.move("staging", version.number, None, "for the test")
+    return tracked, digest(folder)
+
+
+def test_every_png_says_which_image_of_which_model_it_is(registered: tuple[Path, str]) -> None:
+    root, weights = registered
+    draw("models:/digits@staging", 3, 4, root / "folder", root)
+    draw("digits/1", 5, 4, root / "grid.png", root)
+    draw("digits@staging", 3, 4, root / "raw.npy", root)
+    for number in range(3):
+        finding = examine(root / "folder" / f"{number:05d}.png", root)
+        assert finding.text == Provenance("digits", 1, weights, seed=4, index=number)
+        assert finding.mark.is_found and not finding.disagrees
+        assert finding.versions == ["digits/1"]
+        with Image.open(root / "folder" / f"{number:05d}.png") as picture:
+            error = np.asarray(picture).astype(float) - read_array(root / "raw.npy")[number]
+            assert 0 < (error**2).mean() < 4
+    finding = examine(root / "grid.png", root)
+    assert finding.text == Provenance("digits", 1, weights, 4, 0, images=5, columns=3)
+    assert (finding.parts, finding.marked) == (5, 5)
+
+
+def test_a_copy_without_text_is_known_by_its_pixels(registered: tuple[Path, str]) -> None:
+    root, weights = registered
+    draw("digits@staging", 1, 0, root / "folder", root)
+    with Image.open(root / "folder" / "00000.png") as picture:
+        picture.save(root / "copy.jpg", quality=75)
+    finding = examine(root / "copy.jpg", root)
+    assert finding.text is None and f"{finding.mark.word:08x}" == weights[:8]
+    assert finding.versions == ["digits/1"]
+
+
+def test_text_that_was_changed_is_told(registered: tuple[Path, str]) -> None:
+    root, _ = registered
+    draw("digits@staging", 1, 0, root / "folder", root)
+    with Image.open(root / "folder" / "00000.png") as picture:
+        pixels = np.asarray(picture)
+    (root / "forged.png").write_bytes(provenance.png(pixels, Provenance("art", 9, "f" * 32, 0, 0)))
+    assert examine(root / "forged.png", root).disagrees
+
+
+def test_a_picture_of_somebody_elses_says_nothing(tracked: Path) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 96, 3), dtype=np.uint8)).save(tracked / "mine.png")
+    finding = examine(tracked / "mine.png", tracked)
+    assert not finding.says_anything and finding.versions == []
+    (tracked / "notes.txt").write_text("not a picture")
+    for name, rule in (("notes.txt", "no picture"), ("absent.png", "No such file"), (".", "cannot be read")):
+        with pytest.raises(UserError, match=rule):
+            examine(tracked / name, tracked)
+
+
+@pytest.mark.parametrize("text", [{}, {"genforge.weights": "x"}, {"genforge.model": "m", "genforge.seed": "1"},
+                                  {"genforge.weights": "ab", "genforge.colour": "red"}])  # fmt: skip
+def test_text_that_is_not_ours_is_no_provenance(text: dict[str, str]) -> None:
+    assert Provenance.from_text(text) is None
+
+
+def test_text_and_back() -> None:
+    for said in (Provenance("digits", 3, "ab" * 16, 2**63 - 1, 7, 0), Provenance("gan", None, "0" * 32, 0, 0),
+                 Provenance("a", 1, "f" * 32, 1, 5, images=9, columns=3)):  # fmt: skip
+        assert Provenance.from_text(said.to_text()) == said
+
+
+def test_sampling_makes_no_registry_in_somebodys_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="no registry is known here"):
+        draw("digits@staging", 1, 0, tmp_path / "grid.png", tmp_path)
+    assert list(tmp_path.iterdir()) == []

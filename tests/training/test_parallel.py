@@ -1,0 +1,77 @@
+"""Two real processes that `torchrun` starts train as one does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from genforge.contracts import ImageShape
+from genforge.parallel import ALONE, Peers, meeting
+from genforge.settings import UserError
+from genforge.training.settings import TrainingSettings
+from genforge.training.shares import Shares
+from tests.networks.network_cases import some_pixels
+from tests.training.parallel_training import LIBRARY, trained
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights that each of two processes has of every recipe."""
+    folder = tmp_path_factory.mktemp("parallel")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(Path(__file__).with_name("parallel_training.py")), str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIBRARY)
+def test_two_processes_train_as_one_with_the_batch_of_both(name: str, by_two: Path) -> None:
+    """The one cuts its batch in two, because what a batch knows of itself (its mean, in normalisation and relativistic
+    losses) it knows by parts in both."""
+    first, second = (load_file(by_two / f"{name}-{rank}.safetensors") for rank in (0, 1))
+    one = trained(name, accumulation=2)
+    assert first.keys() == second.keys() == one.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(first[key], second[key], atol=0, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(first[key], value, atol=2e-5, rtol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
+    half = trained(name, batch_size=4)
+    assert any(not torch.allclose(half[key], value, atol=2e-5, rtol=2e-5) for key, value in one.items())
+
+
+def test_the_shares_are_the_batch() -> None:
+    data = some_pixels(ImageShape(1, 8, 8))
+    settings = TrainingSettings.read({"batch_size": 12, "accumulation": 2}, "training")
+    whole = data.batch(5, 12).images
+    parts = [part for rank in range(3) for part in Shares(data, settings, Peers(rank, 3), seed=0).of(5)]
+    assert torch.equal(torch.cat([part.batch.images for part in parts]), whole)
+    assert len({part.seed for part in parts}) == 6
+    (alone,) = Shares(data, settings.model_copy(update={"accumulation": 1}), ALONE, seed=0).of(5)
+    assert torch.equal(alone.batch.images, whole)
+    assert alone.seed is None
+
+
+def test_a_batch_that_cannot_be_shared_out() -> None:
+    settings = TrainingSettings.read({"batch_size": 12, "accumulation": 2}, "training")
+    with pytest.raises(
+        UserError, match=r"batch_size is 12, .* 8 equal parts, 2 for each of 4 processes; .* multiple of 8"
+    ):
+        Shares(some_pixels(ImageShape(1, 8, 8)), settings, Peers(0, 4), seed=0)
+
+
+def test_who_does_not_say_where_to_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UserError, match=r"MASTER_ADDR, MASTER_PORT is not set: .*torchrun"), meeting("cpu"):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(UserError, match="WORLD_SIZE='two'"), meeting("cpu"):
+        pass
