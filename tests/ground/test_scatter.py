@@ -45,3 +45,11 @@ def test_a_sheet_shows_images_as_images_and_points_beside_real_ones() -> None:
     assert sheet(points, real=points).shape == (scatter.SIDE + scatter.TITLE, 2 * scatter.SIDE + scatter.GAP, 3)
     assert film([(1, points), (2, points), (3, points)], 8).shape[1] == 3 * scatter.SIDE + 2 * scatter.GAP
     assert (enough("uint8", 64), enough("float32", 64)) == (64, POINTS_TO_SEE)
+
+
+def test_the_picture_of_a_density_tells_how_much_of_it_is_in_view() -> None:
+    places = scatter.places(100).astype(float)
+    normal = -(places**2).sum(axis=1) / (2 * 0.2**2) - np.log(2 * np.pi * 0.2**2)
+    assert scatter.log_density(normal)[1] == "log-density, 1.000 of all in view"
+    assert scatter.log_density(normal + np.log(0.5))[1] == "log-density, 0.500 of all in view"
+    assert scatter.log_density(normal, normalised=False)[1] == "minus energy"

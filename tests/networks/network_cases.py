@@ -74,14 +74,25 @@ def build(name: str, image: ImageShape, classes: int = 0, **settings: Any) -> Ne
     torch.manual_seed(0)
     kind = target("network", name).kind
     small = SMALL.get(name, {})
-    if image.is_point and "backbone" in small:
-        inner = "mlp-critic" if kind == "energy" else "mlp-backbone"
-        small = {"backbone": {"name": inner, **SMALL[inner]}}
+    if image.is_point:
+        small = _of_points(small, "mlp-critic" if kind == "energy" else "mlp-backbone")
     network = build_network({"name": name, **small, **settings}, port(kind, image, classes), "test")
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.02 * torch.randn_like(weight))
     return network
+
+
+def _of_points(settings: dict[str, Any], inner: str) -> dict[str, Any]:
+    """The settings with `inner` for every backbone, at any depth."""
+    return {
+        key: {"name": inner, **SMALL[inner]}
+        if key == "backbone"
+        else _of_points(value, inner)
+        if isinstance(value, dict)
+        else value
+        for key, value in settings.items()
+    }
 
 
 def inputs(network: Network, count: int) -> tuple[Tensor, ...]:

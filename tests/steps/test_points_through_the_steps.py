@@ -59,6 +59,9 @@ def test_pictures_have_dots_and_real_points_beside(project: Project) -> None:
     for path in (project.samples("flow") / "grid.png", project.model("flow") / "samples.png"):
         assert Image.open(path).size == beside
     assert Image.open(project.model("flow") / "filmstrip.png").size[0] > 3 * scatter.SIDE
+    assert Image.open(project.model("mixture") / "density.png").size == beside
+    assert not (project.model("flow") / "density.png").exists()  # whose recipe names no density
+    assert read_json(project.evaluation("mixture"))["likelihood"]["protocol"]["of"] == "points of the plane"
     assert Image.open(project.prepared / "samples.png").size == (scatter.SIDE, scatter.SIDE)
 
 

@@ -158,18 +158,19 @@ def pictures_of(model: Model, prepared: Prepared, count: int, title: str) -> np.
 
 def more_pictures(model: Model, prepared: Prepared) -> dict[str, np.ndarray]:
     """What else there is to be seen of this kind of model, by name: ways through its latent space, where it has an
-    encoder; the way from noise to images, or from one image to another; its density over the plane, of points."""
+    encoder; the way from noise to images, or from one image to another. Of points what the model holds likely."""
+    if prepared.shape.is_point:
+        from genforge.steps.plane import density_picture
+
+        return {} if model.density is None else {"density": density_picture(model, prepared)}
     from genforge.pictures import grid, strip
     from genforge.steps.latent import strips_of
-    from genforge.steps.plane import density_picture
 
     latent = strips_of(model.networks, prepared)
     pictures = {f"latent-{key}": grid(found.images, found.columns) for key, found in latent.items()}
     ways = model.trajectory(SEED_TO_SEE, WAYS, MOMENTS, labels_of(model.classes, prepared, WAYS))
     if ways is not None:
         pictures["trajectory"] = strip(ways)
-    if prepared.shape.is_point and model.density is not None:
-        pictures["density"] = density_picture(model, prepared)
     if (strips := interpolation_of(model)) is not None:
         pictures["interpolation"] = strips
     return pictures
