@@ -287,7 +287,7 @@ class Objective(ABC):
 
         It goes into every checkpoint, so that a run that was stopped ends with the same bits as one that was not. Any
         types and shapes, also such that change; the tensors themselves, not copies: they are written before the next
-        step.
+        step. Of several processes that train together each has a state of its own; the first one's is written.
         """
         return {}
 

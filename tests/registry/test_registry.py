@@ -63,11 +63,12 @@ def test_a_registered_model_is_loaded_by_its_alias(digits: Registry, tmp_path: P
         registry.load_model(digits.root, "models:/digits@nope")
 
     # The same files, for this project's own code to read.
-    fetched = registry.fetch(digits.root, "models:/digits@staging", tmp_path / "fetched")
-    assert (fetched / "weights.safetensors").read_bytes() == (folder / "weights.safetensors").read_bytes()
-    assert np.array_equal(load(fetched, target, companions=True).draw(5, 4), load(folder, target).draw(5, 4))
-    with pytest.raises(UserError, match="nope"):
-        registry.fetch(digits.root, "models:/digits@nope", tmp_path / "none")
+    with registry.own_folder(digits.root, "models:/digits@staging") as fetched:
+        assert (fetched / "weights.safetensors").read_bytes() == (folder / "weights.safetensors").read_bytes()
+        assert np.array_equal(load(fetched, target, companions=True).draw(5, 4), load(folder, target).draw(5, 4))
+    assert not fetched.exists()
+    with pytest.raises(UserError, match="nope"), registry.own_folder(digits.root, "models:/digits@nope"):
+        pass
 
 
 def test_the_run_that_made_the_weights_is_linked(digits: Registry, tmp_path: Path) -> None:

@@ -125,7 +125,8 @@ def test_the_way_from_noise_is_a_strip_in_the_model_s_folder_and_at_hand(project
     assert strip.shape == (8 * 9 - 1, 3 * 9 - 1)
     assert np.array_equal(strip[9:17, :8], ways[0, 1, 0, ..., 0])  # the second row: what the first step expected
     draw_trajectory("edm", 4, 10, 0, tmp_path / "way.png", project.root)
-    assert (tmp_path / "way.png").read_bytes() == (project.model("edm") / "trajectory.png").read_bytes()
+    kept = np.asarray(Image.open(project.model("edm") / "trajectory.png"))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "way.png")), kept)
     assert not (project.model("gaussian") / "trajectory.png").exists()
     with pytest.raises(UserError, match="gaussian draws an image in one pass"):
         draw_trajectory("gaussian", 1, 5, 0, tmp_path / "none.png", project.root)

@@ -152,7 +152,9 @@ def test_where_the_disk_is_full_that_is_told_and_nothing_is_lost(
         status = strike("full", number, project.root, as_a_command(lambda: train.run(project, "vae")))
         told = capfd.readouterr().err
         if status == MISTAKE:
-            assert "No space left on device" in told and "MB are free there" in told and "make room" in told
+            no_file = all(words in told for words in ("No space left on device", "MB are free there", "make room"))
+            no_event = "the disk is full" in told and "free some space and run this again" in told  # of the run's log
+            assert no_file or no_event, told
             reached += 1
         else:
             assert status in (0, REACHED), told

@@ -39,6 +39,7 @@ def trained(name: str, accumulation: int = 1, peers: Peers = ALONE, batch_size: 
             "accumulation": accumulation,
             "ema": 0.5,
             "log_every": 2,
+            "clip_norm": 1.0,
             "optimizer": {"name": "sgd", "learning_rate": 0.01, "betas": [0.0, 0.0]},
         },
         "training",

@@ -20,6 +20,9 @@ from tests.networks.network_cases import some_pixels
 from tests.training.parallel_training import LIBRARY, trained
 
 
+OWN_CHAINS = ("energy", "energy-points")  # each process has chains of its own, so that there are twice as many
+
+
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights that each of two processes has of every recipe."""
@@ -42,6 +45,9 @@ def test_two_processes_train_as_one_with_the_batch_of_both(name: str, by_two: Pa
     assert first.keys() == second.keys() == one.keys()
     for key, value in one.items():
         torch.testing.assert_close(first[key], second[key], atol=0, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+    if name in OWN_CHAINS:
+        return
+    for key, value in one.items():
         torch.testing.assert_close(first[key], value, atol=2e-5, rtol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
     half = trained(name, batch_size=4)
     assert any(not torch.allclose(half[key], value, atol=2e-5, rtol=2e-5) for key, value in one.items())

@@ -191,9 +191,10 @@ class Judge:
         return found
 
 
-def check_images(images: np.ndarray, shape: ImageShape, fewest: int = FEWEST_IMAGES) -> None:
+def check_images(images: np.ndarray, shape: ImageShape, fewest: int | None = None) -> None:
     """Raises UserError unless `images` are uint8 (n, height, width, channels), or points float32 (n, 1, 1, 2), of this
-    shape, and enough of them."""
+    shape, and enough of them: `fewest`, or as many as a judgement takes."""
+    fewest = FEWEST_IMAGES if fewest is None else fewest
     expected = (shape.height, shape.width, shape.channels)
     if images.dtype != shape.stored and shape.is_point:
         raise UserError(f"points are {images.dtype}, but the judge takes float32, x and y in [-1, 1]")

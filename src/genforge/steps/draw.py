@@ -157,10 +157,15 @@ def trained_folder(model: str, root: Path) -> Path:
     Raises:
         UserError: something lies there that is no model.
     """
-    of_recipe = root / "results" / "models" / model
-    return (
-        of_recipe if NAME_RULE.fullmatch(model) and of_recipe.is_dir() and not (root / model).exists() else root / model
-    )
+    of_recipe, place = root / "results" / "models" / model, root / model
+    if NAME_RULE.fullmatch(model) and of_recipe.is_dir() and not place.exists():
+        return of_recipe
+    if place.is_file() or (place.is_dir() and not (place / "model.json").is_file()):
+        raise UserError(
+            f"--model {model}: is no trained model of genforge: that is a folder with model.json and "
+            f"weights.safetensors. Other files (.pt, .pth, .ckpt, .pkl) may hold code, and are never opened"
+        )
+    return place
 
 
 def address(model: str) -> str:
