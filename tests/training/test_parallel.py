@@ -19,7 +19,6 @@ from genforge.training.shares import Shares
 from tests.networks.network_cases import some_pixels
 from tests.training.parallel_training import LIBRARY, trained
 
-
 OWN_CHAINS = ("energy", "energy-points")  # each process has chains of its own, so that there are twice as many
 
 
@@ -43,7 +42,7 @@ def test_two_processes_train_as_one_with_the_batch_of_both(name: str, by_two: Pa
     first, second = (load_file(by_two / f"{name}-{rank}.safetensors") for rank in (0, 1))
     one = trained(name, accumulation=2)
     assert first.keys() == second.keys() == one.keys()
-    for key, value in one.items():
+    for key in one:
         torch.testing.assert_close(first[key], second[key], atol=0, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
     if name in OWN_CHAINS:
         return
