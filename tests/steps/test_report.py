@@ -73,6 +73,8 @@ def result(name: str) -> dict[str, Any]:
         "images_per_second": None if name == "floor" else 4321.0,
         **({"likelihood": likelihood(name).to_json()} if name in ("vae", "box") else {}),
         **({"latent_space": LATENT_SPACE} if name == "vae" else {}),
+        **({"latent_space": {**LATENT_SPACE, "disentanglement": None}} if name == "gan" else {}),
+        **({"latent_space": OF_UNKNOWN_FACTORS} if name == "diffusion" else {}),
     }
 
 
@@ -86,6 +88,11 @@ LATENT_SPACE = {
         "mig": 0.66,
     },
 }
+
+
+OF_UNKNOWN_FACTORS = {
+    key: value for key, value in LATENT_SPACE.items() if key != "disentanglement"
+}  # as most data have
 
 
 def likelihood(name: str) -> Likelihood:
@@ -118,6 +125,8 @@ def make_model(project: Project, name: str, noise: np.random.Generator) -> None:
     save_png(project.samples(name) / "grid.png", grid(images))
     if steps:
         save_png(folder / "filmstrip.png", grid(images[:40], columns=8))
+        if name in ("gan", "diffusion"):
+            save_png(folder / "latent-reconstructions.png", grid(images[:18], columns=9))
         if name == "vae":
             for key in ("reconstructions", "traversals", "interpolations", "arithmetic"):
                 save_png(folder / f"latent-{key}.png", grid(images[:36], columns=9))
@@ -279,7 +288,8 @@ def test_the_page_tells_likelihoods_and_shows_latent_spaces(page: Page) -> None:
     shown = [
         attributes["src"] for tag, attributes in page.tags if tag == "img" and "latent" in (attributes["src"] or "")
     ]
-    assert len(shown) == 4 and "vae-latent-traversals.png" in shown
+    assert len(shown) == 6 and {"vae-latent-traversals.png", "gan-latent-reconstructions.png"} <= set(shown)
+    assert text.count("Rank correlation of each dimension") == 1  # only where the factors are known
 
 
 def test_the_same_artifacts_give_the_same_bytes(project: Project) -> None:
