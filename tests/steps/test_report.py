@@ -90,9 +90,10 @@ LATENT_SPACE = {
 }
 
 
+# As most data have.
 OF_UNKNOWN_FACTORS = {
     key: value for key, value in LATENT_SPACE.items() if key != "disentanglement"
-}  # as most data have
+}
 
 
 def likelihood(name: str) -> Likelihood:
