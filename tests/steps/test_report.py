@@ -91,9 +91,7 @@ LATENT_SPACE = {
 
 
 # As most data have.
-OF_UNKNOWN_FACTORS = {
-    key: value for key, value in LATENT_SPACE.items() if key != "disentanglement"
-}
+OF_UNKNOWN_FACTORS = {key: value for key, value in LATENT_SPACE.items() if key != "disentanglement"}
 
 
 def likelihood(name: str) -> Likelihood:
