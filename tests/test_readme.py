@@ -52,6 +52,12 @@ def test_every_command_exists_with_these_arguments(command: str) -> None:
             options = [word for word in words[3:] if word.startswith("--")]
             code = (ROOT / f"{words[2].replace('.', '/')}.py").read_text()
             assert all(f'"{option}"' in code for option in options)
+        case "torchrun":
+            from torch.distributed.run import parse_args
+
+            asked = parse_args(words[1:])
+            assert asked.module and asked.training_script == "genforge.cli"
+            cli.parser().parse_args(asked.training_script_args)
         case "prefect":
             assert words[1:3] in (["server", "start"], ["worker", "start"])  # to ask Prefect itself takes seconds
         case _:
