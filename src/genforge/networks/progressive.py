@@ -19,7 +19,6 @@ from torch.nn import functional
 
 from genforge.contracts import Network, Port, PortKind
 from genforge.networks.conditioning import (
-    CriticConditioning,
     Projection,
     join,
     join_planes,
@@ -29,7 +28,7 @@ from genforge.networks.conditioning import (
 )
 from genforge.networks.equalised import EqualisedConv, EqualisedLinear, MinibatchDeviation, rectified, unit_length
 from genforge.networks.layers import halvings
-from genforge.networks.style import Widest, Width, channels_of
+from genforge.networks.style import CriticSettings, Widest, Width, channels_of
 from genforge.settings import Settings
 
 
@@ -106,15 +105,6 @@ class Generator(Growing):
         if share < 1:
             image = torch.lerp(enlarged(self.images[level - 1](before), 2), image, share)
         return enlarged(image, 2 ** (self.stages - level))
-
-
-class CriticSettings(Settings):
-    width: int = Width
-    widest: int = Widest
-    minibatch_deviation: bool = Field(True, description="let the critic see how varied its batch is")
-    conditioning: CriticConditioning = Field(
-        "projection", description="how labels come in, where there are any (`networks/conditioning.py`)"
-    )
 
 
 class Critic(Growing):

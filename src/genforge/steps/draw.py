@@ -139,16 +139,22 @@ def loaded(model: str, root: Path) -> Iterator[Model]:
     from genforge.catalog import target
     from genforge.models import load
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with folder_of(model, root) as folder:
+        yield load(folder, target, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def folder_of(model: str, root: Path) -> Iterator[Path]:
+    """Where the trained model lies on this machine; a registered one is brought here for the block."""
     place = trained_folder(model, root)
     if place.exists():
-        yield load(place, target, device)
+        yield place
         return
     uri = address(model)
     from genforge.registry.registry import own_folder
 
     with own_folder(root, uri) as folder:
-        yield load(folder, target, device)
+        yield folder
 
 
 def trained_folder(model: str, root: Path) -> Path:

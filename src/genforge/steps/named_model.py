@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from genforge.files import read_json
 from genforge.settings import UserError, nearest
-from genforge.steps.draw import REGISTERED, address
+from genforge.steps.draw import REGISTERED, folder_of
 from genforge.steps.project import Project
 
 if TYPE_CHECKING:
@@ -49,16 +49,11 @@ def _folder(project: Project, name: str) -> Iterator[Path]:
     if name in project.config.recipes:
         yield project.model(name)
         return
-    if (project.root / name / "model.json").is_file():
-        yield project.root / name
-        return
-    if not name.startswith("models:/") and not REGISTERED.fullmatch(name):
+    if not (project.root / name).exists() and not name.startswith("models:/") and not REGISTERED.fullmatch(name):
         raise UserError(
             f"no model is called {name!r}: name a recipe of params.yaml "
             f"({nearest(name, sorted(project.config.recipes))}), a folder with a trained model, NAME@ALIAS such as "
             f"digits@staging, or a `models:/` address"
         )
-    from genforge.registry.registry import own_folder
-
-    with own_folder(project.root, address(name)) as folder:
+    with folder_of(name, project.root) as folder:
         yield folder
