@@ -31,7 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from genforge.cli import EXIT_FAILED, EXIT_USER, set_environment
+from genforge.cli import set_environment
+from genforge.commands.arguments import EXIT_FAILED, EXIT_USER
 from genforge.files import read_json, replacing
 from genforge.locks import alone
 from genforge.ownership import end_with_owner, environment

@@ -13,7 +13,7 @@ prepare()
 
 from prefect.exceptions import TerminationSignal  # noqa: E402  its settings are read at import
 
-from genforge.cli import EXIT_FAILED, EXIT_USER  # noqa: E402
+from genforge.commands.arguments import EXIT_FAILED, EXIT_USER  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
 from pipelines.engine import PipelineFailed  # noqa: E402
 from pipelines.stages import StageFailed  # noqa: E402

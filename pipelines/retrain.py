@@ -17,7 +17,7 @@ prepare()
 from prefect import flow, tags  # noqa: E402  its settings are read at import
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
-from genforge.cli import positive  # noqa: E402
+from genforge.commands.arguments import positive  # noqa: E402
 from genforge.locks import Busy, Lock, alone, busy  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402

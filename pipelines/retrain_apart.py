@@ -28,7 +28,7 @@ from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
-from genforge.cli import positive  # noqa: E402
+from genforge.commands.arguments import positive  # noqa: E402
 from genforge.files import read_json  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402

@@ -32,7 +32,7 @@ from prefect.runner.storage import LocalStorage  # noqa: E402
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
 from genforge import ownership  # noqa: E402
-from genforge.cli import positive  # noqa: E402
+from genforge.commands.arguments import positive  # noqa: E402
 from genforge.config import ScheduleSettings  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.settings import UserError  # noqa: E402

@@ -24,7 +24,7 @@ from prefect.deployments import run_deployment  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
-from genforge.cli import positive  # noqa: E402
+from genforge.commands.arguments import positive  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.search.storage import STORAGE_VARIABLE  # noqa: E402

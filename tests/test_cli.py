@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from genforge import cli
-from genforge.cli import COMMANDS, STEPS
+from genforge.cli import COMMANDS
+from genforge.commands.pipeline import STEPS
 
 ROOT = Path(__file__).parents[1]
 

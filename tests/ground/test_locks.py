@@ -82,7 +82,10 @@ def test_a_second_step_on_the_same_outputs_is_turned_away(tmp_path: Path) -> Non
     (tmp_path / "params.yaml").write_text("recipes: {box: {from: box}}\n")
     process, child = holder(tmp_path / ".genforge" / "locks" / "resolve.lock")
     try:
-        program = "import sys, genforge.cli as cli; cli.SECONDS_FOR_A_DYING_ONE = 0.5; sys.exit(cli.main(sys.argv[1:]))"
+        program = (
+            "import sys; from genforge import cli; from genforge.commands import pipeline\n"
+            "pipeline.SECONDS_FOR_A_DYING_ONE = 0.5; sys.exit(cli.main(sys.argv[1:]))"
+        )
         command = [sys.executable, "-c", program, "step", "resolve"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 2 and "Traceback" not in done.stderr

@@ -1,0 +1,56 @@
+"""What every command is made of: its help, its arguments, a plain function; and the kinds of arguments that they share.
+
+Everything heavy is imported inside the functions, so that `genforge --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+EXIT_USER, EXIT_FAILED = 2, 1
+
+
+@dataclass(frozen=True)
+class Command:
+    help: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"should be a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def several(one: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """Several of what `one` reads, with commas between them, for argparse."""
+
+    def read(text: str) -> list[T]:
+        return [one(part.strip()) for part in text.split(",")]
+
+    read.__name__ = f"{one.__name__}s"
+    return read
+
+
+def port(text: str) -> int:
+    """A port, for argparse."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"should be a port from 1 to 65535, not {text!r}")
+    return int(text)
+
+
+def json_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def print_table(table: object) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
