@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from genforge.evaluation.extractor import Features
     from genforge.evaluation.gates.gate import Alone, Candidate, Ground, Holder
 
+_PACKAGING = threading.Lock()  # MLflow silences warnings for the whole process while it writes a model
 PAIRS, PAIR_COLUMNS = 24, 8  # samples beside their nearest training images in the picture; images a row
 
 
@@ -46,14 +49,24 @@ def run(project: Project, name: str | None = None) -> None:
     with tracking.run(project.root, kind="gates", name=name or "") as record, replacing_folder(project.gates) as folder:
         if name is not None:
             _keep_others(project, folder, name)
-        for one in names:
-            candidate = open_candidate(project, one, ground)
-            verdict = look_at(project, candidate, ground)
+        for one, candidate, verdict in _looked_at(project, names, ground):
             write_json(folder / f"{one}.json", verdict)
             draw_pairs(candidate, ground, folder / f"{one}-copies.png")
             record.tags({f"gate.{one}.{entry['name']}": _mark(entry) for entry in verdict["gates"]})
             record.artifact(folder / f"{one}-copies.png")
             say(f"{one}: {in_short(verdict)}")
+
+
+def _looked_at(project: Project, names: Sequence[str], ground: Ground) -> Iterator[tuple[str, Candidate, Any]]:
+    """Each model with its verdict. Several at once: most of the time goes into processes that each draw alone, and
+    nothing else of a pipeline can run beside this step."""
+
+    def verdict(candidate: Candidate) -> dict[str, Any]:
+        return look_at(project, candidate, ground)
+
+    candidates = [open_candidate(project, one, ground) for one in names]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        yield from zip(names, candidates, pool.map(verdict, candidates), strict=True)
 
 
 def look_at(project: Project, candidate: Candidate, ground: Ground) -> dict[str, Any]:
@@ -301,5 +314,6 @@ def _alone(folder: Path, count: int, seed: int) -> Alone:
     from genforge.registry.packaging import package
 
     with tempfile.TemporaryDirectory(prefix="genforge-gates-") as scratch:
-        package(folder, Path(scratch, "model"))
+        with _PACKAGING:
+            package(folder, Path(scratch, "model"))
         return draw_alone(Path(scratch, "model"), count, seed, os.environ)
