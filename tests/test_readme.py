@@ -58,6 +58,9 @@ def test_every_command_exists_with_these_arguments(command: str) -> None:
             asked = parse_args(words[1:])
             assert asked.module and asked.training_script == "genforge.cli"
             cli.parser().parse_args(asked.training_script_args)
+        case "pytest":
+            paths = words[1 : words.index("-k")]
+            assert paths and all((ROOT / path).exists() for path in paths)
         case "prefect":
             assert words[1:3] in (["server", "start"], ["worker", "start"])  # to ask Prefect itself takes seconds
         case _:
