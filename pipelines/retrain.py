@@ -22,7 +22,6 @@ from genforge.locks import Busy, Lock, alone, busy  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
-from genforge.steps.resolve import check  # noqa: E402
 from genforge.steps.summary import summarise  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.engine import engine, publish, runner, stop_on_signal  # noqa: E402
@@ -69,7 +68,6 @@ def _flow_lock(root: Path) -> Path:
 def _work(jobs: int | None) -> None:
     root, began = Path(), time.monotonic()
     project = Project.load(root)
-    check(project.config)
     if (lock := Lock(_flow_lock(root))).is_held():
         raise Busy(busy(lock, RETRAIN))
     mend_locks(root)
@@ -77,6 +75,9 @@ def _work(jobs: int | None) -> None:
     if not graph.stale:
         summarise(project, "Everything is up to date: nothing to do.")
         return
+    from genforge.steps.resolve import check  # with torch, and settings that DVC takes for done have been checked
+
+    check(project.config)
     with stop_on_signal(), api(root, Processes()) as url, temporary_settings({PREFECT_API_URL: url}):
         watch_heartbeats(retrain.name)
         say(f"{len(graph.stale)} of {len(graph.order)} stages to look at")

@@ -35,14 +35,14 @@ def highest_memory(pid: int | str = "self") -> int:
 
 
 class Watch(threading.Thread):
-    """Looks at the children of this process, often, for their highest memory."""
+    """Looks at the children of this process, again and again, for the highest memory that each has ever had."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.ended, self.highest, self.seen = threading.Event(), 0, set[int]()
 
     def run(self) -> None:
-        while not self.ended.wait(0.02):
+        while not self.ended.wait(0.1):
             for child in psutil.Process().children():
                 with contextlib.suppress(OSError):
                     self.highest = max(self.highest, highest_memory(child.pid))

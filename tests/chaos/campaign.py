@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import math
 import os
 import random
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from losses import CHECKS, RESULTS, Field, let_a_day_pass
 from tiny_project import begin_again, environment, make
 from victims import LAUNCH, MARK, by_kind, described, left_after, marked
 
+from genforge.steps.project import Project
+
 SECONDS_TO_VANISH = 5.0  # for what a command has started, once the command has ended
 SECONDS_FOR_UPLOADER = 60.0  # at the end: it sends what is left, lingers, and goes
 SECONDS_FOR_SERVER = 40.0  # to come back after a blow
@@ -40,6 +43,7 @@ SECONDS_TO_END = 900.0  # for a whole run that nobody strikes, on a slow machine
 MOST_IDLE_FAILURES = 3  # launches in a row that failed and were never struck
 DEAREST, PATIENCE = 3, 2.0  # for so many seconds a blow waits for one of so many kinds that it likes best
 SHORT = "train@vae"  # the stage of a short campaign, with its search
+BEFORE_SHORT = ("resolve", "ingest", "prepare", "extractor")
 CORES = 4  # at most: so many stages side by side, one thread each
 
 
@@ -65,8 +69,9 @@ class Campaign:
         pace: mean seconds between blows.
         goal: the stage up to which the uninterrupted run goes.
         recipes: of the library; none: one of every objective.
-        head_start: the stage up to which the project is brought before, undisturbed: what is not to be tested. The runs
-            of such a part of the pipeline are told to MLflow's embedded store, those of a whole one to a server.
+        head_start: stages that the project has behind it, undisturbed: what is not to be tested. The runs of what is
+            left of the pipeline are told to MLflow's embedded store, those of a whole one to a server.
+        store: an MLflow database without runs for that; making one takes seconds. None: the project makes its own.
     """
 
     def __init__(
@@ -77,7 +82,8 @@ class Campaign:
         pace: float,
         goal: str,
         recipes: list[str] | None = None,
-        head_start: str = "",
+        head_start: Sequence[str] = (),
+        store: Path | None = None,
     ) -> None:
         self.commands, self.goal, self.is_whole = commands, goal, not head_start
         self.plan, self.chance = blows(seed, pace), random.Random(f"commands {seed}")
@@ -86,15 +92,17 @@ class Campaign:
         self.launches.mkdir(parents=True)
         project, reference, self.lock = folder / "project", make(folder / "reference", recipes), ""
         if head_start:
-            self._run_quietly(reference, "dvc", "repro", head_start)
+            self._give_head_start(reference, head_start)
+            if store is not None:
+                shutil.copyfile(store, reference / "mlflow.db")
             shutil.copytree(reference, project, symlinks=True)
             self.lock = (reference / "dvc.lock").read_text()
         else:
             make(project, recipes)
         self.server = self._server(folder) if self.is_whole else None
         self.server_struck = -math.inf
-        store = {"MLFLOW_TRACKING_URI": self.server.url} if self.server else {}
-        self.field = Field(project, reference, {MARK: self.mark, **store})
+        told_to = {"MLFLOW_TRACKING_URI": self.server.url} if self.server else {}
+        self.field = Field(project, reference, {MARK: self.mark, **told_to})
         self.reference: subprocess.Popen[bytes] | None = None
         self.launch: Launch | None = None
         self.count = self.laps = self.idle_failures = 0
@@ -342,10 +350,13 @@ class Campaign:
         for line in self.lost:
             print(f"  {line}", flush=True)
 
-    def _run_quietly(self, folder: Path, *words: str) -> None:
-        own = environment(folder, {"GENFORGE_UPLOADER": "off"})
-        with (self.launches / "head-start.log").open("wb") as output:
-            subprocess.run(words, cwd=folder, env=own, stdout=output, stderr=output, check=True)
+    def _give_head_start(self, folder: Path, stages: Sequence[str]) -> None:
+        """Their steps in this process, which spares starting as many; DVC takes what they made as its own."""
+        os.environ["GENFORGE_UPLOADER"] = "off"  # commands have an environment of their own
+        for stage in stages:
+            importlib.import_module(f"genforge.steps.{stage}").run(Project.load(folder))
+        own = environment(folder)
+        subprocess.run(["dvc", "commit", "--quiet", "--force", *stages], cwd=folder, env=own, check=True)
 
     def _say(self, text: str) -> None:
         print(f"{time.strftime('%T')}  {text}", flush=True)
@@ -377,6 +388,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the plan: who, with what, when")
     parser.add_argument("--pace", type=float, default=5.0, help="mean seconds between blows (default: 5)")
     parser.add_argument("--short", action="store_true", help="one recipe, its search and its training alone")
+    parser.add_argument("--store", type=Path, help="a new MLflow database, for --short: it need not make one")
     parser.add_argument("--keep", action="store_true", help="keep the folder also when nothing was lost")
     arguments = parser.parse_args()
 
@@ -391,7 +403,8 @@ def main() -> int:
         print(f"  {blow}")
     field, seed, pace = folder / "field", arguments.seed, arguments.pace
     if arguments.short:
-        campaign = Campaign(field, [["dvc", "repro", SHORT]], seed, pace, SHORT, ["vae"], head_start="extractor")
+        commands = [["dvc", "repro", SHORT]]
+        campaign = Campaign(field, commands, seed, pace, SHORT, ["vae"], BEFORE_SHORT, arguments.store)
     else:
         commands = [["dvc", "repro"], ["genforge", "run", "--jobs", str(len(cores))]]
         campaign = Campaign(field, commands, seed, pace, goal="rank")

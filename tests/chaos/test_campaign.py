@@ -12,8 +12,9 @@ CAMPAIGN = Path(__file__).parent / "campaign.py"
 
 
 @pytest.mark.slow
-def test_a_short_campaign_loses_nothing() -> None:
+def test_a_short_campaign_loses_nothing(new_store: Path) -> None:
     command = [sys.executable, str(CAMPAIGN), "--short", "--minutes", "0.15", "--pace", "1.5", "--seed", "3"]
+    command += ["--store", str(new_store)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout
     assert "lost: nothing" in done.stdout

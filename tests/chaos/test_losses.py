@@ -7,11 +7,9 @@ import itertools
 from pathlib import Path
 
 import losses
-import optuna
 import pytest
 from blows import SIGNALS, VICTIMS, blows
 from losses import Field
-from optuna.storages.journal import JournalFileBackend
 from tiny_project import TRIALS
 from victims import kind_of
 
@@ -68,6 +66,9 @@ def test_another_value_a_failed_trial_and_a_missing_one_are_losses(field: Field,
 
 
 def test_a_trial_that_nobody_ended_is_a_loss(field: Field) -> None:
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
     folder = field.project / ".genforge" / "search" / "gan" / "digest"
     folder.mkdir(parents=True)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "journal.log")))

@@ -59,7 +59,8 @@ def make(folder: Path, recipes: Iterable[str] | None = None) -> Path:
     """The project as a user would have cloned it, with these recipes, or with one of every objective."""
     folder.mkdir(parents=True)
     for name in ("src", "pipelines"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        # With what Python has compiled already: no process need do it again.
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.egg-info"))
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "data" / "incoming").mkdir(parents=True)  # a dependency of the pipeline, empty for embedded data

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.datasets import load_digits
 
 from genforge.config import DataSettings
 from genforge.data import tins, torchvision_door
@@ -36,11 +35,14 @@ def fill(folder: Path, *paths: str) -> Path:
 
 
 def test_digits_are_scikit_learns_over_the_whole_range_of_gray(tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
     raw = ingested(tmp_path / "raw", source="digits")
+    theirs = load_digits()
     images, labels = read_array(raw / "all-images.npy"), read_array(raw / "all-labels.npy")
     assert images.shape == (1797, 8, 8, 1) and images.dtype == np.uint8 and images.max() == 255
-    assert np.abs(images[..., 0] / 255 * 16 - load_digits().images).max() < 0.04
-    assert np.array_equal(labels, load_digits().target)
+    assert np.abs(images[..., 0] / 255 * 16 - theirs.images).max() < 0.04
+    assert np.array_equal(labels, theirs.target)
     assert read_json(raw / "source.json")["classes"] == list("0123456789")
 
 

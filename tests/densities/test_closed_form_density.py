@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from sklearn.neighbors import KernelDensity as Neighbours
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
@@ -91,6 +90,8 @@ def test_the_mixture_s_density_is_the_sum_over_its_components_in_all_directions(
 
 
 def test_the_kernel_density_is_scikit_learn_s_at_the_likeliest_bandwidth() -> None:
+    from sklearn.neighbors import KernelDensity as Neighbours
+
     images = heaps(60)
     *_, kernel = fitted(PLANE, images)
     assert isinstance(kernel, KernelDensity)

@@ -21,7 +21,7 @@ from genforge.settings import UserError
 from genforge.torchvision_cure import import_torchvision
 
 Make = Callable[..., Any]
-COUNT = 12  # images of each kind, which the network sees at 299 x 299; more would show no more
+COUNT = 10  # images of each kind, which the network sees at 299 x 299; as many as the splits of the inception score
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from genforge.steps.project import Project
 PARAMS = """
 data: {name: digits, source: digits}
 recipes:
-  vae: {from: vae, training: {steps: 1500, batch_size: 16, checkpoint_every: 20, log_every: 20}}
+  vae: {from: vae, training: {steps: 300, batch_size: 16, checkpoint_every: 20, log_every: 20}}
 """
 PIPELINE = f"""
 stages:
@@ -47,11 +47,16 @@ def test_a_killed_stage_goes_on_where_it_was_and_the_run_cache_works(
 
     # DVC alone is killed, in the middle of the training.
     dvc = repro(tmp_path)
-    wait_for(lambda: list((tmp_path / ".genforge" / "checkpoints").rglob("*.safetensors")))
+    kept = tmp_path / ".genforge" / "checkpoints"
+    wait_for(lambda: any(int(path.name.removeprefix("step-")) >= 20 for path in kept.rglob("step-*")))
     stages = psutil.Process(dvc.pid).children(recursive=True)
+    for stage in stages:
+        stage.suspend()  # so that it is not over before the second one has asked
     second = repro(tmp_path)
     told = second.communicate()[0]
     assert second.returncode != 0 and f"(PID {dvc.pid}): " in told  # a second one is told by DVC who the first is
+    for stage in stages:
+        stage.resume()
     dvc.kill()
     dvc.communicate()
     _, alive = psutil.wait_procs(stages, timeout=60)

@@ -60,7 +60,7 @@ def test_each_trigger_is_a_deployment_and_what_people_start_has_no_schedule(tmp_
 
 @pytest.mark.slow
 def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
-    tmp_path: Path, new_store: Path
+    tmp_path: Path, new_store: Path, history: Callable[[Path], Path]
 ) -> None:
     project = tmp_path / "project"
     project.mkdir()
@@ -72,6 +72,7 @@ def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
     small.run(project, "dvc", "repro", "--quiet")
     small.commit(project, "a project in which all is done")
     shutil.copyfile(new_store, project / new_store.name)
+    history(project)
     registry = Registry(project, "digits")
     registry.history_of_aliases.make_model()
     registry.client.create_model_version("digits", (project / "nothing").as_uri())
@@ -99,6 +100,11 @@ def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
             assert all((start.hour, start.minute) == (3, 0) for start in starts)
             looked = wait_for(lambda: list(heard))[0]
             assert looked["event"] == "nothing new" and "nothing new: every stage is up to date" in looked["text"]
+
+            # That was seen; each further look would start another process.
+            data = {"deployments": {"name": {"any_": ["data"]}}}
+            for deployment in wait_for(lambda: _ask(address, "deployments/filter", data)):
+                _ask(address, f"deployments/{deployment['id']}", {"paused": True}, "PATCH")
 
             # A promotion that somebody has to approve waits for a name, and keeps it.
             named = {"flows": {"name": {"any_": ["promote"]}}}
@@ -142,11 +148,12 @@ def _flow_runs(address: str) -> list[dict[str, Any]]:
     return list(_ask(address, "flow_runs/filter", wanted) or [])
 
 
-def _ask(address: str, path: str, body: dict[str, Any] | None = None) -> Any:
+def _ask(address: str, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
     """What Prefect's server answers; nothing while it does not."""
     data, headers = None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/{path}", data, headers, method=method)
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"{address}/{path}", data, headers), timeout=30) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read() or "{}")
     except OSError:
         return {}

@@ -16,15 +16,14 @@ import pytest
 
 
 @pytest.mark.slow
-def test_the_ui_answers_on_loopback_and_ends_with_its_signal(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("recipes: {box: {from: box}}\n")
+def test_the_ui_answers_on_loopback_and_ends_with_its_signal(tracked: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-m", "genforge.cli", "ui", "--port", str(port)]
-    with (tmp_path / "log").open("wb") as log:
-        ui = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True)
+    with (tracked / "log").open("wb") as log:
+        ui = subprocess.Popen(command, cwd=tracked, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         assert "<title>MLflow</title>" in page(f"http://127.0.0.1:{port}/", ui)
         family = [psutil.Process(ui.pid), *psutil.Process(ui.pid).children(recursive=True)]

@@ -302,9 +302,9 @@ def start_uploader(root: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 def test_exactly_once_when_really_killed(tracked: Path) -> None:
-    log = tell(tracked, points=6000)
+    log = tell(tracked, points=5000)
     offset = 0
-    for _ in range(3):
+    for _ in range(2):
         process = start_uploader(tracked)
         while process.poll() is None and _offset(log) <= offset:
             time.sleep(0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,18 @@ from tests.training.parallel_training import LIBRARY, trained
 OWN_CHAINS = ("energy", "energy-points")  # each process has chains of its own, so that there are twice as many
 
 
-@pytest.fixture(scope="module")
-def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def train_by_two(folder: Path) -> None:
     """The weights that each of two processes has of every recipe."""
-    folder = tmp_path_factory.mktemp("parallel")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(Path(__file__).with_name("parallel_training.py")), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
-    return folder
+
+
+@pytest.fixture(scope="module")
+def by_two(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    return made_once("by-two", train_by_two)
 
 
 @pytest.mark.slow
