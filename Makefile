@@ -11,7 +11,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 .DEFAULT_GOAL := help
 # Tests that start servers mostly wait: two workers more than there are cores.
 WORKERS ?= $(shell expr $$(nproc) + 2)
-.PHONY: help run schedule servers test quick chaos check lint types layers lock clean
+.PHONY: help install run schedule servers test quick chaos check lint types layers lock clean
 
 help: ## show these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,6 +23,8 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
+
+install: $(VENV)/installed ## the environment alone, in .venv
 
 run: $(VENV)/installed ## the whole pipeline as a flow, ending with the leaderboard
 	@genforge run

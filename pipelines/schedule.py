@@ -72,6 +72,16 @@ def times(settings: ScheduleSettings) -> dict[Trigger, dict[str, Any]]:
     return found
 
 
+def in_words(times: Mapping[Trigger, Mapping[str, Any]]) -> str:
+    """When what is looked for, for people."""
+    what = {"anything": "whatever is out of date", "data": "new data", "drift": "data that have drifted"}
+    said = [
+        f"{what[trigger]} {'at' if 'cron' in when else 'every'} {when.get('cron') or when['interval']}"
+        for trigger, when in times.items()
+    ]
+    return ", ".join(said) or "nothing by itself"
+
+
 def deployments(
     root: Path, settings: ScheduleSettings, branch: str, jobs: int | None, folder: str | None = None
 ) -> list[RunnerDeployment]:
@@ -165,16 +175,16 @@ def _work(arguments: argparse.Namespace) -> None:
     with workplace(repository_of(root), branch):  # whatever is wrong with the surroundings is told now, not at three
         warn_of_uncommitted(root)
     folder = (arguments.folder or str(root.resolve())) if arguments.pool else None
-    with stop_on_signal(), api(root, Processes()) as url, temporary_settings({PREFECT_API_URL: url}):
+    with stop_on_signal(), api(root, Processes(), pages=True) as url, temporary_settings({PREFECT_API_URL: url}):
         watch_heartbeats(retrain_apart.name)
         found = deployments(root, settings, branch, arguments.jobs, folder)
-        said = ", ".join(f"{trigger} {next(iter(when.values()))}" for trigger, when in times(settings).items())
+        said = in_words(times(settings))
         if arguments.pool:
             leave_with_server(arguments.pool, root, found)
             say(f"{len(found)} deployments wait in pool {arguments.pool}: {said}; `prefect worker start --pool "
                 f"{arguments.pool}` on every machine")  # fmt: skip
             return
-        say(f"retraining branch {branch}: {said}; Ctrl-C ends it")
+        say(f"branch {branch} is looked at for {said}; runs at {url.removesuffix('/api')}; Ctrl-C ends it")
         # A run that has only begun to import when this process ends finds no parent that it could know its owner by.
         os.environ.update(ownership.environment())
         serve(*found, print_starting_message=False, limit=None)

@@ -30,8 +30,11 @@ MOST_RESTARTS = 5
 
 
 @contextlib.contextmanager
-def api(root: Path, processes: Processes) -> Iterator[str]:
+def api(root: Path, processes: Processes, pages: bool = False) -> Iterator[str]:
     """The URL of a Prefect API: the one that `PREFECT_API_URL` names, or that of a server which ends with the block.
+
+    Args:
+        pages: whether a server of ours shows its pages to people, too; one that ends with a run need not.
 
     Raises:
         UserError: the one that was named does not answer, or the temporary one does not start.
@@ -51,7 +54,7 @@ def api(root: Path, processes: Processes) -> Iterator[str]:
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_ENABLED": "false",
+        "PREFECT_SERVER_UI_ENABLED": "true" if pages else "false",
     }
     command = [
         sys.executable,

@@ -47,6 +47,10 @@ def test_every_command_exists_with_these_arguments(command: str) -> None:
         case "mlflow":
             known = subprocess.run([sys.executable, "-m", *words[:3], "--help"], capture_output=True, text=True)
             assert known.returncode == 0 and all(word in known.stdout for word in words if word.startswith("--"))
+        case "git":
+            assert words[1] in ("add", "commit", "merge", "log")
+        case "python" if words[1].endswith(".py"):
+            assert f"`{words[1]}`" in (ROOT / "docs" / "tutorial.md").read_text()  # which the reader wrote there
         case "python":
             assert words[1] == "-m" and words[2].startswith("pipelines.")
             options = [word for word in words[3:] if word.startswith("--")]
@@ -58,6 +62,9 @@ def test_every_command_exists_with_these_arguments(command: str) -> None:
             asked = parse_args(words[1:])
             assert asked.module and asked.training_script == "genforge.cli"
             cli.parser().parse_args(asked.training_script_args)
+        case "pytest":
+            paths = words[1 : words.index("-k")]
+            assert paths and all((ROOT / path).exists() for path in paths)
         case "prefect":
             assert words[1:3] in (["server", "start"], ["worker", "start"])  # to ask Prefect itself takes seconds
         case _:

@@ -65,3 +65,30 @@ def test_nobodys_settings_are_written_over(tmp_path: Path, capsys: pytest.Captur
         preset.write("tins", "cpu", Path("/proc/params.yaml"))
     with pytest.raises(UserError, match="did you mean `mnist`"):
         preset.render("mnits", "cpu")
+
+
+def test_a_preset_as_it_was_written_makes_way(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text())  # as in a fresh clone
+    preset.write("my-images", "cpu", path)
+    preset.write("tins", "cpu", path)
+    path.write_text(path.read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(UserError, match="stays as it is"):
+        preset.write("my-images", "cpu", path)
+
+
+def test_a_preset_is_fitted_to_its_folder(tmp_path: Path) -> None:
+    path, folder = tmp_path / "params.yaml", tmp_path / "2 My Flowers"
+    (folder / "rose").mkdir(parents=True)
+    for number in range(600):
+        (folder / "rose" / f"{number}.jpg").touch()
+    said = preset.write("my-images", "cpu", path, folder=Path(folder.name))
+    assert "600 files" in said[1] and load(path).evaluation.images == 170 <= 0.3 * 0.95 * 600
+    assert (load(path).data.folder, load(path).data.name) == (folder.name, "my-flowers")
+    assert "# names the MLflow experiment" in path.read_text()
+    (tmp_path / "my-images").mkdir()
+    (tmp_path / "my-images" / "1.jpg").touch()
+    assert "the judge needs 50" in preset.write("my-images", "cpu", path, force=True)[1]
+    assert load(path).evaluation.images == 50
+    with pytest.raises(UserError, match="tins reads no folder"):
+        preset.write("tins", "cpu", path, force=True, folder=folder)

@@ -92,7 +92,9 @@ def _preset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
                         help="what it is sized for (default: auto, the GPU where there is one)")  # fmt: skip
-    parser.add_argument("--force", action="store_true", help="write over a file that is there already")
+    parser.add_argument("--folder", type=Path, metavar="PATH", help="my-images, celeba: where the images lie; its name "
+                        "becomes the model's, and how many there are says how many can judge")  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="write over a file that somebody has changed, too")
 
 
 def _preset(arguments: argparse.Namespace) -> None:
@@ -103,8 +105,10 @@ def _preset(arguments: argparse.Namespace) -> None:
         import torch
 
         device = "gpu" if torch.cuda.is_available() else "cpu"
-    write(arguments.name, device, arguments.out, arguments.force)
-    say(f"{arguments.out}: the preset {arguments.name}, sized for a {device.upper()}; edit it, then `genforge run`")
+    fitted = write(arguments.name, device, arguments.out, arguments.force, arguments.folder)
+    say(f"{arguments.out}: the preset {arguments.name}, sized for a {device.upper()}; look at it, then `genforge run`")
+    for line in fitted:
+        say(f"  {line}")
 
 
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:

@@ -170,7 +170,7 @@ def render(board: Mapping[str, Any]) -> Table:
     for heading in HEADINGS:
         table.add_column(heading)
     for name in columns(board):
-        table.add_column(f"{METRICS[name].title} {METRICS[name].arrow}", justify="right")
+        table.add_column(f"{METRICS[name].title} {METRICS[name].arrow}", justify="right", no_wrap=True)
     if with_likelihoods(board):
         table.add_column(f"{BITS} ↓", justify="right")
     table.add_column("images/s", justify="right")

@@ -10,11 +10,17 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from genforge.files import write_text
 from genforge.settings import UserError, nearest
 
 FOLDER = Path(__file__).parents[1] / "presets"
 WHOLE = "digits"  # the preset that holds every block
+DEVICES = ("cpu", "gpu")
+SOUND = 0.95  # share of a folder's files that are counted on to be images, each of its own
+LEAST = 50  # held-out images that the judge needs
+_NO_NAME = re.compile(r"^[^a-z]+|[^a-z0-9]+")  # what cannot stand in a name, see config.NAME_RULE
 _KEY = re.compile(r"^([a-z_]+):")
 
 
@@ -41,19 +47,92 @@ def render(name: str, device: str) -> str:
     return text
 
 
-def write(name: str, device: str, out: Path, force: bool = False) -> None:
-    """Write the preset to `out`; what is there already stays, unless `force` says otherwise.
+def write(name: str, device: str, out: Path, force: bool = False, folder: Path | None = None) -> list[str]:
+    """Write the preset to `out`. What somebody has written there stays, unless `force` says otherwise; a preset that is
+    as it was written holds nothing of anybody's.
+
+    Args:
+        folder: of the images, for presets that read one; None: the preset's own.
+
+    Returns:
+        What was fitted to the folder, a sentence each.
 
     Raises:
-        UserError: there is no such preset, `out` is there already, or it cannot be written.
+        UserError: there is no such preset, it reads no folder, `out` is there already, or it cannot be written.
     """
-    text = render(name, device)
-    if out.exists() and not force:
+    text, fitted = _fitted(render(name, device), folder, out.parent)
+    if out.exists() and not force and not _is_preset(out):
         raise UserError(f"{out} is there already and stays as it is; name another file with --out, or say --force")
     try:
         write_text(out, text)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+    return fitted
+
+
+def _is_preset(path: Path) -> bool:
+    """Whether a file is a preset as it was written."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return any(text == render(name, device) for name in names() for device in DEVICES)
+
+
+def _fitted(text: str, folder: Path | None, root: Path) -> tuple[str, list[str]]:
+    """A preset's text with what the folder of images says, and what that is, in words.
+
+    Args:
+        folder: None: the one that the text names. root: what that is relative to.
+    """
+    values = yaml.safe_load(text)
+    if values["data"]["source"] != "image_folder":
+        if folder is not None:
+            raise UserError(f"--folder: {values['data']['name']} reads no folder of images; the preset my-images does")
+        return text, []
+    said = []
+    if folder is not None:
+        text = _with(text, "data", "folder", _quoted(folder))
+        if name := _NO_NAME.sub("-", folder.name.partition(".")[0].lower())[:64].strip("-"):
+            text = _with(text, "data", "name", name)
+            said.append(f"the model is called {name} (data.name)")
+    place = root / (folder or values["data"]["folder"])
+    if not place.is_dir():  # an archive, which nobody unpacks for this, or still to come
+        if folder is not None and not place.exists():
+            said.append(f"{place} is not there yet, so that nothing is fitted to it")
+        return text, said
+    from genforge.data.image_folder import files_below  # brings polars, for which `genforge --help` has no time
+
+    count, wanted = sum(1 for _ in files_below(place)), values["evaluation"]["images"]
+    held_out = int(SOUND * values["data"]["test"] * count) // 10 * 10
+    if held_out < wanted:
+        images = max(held_out, LEAST)
+        text = _with(text, "evaluation", "images", str(images))
+        said.append(f"{place} holds {count} files, so that {images} held-out ones judge (evaluation.images)")
+    if held_out < LEAST:
+        said.append(
+            f"warning: {count} files are few; the judge needs {LEAST} held-out ones: add some, or raise data.test"
+        )
+    return text, said
+
+
+def _quoted(path: Path) -> str:
+    """A path as a value in YAML, in quotes where it needs them."""
+    return yaml.safe_dump(str(path), default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+
+
+def _with(text: str, block: str, key: str, value: str) -> str:
+    """The text with another value for a key of a top-level block; comments stay where they are, as far as they can."""
+    before, head, after = text.partition(f"\n{block}:")
+
+    def changed(found: re.Match[str]) -> str:
+        room = len(found[2]) + len(found[3])
+        return f"{found[1]}{value:{room}}{'' if len(value) < room or not found[4] else ' '}{found[4]}"
+
+    rest, count = re.subn(rf"(?m)^(  {key}: *)(\S+)( *)(.*)$", changed, after, count=1)
+    if not count:
+        raise ValueError(f"the preset's {block} has no {key}")
+    return before + head + rest
 
 
 def _read(part: str) -> str:
