@@ -65,8 +65,8 @@ class Variety:
             found.append(f"it reaches {reached:.3g} of {there} classes")
         if max(self.features, self.pixels) <= spread:
             found.append(
-                f"its images are variations of one (two of them differ by {self.features:.0%} of what two of the data's "
-                f"do in features, and by {self.pixels:.0%} in pixels)"
+                f"its images are variations of one (two of them differ by {self.features:.0%} of what two of the "
+                f"data's do in features, and by {self.pixels:.0%} in pixels)"
             )
         return " and ".join(found)
 
