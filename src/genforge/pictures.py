@@ -17,6 +17,7 @@ from genforge import scatter
 from genforge.files import replacing
 
 POINTS_TO_SEE = 2000  # in one panel: fewer are no shape, more are a blot
+CLASS_COLUMNS, CLASS_ROWS = 8, 20  # of a picture with a row a class: images of each, and classes at most
 SIDE_TO_SEE = 48  # pixels: an image with a shorter side than this is hard to judge by eye
 
 
@@ -29,19 +30,36 @@ def enough(stored: str, images: int) -> int:
     return images if stored == "uint8" else POINTS_TO_SEE
 
 
-def sheet(drawn: np.ndarray, columns: int = 0, real: np.ndarray | None = None) -> np.ndarray:
+def sheet(
+    drawn: np.ndarray, columns: int = 0, real: np.ndarray | None = None, labels: np.ndarray | None = None
+) -> np.ndarray:
     """What a model drew as one picture: images as a `grid`, points as a panel of dots, beside one of real ones.
 
     Args:
         drawn: images uint8 (n, height, width, channels), or points float32 (n, 1, 1, 2).
-        columns: of the grid. real: points to show beside, of which images have no need.
+        columns: of the grid. real: points to show beside, of which images have no need. labels: (n,), of which images
+            are shown in rows of one class each.
     """
     if drawn.dtype == np.uint8:
-        return grid(drawn, columns)
+        return grid(drawn, columns) if labels is None else a_row_a_class(drawn, labels)
     if real is None:
         return scatter.scatter(drawn[:POINTS_TO_SEE])
     sides = (real[:POINTS_TO_SEE], drawn[:POINTS_TO_SEE])
     return scatter.row([scatter.scatter(side) for side in sides], ["real", "generated"])
+
+
+def a_row_a_class(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A `grid` in which every row is of one class, in the order of the labels: the first images of each.
+
+    Args:
+        images: uint8 (n, height, width, channels). labels: (n,). Where a class has fewer images than a row has places,
+            the rest of its row is black.
+    """
+    rows = []
+    for label in np.unique(labels)[:CLASS_ROWS]:
+        row = images[np.flatnonzero(labels == label)[:CLASS_COLUMNS]]
+        rows += [row, np.zeros((CLASS_COLUMNS - len(row), *images.shape[1:]), np.uint8)]
+    return grid(np.concatenate(rows), CLASS_COLUMNS)
 
 
 def film(looks: Iterable[tuple[int, np.ndarray]], columns: int) -> np.ndarray:

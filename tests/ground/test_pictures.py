@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genforge.pictures import enlarge, factor_to_see, grid, save_png
+from genforge.pictures import a_row_a_class, enlarge, factor_to_see, grid, save_png
 
 
 @pytest.fixture
@@ -27,6 +27,13 @@ def test_every_image_is_found_again_in_its_place(images: np.ndarray) -> None:
 
 def test_a_grid_is_nearly_square_unless_told(images: np.ndarray) -> None:
     assert grid(images, gap=0, enlarged=False).shape == (3 * 8, 3 * 12, 3)
+
+
+def test_a_row_of_a_class_holds_its_first_images_and_is_black_where_there_are_no_more() -> None:
+    images = np.arange(1, 13, dtype=np.uint8)[:, None, None, None].repeat(50, axis=1).repeat(50, axis=2)
+    labels = np.array([7, 2, 2, 2, 2, 2, 2, 2, 2, 2, 7, 2])
+    picture = a_row_a_class(images, labels)[::51, ::51, 0]
+    assert picture.tolist() == [[2, 3, 4, 5, 6, 7, 8, 9], [1, 11, 0, 0, 0, 0, 0, 0]]
 
 
 def test_enlarging_repeats_pixels_and_shrinking_takes_them_back(images: np.ndarray) -> None:

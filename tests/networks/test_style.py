@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from genforge.contracts import ImageShape, WithStyles
+from genforge.contracts import ImageShape, Port, WithStyles
 from genforge.networks.equalised import EqualisedLinear, MinibatchDeviation, unit_length
-from genforge.networks.style import Generator, Modulated, doubled, filtered
+from genforge.networks.style import Generator, GeneratorSettings, Modulated, doubled, filtered
 from tests.networks.network_cases import build, inputs
 
 
@@ -106,6 +106,14 @@ def test_noise_is_fresh_in_training_and_constant_in_evaluation() -> None:
         assert torch.equal(network(*given), network(*given))
 
 
+def test_without_noise_a_style_says_everything() -> None:
+    network = build("style-generator", ImageShape(1, 8, 8), noise=False)
+    assert isinstance(network, Generator) and network.noise_shapes == []
+    assert not [name for name in network.state_dict() if "noise" in name or "strength" in name]
+    styles = network.eval().styled(*inputs(network, 2))[:, None].expand(-1, network.styles, -1)
+    torch.testing.assert_close(network.train().synthesise(styles), network.eval().synthesise(styles))
+
+
 def test_the_mean_style_is_that_of_training() -> None:
     network = generator().train()
     latents = torch.randn(400, network.port.latent_size)
@@ -116,6 +124,36 @@ def test_the_mean_style_is_that_of_training() -> None:
     before = network.style_mean.clone()
     network.eval().styled(latents)
     assert torch.equal(network.style_mean, before)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_layers_get_styles_less_their_mean_from_the_start(classes: int) -> None:
+    """So what leads from styles to scales carries nothing that all images share: the mean style is told nothing."""
+    torch.manual_seed(0)
+    settings = GeneratorSettings(width=16, widest=64, style_size=64, mapping_layers=2)
+    network = Generator(
+        settings, Port("latent_to_image", ImageShape(1, 16, 16), latent_size=32, classes=classes)
+    ).eval()
+    with torch.no_grad():
+        labels = torch.arange(400) % classes if classes else None
+        styles = network.styled(torch.randn(400, 32), labels)
+        shared = styles.mean(dim=0).square().sum() / styles.square().sum(dim=1).mean()
+        assert shared > 0.2  # of the power of styles, which end in a rectifier
+        left = (styles - network.style_mean).mean(dim=0).square().sum() / styles.square().sum(dim=1).mean()
+        assert left < 0.01
+        mean = network.style_mean.expand(1, network.styles, -1)
+        before = network.synthesise(mean)
+        for layer in network.modules():
+            if isinstance(layer, Modulated):
+                layer.style.weight.mul_(-3.0)
+        torch.testing.assert_close(network.synthesise(mean), before)
+
+
+def test_images_begin_with_about_the_spread_of_real_ones() -> None:
+    torch.manual_seed(0)
+    network = Generator(GeneratorSettings(), Port("latent_to_image", ImageShape(1, 28, 28), latent_size=128)).eval()
+    with torch.no_grad():
+        assert 0.2 < network(torch.randn(50, 128)).std().item() < 1.0  # of images in [-1, 1]: at most 1
 
 
 @pytest.mark.parametrize(("size", "smallest"), [(8, 4), (28, 7), (32, 4), (44, 11), (64, 4)])

@@ -74,7 +74,13 @@ SETTINGS = {
     "data": {"name": "shapes", "source": "image_folder", "folder": IMAGES, "image_size": 8, "channels": 1},
     "extractor": {"steps": 20, "width": 8},
     # What a model of four steps is called does not matter here.
-    "evaluation": {"images": 50, "metrics": ["fid", "kid"], "collapse_duplicates": 1.0, "collapse_classes": 0.0},
+    "evaluation": {
+        "images": 50,
+        "metrics": ["fid", "kid"],
+        "collapse_duplicates": 1.0,
+        "collapse_classes": 0.0,
+        "collapse_spread": 0.0,
+    },
     "search": {"trials": 0},
     "registry": {"metric": "fid"},
     "schedule": {"at_rest": 0.0, "drift_images": 20},

@@ -292,6 +292,15 @@ def frozen_generator() -> Model:
     return Model(network, build_sampler({"name": "one-shot"}), {})
 
 
+def variations(image: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The image moved by up to half a pixel either way and paler by up to a fifth, uint8 (count, h, w, c)."""
+    random = np.random.RandomState(seed)
+    down, right, paler = (random.uniform(0.0, most, (count, 1, 1, 1)) for most in (0.5, 0.5, 0.2))
+    moved = (1 - down) * image + down * np.roll(image, 1, axis=0)
+    moved = (1 - right) * moved + right * np.roll(moved, 1, axis=2)
+    return ((1 - paler) * moved).round().astype(np.uint8)
+
+
 def test_a_generator_frozen_to_one_mode_is_caught_by_one_evaluation_and_a_healthy_one_is_not(
     project: Project, held_out: np.ndarray, real: np.ndarray, tmp_path: Path
 ) -> None:
@@ -310,6 +319,7 @@ def test_a_generator_frozen_to_one_mode_is_caught_by_one_evaluation_and_a_health
             [frozen_generator().draw(seed, 200) for seed in (0, 1, 2)],
             r"100% of its images are there twice",
         ),
+        "one shape": ([variations(real[0], 200, seed) for seed in (0, 1, 2)], r"its images are variations of one \("),
         "one class": ([darker[start : start + 200] for start in (0, 20, 40)], r"it reaches [12]\S* of 10 classes"),
     }
     for case, (images, words) in cases.items():

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from genforge.catalog import target
 from genforge.data.loading import Prepared
 from genforge.files import read_array, read_json, write_array, write_json
 from genforge.models import load
+from genforge.pictures import a_row_a_class, grid
 from genforge.settings import UserError
 from genforge.steps import ingest, latent, prepare, resolve, sample, train
 from genforge.steps.likelihood import likelihood_of
@@ -167,6 +169,17 @@ def test_a_conditional_model_draws_the_datas_classes(project: Project) -> None:
     real = np.bincount(read_array(project.prepared / "train-labels.npy"), minlength=10)
     drawn = np.bincount(labels, minlength=10)
     assert np.abs(drawn / 60 - real / real.sum()).max() <= 1 / 60
+
+    # People see a row a class: on the page (grid.png), in the model's folder, and as an image of the run.
+    images = read_array(project.samples("labelled") / "seed-0.npy")
+    page = np.asarray(Image.open(project.samples("labelled") / "grid.png"))
+    assert np.array_equal(page, a_row_a_class(images, labels)[..., 0])
+    pixels = np.asarray(Image.open(project.model("labelled") / "samples.png"))[::6, ::6]
+    assert pixels.shape == (10 * 9 - 1, 8 * 9 - 1)
+    threes = load(project.model("labelled"), target).draw(0, 80, labels=torch.arange(10).repeat_interleave(8))[24:32]
+    assert np.array_equal(pixels[27:35], grid(threes, 8, enlarged=False)[..., 0])
+    (logged,) = project.root.rglob("classes-00000004-*.png")
+    assert logged.read_bytes() == (project.model("labelled") / "samples.png").read_bytes()
 
 
 def test_a_recipe_that_is_not_there_is_named_with_its_nearest(project: Project) -> None:

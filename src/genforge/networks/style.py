@@ -6,6 +6,15 @@ scales the input channels of every convolution, whose outputs are brought back t
 critic is residual (section 4.1, Figure 7: output skips, residual discriminator). Sizes are those of `layers.halvings`.
 
 Scaling inputs and outputs around one convolution is the same as a kernel of each image's own, and faster on a CPU.
+
+Two things are not the second paper's, and make the difference in short trainings (docs/gans.md):
+
+- Layers get a style less the mean of all styles. The mapping ends in a rectifier, so that about a third of a style's
+  power is the same for every latent. Adam moves all weights of a layer from style to scales by one length, and those
+  moves add up along that common part: what all images share was learned several times as fast as what tells them
+  apart, and the generator drew variations of one shape.
+- Images are a quarter of what the layers sum up, as in Karras et al. 2021, "Alias-free generative adversarial networks"
+  (their `output_scale`): so they begin with about the spread of real ones, and not with several times as much.
 """
 
 from __future__ import annotations
@@ -36,6 +45,8 @@ from genforge.settings import Settings
 
 MAPPING_RATE = 0.01  # how much more slowly the mapping learns (Karras et al. 2019, appendix C)
 STYLE_KEPT = 0.995  # of the running mean style, an update
+STYLES_AT_FIRST = 1000  # of which the mean is the first one
+IMAGE_SCALE = 0.25  # of images, in what the layers sum up
 Width = Field(32, ge=4, le=512, description="channels at the largest size; they double at each smaller one")
 Widest = Field(256, ge=4, le=1024, description="channels at most")
 
@@ -46,6 +57,11 @@ class GeneratorSettings(Settings):
     style_size: int = Field(128, ge=4, le=1024, description="length of a style (Karras et al.: 512)")
     mapping_layers: int = Field(
         4, ge=1, le=16, description="layers from latent to style (Karras et al.: 8; 2 for CIFAR-10 in their 2020 ADA)"
+    )
+    noise: bool = Field(
+        True,
+        description="every layer adds noise of its own: for what is chance in large images, such as hair (Karras et "
+        "al. 2019, section 3.2; their 2021 networks do without)",
     )
     conditioning: Literal["embedding", "concatenation"] = Field(
         "embedding", description="how labels come in, where there are any (`networks/conditioning.py`)"
@@ -72,50 +88,61 @@ class Generator(Network):
         inputs = [port.latent_size + label_size(self.label), *[size] * (settings.mapping_layers - 1)]
         self.mapping = nn.ModuleList(EqualisedLinear(count, size, rate=MAPPING_RATE) for count in inputs)
         self.start = nn.Parameter(torch.randn(1, widths[0], height, width))
-        self.layers = nn.ModuleList([StyledLayer(widths[0], widths[0], size)])
+        self.layers = nn.ModuleList([StyledLayer(widths[0], widths[0], size, settings.noise)])
         self.images = nn.ModuleList([Modulated(widths[0], image.channels, 1, size, demodulate=False)])
         self.image_biases = nn.ParameterList([torch.zeros(1, image.channels, 1, 1)])
         self.noise_shapes = [(1, height, width)]
         for before, after in pairwise(widths):
             height, width = 2 * height, 2 * width
-            self.layers.extend([StyledLayer(before, after, size, double=True), StyledLayer(after, after, size)])
+            self.layers.append(StyledLayer(before, after, size, settings.noise, double=True))
+            self.layers.append(StyledLayer(after, after, size, settings.noise))
             self.images.append(Modulated(after, image.channels, 1, size, demodulate=False))
             self.image_biases.append(torch.zeros(1, image.channels, 1, 1))
             self.noise_shapes += [(1, height, width)] * 2
+        self.noise_shapes = self.noise_shapes if settings.noise else []
         self.styles = len(self.layers) + 1  # the last one is of the last image alone
         self.register_buffer("style_mean", torch.zeros(size))
         for number, shape in enumerate(self.noise_shapes):
             self.register_buffer(f"noise_{number}", torch.randn(1, *shape))
+        with torch.no_grad():
+            labels = torch.randint(port.classes, (STYLES_AT_FIRST,)) if port.classes else None
+            self.style_mean.copy_(self._mapped(torch.randn(STYLES_AT_FIRST, port.latent_size), labels).mean(dim=0))
 
     def forward(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.synthesise(self.styled(latent, labels)[:, None].expand(-1, self.styles, -1))
 
     def styled(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         """Latents (n, latent_size) to styles (n, style_size). In training their running mean goes along."""
+        values = self._mapped(latent, labels)
+        if self.training:
+            self.style_mean.lerp_(values.detach().float().mean(dim=0), 1 - STYLE_KEPT)
+        return values
+
+    def _mapped(self, latent: Tensor, labels: Tensor | None) -> Tensor:
         values = unit_length(join(latent, self.label, labels))
         for layer in self.mapping:
             values = rectified(layer(values))
-        if self.training:
-            self.style_mean.lerp_(values.detach().float().mean(dim=0), 1 - STYLE_KEPT)
         return values
 
     def synthesise(self, styles: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
         """Styles (n, styles, style_size), one for each layer, to images (n, c, h, w).
 
         Args:
-            noise: (n, *shape) for each of `noise_shapes`; None: fresh in training, constant in evaluation.
+            noise: (n, *shape) for each of `noise_shapes`, of which there are none without noise; None: fresh in
+                training, constant in evaluation.
         """
         if noise is None:
             noise = self._fresh(styles) if self.training else self._constant()
+        styles = styles - self.style_mean
         values = self.start.expand(len(styles), -1, -1, -1)
         image = None
         for number, layer in enumerate(self.layers):
-            values = layer(values, styles[:, number], noise[number])
+            values = layer(values, styles[:, number], noise[number] if noise else None)
             if number % 2 == 0:  # the last layer of its size
                 made = self.images[number // 2](values, styles[:, number + 1]) + self.image_biases[number // 2]
                 image = made if image is None else made + doubled(image)
         assert image is not None
-        return image
+        return IMAGE_SCALE * image
 
     def _fresh(self, styles: Tensor) -> list[Tensor]:
         return [torch.randn(len(styles), *shape, device=styles.device) for shape in self.noise_shapes]
@@ -157,16 +184,19 @@ class Modulated(nn.Module):
 
 
 class StyledLayer(nn.Module):
-    """A modulated convolution, then noise of a strength that is learned, a bias and the rectifier."""
+    """A modulated convolution, then noise (if there is any) of a strength that is learned, a bias and the rectifier."""
 
-    def __init__(self, inputs: int, outputs: int, style_size: int, double: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, style_size: int, noise: bool, double: bool = False) -> None:
         super().__init__()
         self.convolution = Modulated(inputs, outputs, 3, style_size, double=double)
-        self.strength = nn.Parameter(torch.zeros(()))
+        self.strength = nn.Parameter(torch.zeros(())) if noise else None
         self.bias = nn.Parameter(torch.zeros(1, outputs, 1, 1))
 
-    def forward(self, values: Tensor, styles: Tensor, noise: Tensor) -> Tensor:
-        return rectified(self.convolution(values, styles) + self.strength * noise + self.bias)
+    def forward(self, values: Tensor, styles: Tensor, noise: Tensor | None) -> Tensor:
+        values = self.convolution(values, styles)
+        if self.strength is not None and noise is not None:
+            values = values + self.strength * noise
+        return rectified(values + self.bias)
 
 
 class CriticSettings(Settings):

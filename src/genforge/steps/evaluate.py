@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genforge.evaluation.collapse import Variety
+from genforge.evaluation.collapse import Variety, pixel_diversity
 from genforge.evaluation.leaderboard import FLOOR, half_width, with_error
 from genforge.evaluation.metrics import metric
-from genforge.files import read_array, read_json, write_json
+from genforge.files import read_array, write_json
 from genforge.progress import say
 from genforge.settings import UserError
 from genforge.steps.project import Project
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from genforge.models import Model
 
 CONFIDENCE = 0.95  # of the intervals
+TINY = 1e-12  # of data that are all the same image, to which nothing is less varied
 FEW_DEALS = 5  # of images into groups, for metrics that take long
 
 
@@ -59,16 +60,19 @@ def run(project: Project, name: str | None = None) -> None:
     with tracking.run(project.root, kind="evaluate", name=name, tags={"protocol": protocol.name}) as record:
         values: list[dict[str, float]] = []
         seen: list[Features] = []
+        pixels: list[float] = []
         for number, (seed, images) in enumerate(_images(project, name)):
             check_images(images, judge.shape)
             seen.append(judge.extractor.features(images, settings.batch_size))
+            pixels.append(pixel_diversity(images))
             found = judge.measure(seen[-1], of_images)
             if latent:
                 found |= judge.score_latent(latent.network, latent.labels, settings.images, seed, of_latent)
             values.append(found)
             record.metrics(number, values[-1])
-        variety = variety_of(judge, seen, len(read_json(project.prepared / "card.json")["classes"]))
-        collapsed = variety.collapse(settings.collapse_duplicates, settings.collapse_classes) if name != FLOOR else ""
+        variety = variety_of(judge, Prepared.open(project.prepared), seen, pixels)
+        limits = settings.collapse_duplicates, settings.collapse_classes, settings.collapse_spread
+        collapsed = variety.collapse(*limits) if name != FLOOR else ""
         if name != FLOOR:
             record.tags({"collapsed": collapsed or "no"})
         metrics = {key: summary([found[key] for found in values]) for key in values[0]}
@@ -121,13 +125,26 @@ def wanted(project: Project, judge: Judge) -> list[str]:
     return chosen
 
 
-def variety_of(judge: Judge, seen: Sequence[Features], of_data: int) -> Variety:
-    """How varied the images of all sampling seeds are, whichever metrics are asked for. The judge may name classes that
-    are not the data's, of which there are `of_data`: then only twins are counted."""
-    logits = seen[0].logits
+def variety_of(judge: Judge, prepared: Prepared, seen: Sequence[Features], pixels: Sequence[float]) -> Variety:
+    """How varied the images of all sampling seeds are, whichever metrics are asked for: of each seed what the extractor
+    saw, and the diversity of its pixels. The judge may name classes that are not the data's: then none are counted."""
+    from genforge.evaluation.measures.diversity import diversity
+
+    logits, of_data = seen[0].logits, len(prepared.card["classes"])
     classes = of_data if logits is not None and logits.shape[1] == of_data else None
+    real = prepared.images("train")
+    alike = np.linspace(0, len(real) - 1, min(len(real), len(seen[0].features)), dtype=int)  # as many as are judged
+    features_of_data, pixels_of_data = diversity(judge.reference.features), pixel_diversity(np.asarray(real[alike]))
     counted = ["duplicates", *(["classes"] if classes else [])]
-    return Variety.of([judge.measure(one, counted) for one in seen], classes)
+    found = [
+        {
+            **judge.measure(one, counted),
+            "features": diversity(one.features) / max(features_of_data, TINY),
+            "pixels": spread / max(pixels_of_data, TINY),
+        }
+        for one, spread in zip(seen, pixels, strict=True)
+    ]
+    return Variety.of(found, classes)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from genforge.models import in_proportion
+from genforge.pictures import CLASS_COLUMNS, CLASS_ROWS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +21,14 @@ def labels_of(classes: int, prepared: Prepared, images: int) -> Tensor | None:
 
     counts = label_counts(classes, prepared)
     return torch.from_numpy(in_proportion(np.array(counts), images)) if counts else None
+
+
+def labels_to_see(classes: int) -> Tensor | None:
+    """Labels, int64, of as many images of each of `classes` classes as a picture with a row a class holds; None for a
+    network that takes none."""
+    import torch
+
+    return torch.arange(min(classes, CLASS_ROWS)).repeat_interleave(CLASS_COLUMNS) if classes else None
 
 
 def label_counts(classes: int, prepared: Prepared) -> list[int]:

@@ -11,7 +11,7 @@ from genforge.settings import UserError
 from genforge.steps.labels import labels_of
 from genforge.steps.project import Project
 
-SHOWN = 64  # images of the grid: the first of the first seed
+SHOWN = 64  # images of the grid: the first of the first seed; of a conditional model, the first of each class
 
 
 def run(project: Project, name: str | None = None) -> None:
@@ -48,10 +48,9 @@ def run(project: Project, name: str | None = None) -> None:
             images = np.concatenate(parts)
             write_array(folder / f"seed-{seed}.npy", images)
             if seed == settings.seeds[0]:
-                save_png(
-                    folder / "grid.png",
-                    sheet(images[: enough(model.shape.stored, SHOWN)], real=prepared.images("test")),
-                )
+                shown = images if labels is not None else images[: enough(model.shape.stored, SHOWN)]
+                classes = None if labels is None else labels.numpy()
+                save_png(folder / "grid.png", sheet(shown, real=prepared.images("test"), labels=classes))
         if labels is not None:
             write_array(folder / "labels.npy", labels.numpy())
         count = settings.images * len(settings.seeds)

@@ -20,12 +20,13 @@ from genforge.progress import say
 from genforge.randomness import derive, seed_everything
 from genforge.settings import UserError
 from genforge.steps.kept import checkpoints_of, forget_others
-from genforge.steps.labels import label_counts, labels_of
+from genforge.steps.labels import label_counts, labels_of, labels_to_see
 from genforge.steps.project import Project
 from genforge.steps.together import peers
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from genforge.data.loading import Prepared
     from genforge.models import Model
@@ -123,14 +124,13 @@ def run(project: Project, name: str | None = None) -> None:
             model.card = card
             more = more_pictures(model, prepared)
             with replacing_folder(project.model(name)) as result:
-                samples = pictures_of(model, prepared, enough(prepared.shape.stored, GRID), name)
-                samples = sheet(samples, real=prepared.images("validation"))
+                samples = samples_of(model, prepared, name)
                 write(result, model, card, trained.history, samples, more)
                 if settings.averages.snapshots and checkpoints.averages.is_dir():
                     shutil.copytree(checkpoints.averages, result / AVERAGES)
                 trained.history.write_csv(project.curves(name))
             record.artifact(project.model(name), "model")
-            for key, picture in more.items():
+            for key, picture in {"classes": samples, **more}.items() if model.classes else more.items():
                 record.image(key, trained.steps, picture)
             record.tags({"weights": digest(project.model(name)), "rollbacks": len(trained.rollbacks)})
             record.metrics(trained.steps, {"seconds": trained.seconds})
@@ -148,10 +148,23 @@ def best_recipe(project: Project, name: str) -> Recipe:
     return with_settings(recipe, settings, str(found))
 
 
-def pictures_of(model: Model, prepared: Prepared, count: int, title: str) -> np.ndarray:
-    """The first `count` images that people are shown: always of the same noise and labels."""
+def samples_of(model: Model, prepared: Prepared, title: str) -> np.ndarray:
+    """What the model draws as one picture, of a conditional model with a row a class."""
+    from genforge.pictures import enough, sheet
+
+    labels = None if prepared.shape.is_point else labels_to_see(model.classes)
+    if labels is None:
+        drawn = pictures_of(model, prepared, enough(prepared.shape.stored, GRID), title)
+        return sheet(drawn, real=prepared.images("validation"))
+    return sheet(pictures_of(model, prepared, len(labels), title, labels), labels=labels.numpy())
+
+
+def pictures_of(model: Model, prepared: Prepared, count: int, title: str, labels: Tensor | None = None) -> np.ndarray:
+    """The first `count` images that people are shown: always of the same noise and labels, which are in the data's
+    proportion unless they are given."""
+    labels = labels_of(model.classes, prepared, count) if labels is None else labels
     try:
-        return model.draw(SEED_TO_SEE, count, labels=labels_of(model.classes, prepared, count))
+        return model.draw(SEED_TO_SEE, count, labels=labels)
     except ValueError as error:
         raise UserError(f"{title}: {error}; the network is finite, so look at the sampler's settings") from error
 

@@ -13,12 +13,17 @@ def unit(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-10)
 
 
-def feature_diversity(evidence: Evidence) -> float:
-    """Mean over all pairs of the squared distance of their features, each brought to length 1 as LPIPS does: 0 to 4."""
-    rows = unit(evidence.generated)
+def diversity(features: np.ndarray) -> float:
+    """Mean over all pairs of the squared distance of features (n, dimensions), each brought to length 1 as LPIPS does:
+    0 to 4."""
+    rows = unit(features)
     count, total = len(rows), rows.sum(axis=0)
     # Over pairs, the sum of |a - b|^2 is n times the sum of |a|^2 less the square of the sum.
     return float(2.0 * (count * (rows**2).sum() - total @ total) / (count * (count - 1)))
+
+
+def feature_diversity(evidence: Evidence) -> float:
+    return diversity(evidence.generated)
 
 
 FEATURE_DIVERSITY = Metric(
