@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -118,6 +119,13 @@ def test_the_logit_reaches_from_the_darkest_to_the_lightest_cell() -> None:
     out, _ = layer(ends, None)
     assert out.flatten().tolist() == pytest.approx([-2.9444, 0.0, 2.9444], abs=1e-3)  # log(19): logit of 0.95
     assert torch.allclose(layer.inverse(out, None), ends, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.0005])
+def test_the_smaller_alpha_the_more_of_the_line_is_black(alpha: float) -> None:
+    cell = torch.tensor([-1 - CELL / 2, -1 + CELL / 2]).view(2, 1, 1, 1)
+    low, high = Logit(alpha)(cell, None)[0].flatten().tolist()
+    assert high - low == pytest.approx(math.log1p(1 / (256 * alpha)), rel=0.1)  # 0.07 and 2.2, as `Logit` says
 
 
 def test_a_latent_that_is_too_short_is_told() -> None:

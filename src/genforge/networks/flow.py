@@ -118,6 +118,10 @@ class Logit(Bijection):
 
     With y in (0, 1) the place in the range of all cells, logit(alpha + (1 - 2 alpha) y): Dinh et al. 2017, section 4.1,
     but for the 2, which keeps white as far from infinity as black.
+
+    The darkest cell becomes about log(1 + 1 / (256 alpha)) wide, of a line that has -log alpha on either side: with the
+    paper's 0.05 0.07 of 3, with 0.0005 2.2 of 7.6. A background that is black to the last level is then no needle that
+    couplings have to stretch a hundredfold before they learn anything else.
     """
 
     def __init__(self, alpha: float) -> None:

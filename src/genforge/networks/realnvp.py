@@ -39,7 +39,11 @@ class RealNVPSettings(Settings):
     couplings: int = Field(3, ge=2, le=16, description="couplings with each kind of mask a scale; the paper has 3")
     scales: int = Field(3, ge=1, le=6, description="scales; those whose side is odd already, or 4, are left out")
     alpha: float | None = Field(
-        0.05, gt=0.0, lt=0.5, description="of the logit that pixels go through first (section 4.1); null: none"
+        0.0005,
+        gt=0.0,
+        lt=0.5,
+        description="of the logit that pixels go through first (section 4.1; there 0.05): the smaller, the more room "
+        "black and white get, which are most of a digit and little of a photograph; null: no logit",
     )
 
 
