@@ -384,19 +384,21 @@ def build_sampler(choice: Mapping[str, Any], where: str = "sampler") -> Sampler:
     return cast(Sampler, kind(kind.settings_type.read(_without_name(choice), where)))
 
 
-def suited(table: Literal["sampler", "density"], port: Port) -> list[str]:
+Told = Literal["sampler", "density"]  # parts that ask something of a trained network
+
+
+def suited(table: Told, port: Port) -> list[str]:
     """Names of the samplers that can draw from a network on this port, or of the densities that can tell its
     likelihoods, as the table has them."""
     return [name for name in {"sampler": SAMPLERS, "density": DENSITIES}[table] if target(table, name).suits(port)]
 
 
-def check_suits(table: Literal["sampler", "density"], name: str, port: Port, where: str) -> None:
+def check_suits(table: Told, name: str, port: Port, where: str) -> None:
     """Raises UserError unless the sampler or density of this name suits a network on this port."""
     if not target(table, name).suits(port):
         what = {"sampler": "draw from", "density": "tell likelihoods of"}[table]
-        raise UserError(
-            f"{where}: {name!r} cannot {what} a {port.description}; these can: {', '.join(suited(table, port)) or 'none'}"
-        )
+        able = ", ".join(suited(table, port)) or "none"
+        raise UserError(f"{where}: {name!r} cannot {what} a {port.description}; these can: {able}")
 
 
 def build_density(choice: Mapping[str, Any], where: str = "density") -> Density:
@@ -457,10 +459,9 @@ def _check_fit(recipe: Recipe, where: str) -> None:
                 f"role takes {port.kind}: {', '.join(fitting)}"
             )
     port_out = ports[kind.exported_role()]
-    for table, choice in (("sampler", recipe.sampler), ("density", recipe.density)):
-        if choice is not None:
-            check_suits(table, choice["name"], port_out, f"{where}.{table}.name")
+    check_suits("sampler", recipe.sampler["name"], port_out, f"{where}.sampler.name")
     if recipe.density is not None:
+        check_suits("density", recipe.density["name"], port_out, f"{where}.density.name")
         density = target("density", recipe.density["name"])
         if missing := [role for role in density.companions if role not in kind.companions()]:
             raise UserError(
