@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, field_validator
@@ -384,6 +384,23 @@ def build_sampler(choice: Mapping[str, Any], where: str = "sampler") -> Sampler:
     return cast(Sampler, kind(kind.settings_type.read(_without_name(choice), where)))
 
 
+Told = Literal["sampler", "density"]  # parts that ask something of a trained network
+
+
+def suited(table: Told, port: Port) -> list[str]:
+    """Names of the samplers that can draw from a network on this port, or of the densities that can tell its
+    likelihoods, as the table has them."""
+    return [name for name in {"sampler": SAMPLERS, "density": DENSITIES}[table] if target(table, name).suits(port)]
+
+
+def check_suits(table: Told, name: str, port: Port, where: str) -> None:
+    """Raises UserError unless the sampler or density of this name suits a network on this port."""
+    if not target(table, name).suits(port):
+        what = {"sampler": "draw from", "density": "tell likelihoods of"}[table]
+        able = ", ".join(suited(table, port)) or "none"
+        raise UserError(f"{where}: {name!r} cannot {what} a {port.description}; these can: {able}")
+
+
 def build_density(choice: Mapping[str, Any], where: str = "density") -> Density:
     kind = target("density", choice["name"], where)
     return cast(Density, kind(kind.settings_type.read(_without_name(choice), where)))
@@ -441,18 +458,10 @@ def _check_fit(recipe: Recipe, where: str) -> None:
                 f"{where}.networks.{role}.name: {recipe.networks[role]['name']!r} is of kind {played.kind}, but the "
                 f"role takes {port.kind}: {', '.join(fitting)}"
             )
-    kind_out = ports[kind.exported_role()].kind
-    parts = [("sampler", SAMPLERS, recipe.sampler, "draw from")]
+    port_out = ports[kind.exported_role()]
+    check_suits("sampler", recipe.sampler["name"], port_out, f"{where}.sampler.name")
     if recipe.density is not None:
-        parts.append(("density", DENSITIES, recipe.density, "tell likelihoods of"))
-    for table, names, choice, what in parts:
-        if kind_out not in target(table, choice["name"]).kinds:
-            suited = ", ".join(sorted(name for name in names if kind_out in target(table, name).kinds))
-            raise UserError(
-                f"{where}.{table}.name: {choice['name']!r} cannot {what} a {kind_out} network; "
-                f"these can: {suited or 'none'}"
-            )
-    if recipe.density is not None:
+        check_suits("density", recipe.density["name"], port_out, f"{where}.density.name")
         density = target("density", recipe.density["name"])
         if missing := [role for role in density.companions if role not in kind.companions()]:
             raise UserError(

@@ -96,6 +96,7 @@ def to_stored(images: Tensor) -> Tensor:
     return images.float().permute(0, 2, 3, 1).contiguous()
 
 
+Taught = Literal["score", "consistency"]  # what the answers of a denoiser are
 PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "pixels", "autoregressive", "energy"]
 
 
@@ -106,7 +107,9 @@ class Port:
     kind `latent_to_image`: forward(latent (n, latent_size), labels (n,) or None) -> (n, channels, height, width).
     kind `image_to_vector`: forward(images (n, c, h, w), labels or None) -> (n, outputs).
     kind `denoiser`: forward(noisy (n, c, h, w), sigma (n,), labels or None) -> an estimate of the clean images, where
-        noisy = clean + sigma * standard normal noise (the convention of Karras et al. 2022).
+        noisy = clean + sigma * standard normal noise (the convention of Karras et al. 2022). Which estimate, its
+        `taught` tells: the mean of all that may be there, from which the score follows (Karras et al. 2022, eq. 3), or
+        the one image at the end of the probability-flow ODE (a consistency function, Song et al. 2023).
     kind `backbone`: forward(images (n, c, h, w), time (n,), labels or None) -> (n, outputs, h, w): what a denoiser is
         built over; `outputs` counts channels.
     kind `energy`: forward(images (n, c, h, w), labels or None) -> (n,): minus the log-density, but for a constant.
@@ -123,6 +126,14 @@ class Port:
     outputs: int = 0
     classes: int = 0  # 0: not conditioned on labels
     unlabelled: bool = False  # a label may also be `classes`, which stands for none (classifier-free guidance)
+    taught: Taught = "score"  # of a denoiser
+
+    @property
+    def description(self) -> str:
+        """In words, for errors."""
+        if self.kind == "denoiser" and self.taught == "consistency":
+            return "denoiser network that was taught as a consistency function, and so knows no score"
+        return f"{self.kind} network"
 
 
 class Network(nn.Module):
@@ -327,6 +338,11 @@ class Sampler(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    @classmethod
+    def suits(cls, port: Port) -> bool:
+        """Whether it can draw from a network on this port."""
+        return port.kind in cls.kinds
+
     def check(self, network: Network) -> None:
         """Raises UserError when these settings do not suit the network: asked before anything is trained."""
         return None
@@ -391,6 +407,11 @@ class Density(ABC):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+
+    @classmethod
+    def suits(cls, port: Port) -> bool:
+        """Whether it can tell likelihoods of an exported network on this port."""
+        return port.kind in cls.kinds
 
     def check(self, network: Network) -> None:
         """Raises UserError when these settings do not suit the exported network: asked before anything is trained."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from genforge import catalog
 from genforge.catalog import build_sampler
 from genforge.contracts import ImageShape, Port
 from genforge.networks.edm import EDMDenoiser
 from genforge.samplers.consistency import Consistency
+from genforge.settings import UserError
 from tests.networks.network_cases import EIGHT, build
 from tests.samplers.exact_denoisers import COVARIANCE, MEAN, flow, gaussian
 
@@ -59,3 +63,43 @@ def test_the_own_grid_leaves_out_the_smallest_level() -> None:
     assert isinstance(network, EDMDenoiser) and network.port == Port("denoiser", ImageShape(1, 8, 8))
     assert sampler(1).grid(network).tolist() == [80.0, 0.0]
     assert sampler(2).grid(network).tolist() == pytest.approx([80.0, 2.5152, 0.0], rel=1e-3)  # Karras 2022, eq. 5
+
+
+def test_what_was_taught_decides_which_samplers_can_draw() -> None:
+    """A consistency function is no score, and a score leads to no image at once."""
+    shape = ImageShape(1, 8, 8)
+    score, jump = Port("denoiser", shape), Port("denoiser", shape, taught="consistency")
+    assert catalog.suited("sampler", jump) == ["consistency"]
+    assert catalog.suited("sampler", score) == ["ddpm", "ddim", "euler", "heun", "dpm-solver"]
+    assert catalog.suited("density", jump) == [] and catalog.suited("density", score) == ["probability-flow"]
+    few_step, edm = (catalog.exported(catalog.resolve("a", {"from": name}), shape, 0) for name in ("few-step", "edm"))
+    assert (few_step.port, edm.port) == (jump, score)
+    assert catalog.Exported.from_json(few_step.to_json()).port == jump  # a trained folder knows it
+
+
+@pytest.mark.parametrize(
+    ("entry", "rule"),
+    [
+        (
+            {"from": "few-step", "sampler": {"name": "heun"}},
+            r"recipes\.a\.sampler\.name: 'heun' cannot draw from a denoiser network that was taught as a consistency "
+            r"function, and so knows no score; these can: consistency$",
+        ),
+        (
+            {"from": "edm", "sampler": {"name": "consistency"}},
+            r"recipes\.a\.sampler\.name: 'consistency' cannot draw from a denoiser network; these can: ddpm, ddim, ",
+        ),
+        (
+            {"from": "few-step", "density": {"name": "probability-flow"}},
+            r"'probability-flow' cannot tell likelihoods of a denoiser network that was taught as a consistency",
+        ),
+        (
+            {"from": "autoguided-edm", "objective": {"name": "consistency"}, "sampler": {"name": "consistency"}},
+            r"consistency teaches one denoiser, and an autoguided-denoiser has a guide beside it",
+        ),
+    ],
+    ids=["solver", "jump", "density", "guide"],
+)
+def test_a_sampler_of_what_was_not_taught_is_refused(entry: dict[str, Any], rule: str) -> None:
+    with pytest.raises(UserError, match=rule):
+        catalog.resolve("a", entry)

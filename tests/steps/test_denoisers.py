@@ -88,7 +88,8 @@ def test_by_default_those_samplers_are_compared_that_suit_what_was_trained(proje
         ("gaussian", [1], None, "draws an image in one pass"),
         ("edn", [1], None, "did you mean `edm`"),
         ("edm", [1], ["heum"], "did you mean `heun`"),
-        ("edm", [1], ["one-shot"], "no sampler of a denoiser"),
+        ("edm", [1], ["one-shot"], "'one-shot' cannot draw from a denoiser network; these can: ddpm, ddim"),
+        ("edm", [1], ["consistency"], "'consistency' cannot draw from a denoiser network; these can: ddpm, ddim"),
     ],
 )
 def test_what_cannot_be_compared_is_told(

@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor
 
 from genforge import randomness
-from genforge.contracts import CELL, Density, Draw, Network
+from genforge.contracts import CELL, Density, Draw, Network, Port
 from genforge.networks.denoiser import Denoiser
 from genforge.settings import Settings
 
@@ -52,6 +52,10 @@ class ProbabilityFlow(Density):
     kinds: ClassVar[tuple[str, ...]] = ("denoiser",)
     settings_type = ProbabilityFlowSettings
     exact = True
+
+    @classmethod
+    def suits(cls, port: Port) -> bool:
+        return super().suits(port) and port.taught == "score"
 
     def __init__(self, settings: Settings) -> None:
         assert isinstance(settings, ProbabilityFlowSettings)

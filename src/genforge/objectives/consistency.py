@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port
+from genforge.networks.autoguided import Autoguided
 from genforge.networks.denoiser import Denoiser
 from genforge.objectives.conditioning import check_conditioning
 from genforge.objectives.denoising import evenly_spread
@@ -57,7 +58,8 @@ class Consistency(Objective):
     @classmethod
     def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:
         assert isinstance(settings, ConsistencySettings)
-        return {"denoiser": Port("denoiser", image, classes=classes if settings.conditional else 0)}
+        labels = classes if settings.conditional else 0
+        return {"denoiser": Port("denoiser", image, classes=labels, taught="consistency")}
 
     @classmethod
     def exported_role(cls) -> str:
@@ -72,6 +74,11 @@ class Consistency(Objective):
         self.players = [Player("denoiser", denoiser)]
         self.steps = 0
         self.smallest = denoiser.sigma_range()[0]
+        if isinstance(denoiser, Autoguided):
+            raise UserError(
+                "objective: consistency teaches one denoiser, and an autoguided-denoiser has a guide beside it, which "
+                "would learn nothing; name its `main` alone, or take the objective denoising"
+            )
         self._check_boundary()
 
     def _check_boundary(self) -> None:

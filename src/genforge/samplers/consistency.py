@@ -14,12 +14,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from genforge.contracts import Taught
 from genforge.networks.denoiser import Denoiser
 from genforge.samplers.diffusion import DiffusionSampler, Step
 
 
 class Consistency(DiffusionSampler):
-    jumps: ClassVar[bool] = True
+    follows: ClassVar[Taught] = "consistency"
 
     def step(self, at: Step) -> Tensor:
         return at.clean + at.following * at.fresh()

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from genforge import randomness
-from genforge.contracts import Draw, Network, Sampler, State
+from genforge.contracts import Draw, Network, Port, Sampler, State, Taught
 from genforge.networks.autoguided import Autoguided
 from genforge.networks.denoiser import Denoiser, PathName, karras_levels
 from genforge.samplers.drawing import begin
@@ -100,7 +100,7 @@ class DiffusionSampler(Sampler):
     kinds: ClassVar[tuple[str, ...]] = ("denoiser",)
     settings_type: ClassVar[type[Settings]] = DiffusionSettings
     settings: DiffusionSettings
-    jumps: ClassVar[bool] = False  # made for a network that gives the end of the way, not the mean of what may be there
+    follows: ClassVar[Taught] = "score"  # what a denoiser has to be taught, so that these steps lead to an image
 
     def __init__(self, settings: Settings) -> None:
         assert isinstance(settings, DiffusionSettings)
@@ -109,6 +109,10 @@ class DiffusionSampler(Sampler):
     @abstractmethod
     def step(self, at: Step) -> Tensor:
         """Images at noise level `at.following`, (n, c, h, w)."""
+
+    @classmethod
+    def suits(cls, port: Port) -> bool:
+        return super().suits(port) and port.taught == cls.follows
 
     def check(self, network: Network) -> None:
         """Raises UserError when the grid leaves the denoiser's range, or guidance has nothing to lead away from."""

@@ -76,7 +76,7 @@ def compare(project: Project, name: str, steps: Sequence[int], samplers: Sequenc
 
     Args:
         name: a trained recipe whose network is a denoiser.
-        samplers: names; None: all that are made for what the recipe's own sampler is made for.
+        samplers: names; None: all that suit what the network was taught.
 
     Raises:
         UserError: the recipe is not trained or is none of a denoiser; a sampler is unknown or cannot take so many
@@ -143,17 +143,15 @@ def compare(project: Project, name: str, steps: Sequence[int], samplers: Sequenc
 
 
 def _names(model: Model, samplers: Sequence[str] | None) -> list[str]:
-    """Names of samplers that can draw from the model's network."""
-    from genforge.catalog import SAMPLERS, target
+    """Names of samplers, each of which can draw from the model's network."""
+    from genforge.catalog import SAMPLERS, check_suits, suited
 
-    fitting = [name for name in SAMPLERS if model.network.kind in target("sampler", name).kinds]
-    if samplers is None:
-        own = type(model.sampler)
-        return [name for name in fitting if target("sampler", name).jumps == getattr(own, "jumps", False)]
-    for name in samplers:
-        if name not in fitting:
-            raise UserError(f"--samplers: {name!r} is no sampler of a denoiser; {nearest(name, fitting)}")
-    return list(dict.fromkeys(samplers))
+    port = model.network.port
+    for name in samplers or ():
+        if name not in SAMPLERS:
+            raise UserError(f"--samplers: no sampler is called {name!r}; {nearest(name, suited('sampler', port))}")
+        check_suits("sampler", name, port, "--samplers")
+    return list(dict.fromkeys(samplers or suited("sampler", port)))
 
 
 def _choice(model: Model, name: str, steps: int) -> dict[str, Any]:
