@@ -1,9 +1,9 @@
 """A peer's training step or drawing, timed as ours are: it prints the same line of JSON.
 
-    PYTHONPATH=FOLDER python tests/benchmarks/peer_step.py PEER --data mnist|cifar|PATH --batch 64 --steps 30 --threads 2
+    PYTHONPATH=FOLDER python tests/benchmarks/peer_step.py PEER --data mnist|cifar|PATH --batch 64 --threads 2
 
-FOLDER has the packages of peers/requirements.txt (`table.py` installs them). Peers that load data take files one by one through
-a DataLoader; the others find their batches in memory, as tensors.
+FOLDER has the packages of peers/requirements.txt (`table.py` installs them). Peers that load data take images one by
+one through a DataLoader; the others find their batches in memory, as tensors.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/train_step.py RECIPE --data mnist|cifar|PATH --batch 64 --steps 30 --device cpu --threads 2
 
-Prints one line of JSON. A step is here one in which every player has had its turn: with five critic turns to one of the
-generator, all six. `s_per_step` is the median, `s_min` the shortest; `processor_s_per_step` counts user and system seconds of
-the process and its children, which other work on the machine changes little; `updates` are those of optimizers. On a
-GPU also `peak_cuda_mb`, and `tflops` that the products of a step come to.
+Prints one line of JSON. A step is here one in which every player has had its turn: with five critic turns to one of
+the generator, all six. `s_per_step` is the median, `s_min` the shortest; `processor_s_per_step` counts user and system
+seconds of the process and its children, which other work on the machine changes little; `updates` are those of
+optimizers. On a GPU also `peak_cuda_mb`, and `tflops` that the products of a step come to.
 
 RECIPE is one of the library (`genforge recipes`); `--set KEY=VALUE` overrides it, as an entry of params.yaml would.
 """

@@ -265,12 +265,11 @@ def _make_ready(
         if channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs ask for more
     objective.prepare(data)
-    if settings.compile:
-        if objective.differentiates_gradients:
-            raise UserError(
-                "training.compile is true, but this objective differentiates gradients (a penalty on the critic's "
-                "slopes), which torch.compile cannot do; set training.compile to false"
-            )
+    if settings.compile and objective.differentiates_gradients:
+        raise UserError(
+            "training.compile is true, but this objective differentiates gradients (a penalty on the critic's "
+            "slopes), which torch.compile cannot do; set training.compile to false"
+        )
     if uses_compiler(settings, device):
         for network in {network for module in _modules(objective) for network in _outermost_networks(module)}:
             network.compile()

@@ -45,8 +45,8 @@ class TrainingSettings(Settings):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the losses' arithmetic; weights are float32. auto: bfloat16 on a GPU, float32 on a CPU. bfloat16 "
-        "on a CPU without instructions for it (AVX512-BF16): float32, and one line says so",
+        description="of the losses' arithmetic; weights are float32. auto: bfloat16 on a GPU, float32 on a CPU. "
+        "bfloat16 on a CPU without instructions for it (AVX512-BF16): float32, and one line says so",
     )
     channels_last: bool | None = Field(
         None,

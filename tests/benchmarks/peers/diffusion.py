@@ -35,8 +35,8 @@ def denoising_diffusion_pytorch(images: Tensor) -> Any:
 
 
 def diffusers(images: Tensor) -> Any:
-    """`UNet2DModel` at 2.7 M parameters, noise prediction, AdamW, gradients clipped to 1, `EMAModel`, and `DDIMScheduler`: the
-    loop of diffusers' unconditional example."""
+    """`UNet2DModel` at 2.7 M parameters, noise prediction, AdamW, gradients clipped to 1, `EMAModel`, and
+    `DDIMScheduler`: the loop of diffusers' unconditional example."""
     from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
     from diffusers.training_utils import EMAModel
 

@@ -55,9 +55,9 @@ def dcgan(images: Tensor) -> Any:
 
 
 def sngan(images: Tensor) -> Any:
-    """torch-fidelity, examples/sngan_cifar10.py: the networks of Miyato et al. 2018, Table 3, hinge loss, one turn of the
-    generator and five of the critic on one batch of real images, torch's own spectral norm, real and fake images in
-    passes of their own."""
+    """torch-fidelity, examples/sngan_cifar10.py: the networks of Miyato et al. 2018, Table 3, hinge loss, one turn of
+    the generator and five of the critic on one batch of real images, torch's own spectral norm, real and fake images
+    in passes of their own."""
     channels = images.shape[1]
     layers: list[nn.Module] = []
     for inputs, outputs, stride, padding in ((128, 512, 1, 0), (512, 256, 2, 1), (256, 128, 2, 1), (128, 64, 2, 1)):
@@ -92,8 +92,8 @@ def sngan(images: Tensor) -> Any:
 
 
 def mlp(images: Tensor) -> Any:
-    """The GAN of a tutorial: 100-256-512-1024-pixels with batch normalisation, a critic with dropout, Adam, binary cross
-    entropy, both losses printed. Its batches come from a DataLoader (see `loaded` in peer_step.py)."""
+    """The GAN of a tutorial: 100-256-512-1024-pixels with batch normalisation, a critic with dropout, Adam, binary
+    cross entropy, both losses printed. Its batches come from a DataLoader (see `loaded` in peer_step.py)."""
     size, shape = images[0].numel(), images.shape[1:]
     layers: list[nn.Module] = []
     for inputs, outputs in ((100, 256), (256, 512), (512, 1024)):
