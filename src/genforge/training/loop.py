@@ -20,6 +20,7 @@ from genforge.parallel import ALONE, Peers
 from genforge.progress import Bar
 from genforge.randomness import derive, seed_everything
 from genforge.settings import UserError, nearest
+from genforge.training.acceleration import prepare_process, uses_bfloat16, uses_compiler
 from genforge.training.checkpoint import Checkpoints
 from genforge.training.environment import Environment, environment
 from genforge.training.failure import Rollback, TrainingFailed
@@ -36,6 +37,7 @@ from genforge.training.turn import Turn, TurnSettings
 
 Observe = Callable[[int, Network], np.ndarray | None]
 VALUES_BESIDE_THE_BAR = 3
+MEASURED_EVERY = 10  # turns: of so many, one gradient's length is taken, which costs as much as a quarter of Adam
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,7 @@ def train(
         TrainingFailed: a loss or a weight is not finite, and smaller steps from the last checkpoint did not help.
         Terminated: SIGTERM came. The run was checkpointed first.
     """
-    # On many CPUs, arithmetic on numbers below 1e-38 takes a hundred times as long, and no image changes by them.
-    torch.set_flush_denormal(True)
-
+    prepare_process(settings)
     with Termination() as termination:
         # All is made ready. Nothing can be lost yet, so that SIGTERM is heard at once.
         with termination.at_once():
@@ -198,7 +198,9 @@ def _step(run: RunState, shares: Shares, settings: TrainingSettings, steps: int)
     moved = False
     for turn in run.turns:
         if (run.step + 1) % turn.player.every == 0:
-            loss, logs = turn.take(shares.of(run.turn), rate)
+            stride = turn.player.every * max(1, min(MEASURED_EVERY, settings.log_every // turn.player.every))
+            measured = (run.step + 1) % stride == 0 or run.step + 1 == steps
+            loss, logs = turn.take(shares.of(run.turn), rate, measured)
             run.window.add(run.step + 1, turn.player.name, loss, logs)
             run.turn += 1
             moved |= turn.moves_kept
@@ -256,31 +258,31 @@ def _make_ready(
     seed_everything(derive(seed, "loop"))
 
     # The networks move to the device, and what has a closed form is fitted.
+    bfloat16 = uses_bfloat16(settings, device)
+    channels_last = bfloat16 if settings.channels_last is None else settings.channels_last
     for module in _modules(objective):
         module.to(device).train()
-        if settings.channels_last:
+        if channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs ask for more
     objective.prepare(data)
-    if settings.compile:
-        if objective.differentiates_gradients:
-            raise UserError(
-                "training.compile is true, but this objective differentiates gradients (a penalty on the critic's "
-                "slopes), which torch.compile cannot do; set training.compile to false"
-            )
+    if settings.compile and objective.differentiates_gradients:
+        raise UserError(
+            "training.compile is true, but this objective differentiates gradients (a penalty on the critic's "
+            "slopes), which torch.compile cannot do; set training.compile to false"
+        )
+    if uses_compiler(settings, device):
         for network in {network for module in _modules(objective) for network in _outermost_networks(module)}:
             network.compile()
 
     # Every player gets its optimizer.
-    return _turns(objective, settings, device, peers)
+    return _turns(objective, settings, TurnSettings(device, settings.clip_norm, bfloat16, channels_last, peers))
 
 
-def _turns(objective: Objective, settings: TrainingSettings, device: str, peers: Peers) -> list[Turn]:
+def _turns(objective: Objective, settings: TrainingSettings, common: TurnSettings) -> list[Turn]:
     names = [player.name for player in objective.players]
     for name in settings.players:
         if name not in names:
             raise UserError(f"training.players.{name}: this recipe has no such player; {nearest(name, names)}")
-    bfloat16 = settings.precision == "bfloat16" or (settings.precision == "auto" and device.startswith("cuda"))
-    common = TurnSettings(device, settings.clip_norm, bfloat16, settings.channels_last, peers)
     turns = []
     for player in objective.players:
         own = settings.players.get(player.name)

@@ -44,15 +44,27 @@ class TrainingSettings(Settings):
         PowerAverageSettings(), description="averages whose length is chosen after training"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the losses' arithmetic; weights are float32. auto: bfloat16 on a GPU, float32 on a CPU"
+        "auto",
+        description="of the losses' arithmetic; weights are float32. auto: bfloat16 on a GPU, float32 on a CPU. "
+        "bfloat16 on a CPU without instructions for it (AVX512-BF16): float32, and one line says so",
     )
-    channels_last: bool = Field(
-        False, description="images and weights lie in memory with channels last: faster on GPUs"
+    channels_last: bool | None = Field(
+        None,
+        description="images and weights lie in memory with channels last, which convolutions in bfloat16 like; null: "
+        "where losses are computed in bfloat16",
     )
     compile: bool = Field(
         False,
         description="torch.compile the networks: a minute at the start, faster afterwards; not for objectives that "
-        "differentiate gradients",
+        "differentiate gradients; left out where there is no compiler",
+    )
+    keep_memory: bool = Field(
+        True,
+        description="blocks of memory that are freed stay with the process for the next step (glibc's mallopt; on a "
+        "CPU). The same bits; the process is larger by what it keeps, at most 512 MiB",
+    )
+    flush_denormals: bool = Field(
+        True, description="numbers below 1e-38 are zero: on many CPUs they take a hundred times as long"
     )
     checkpoint_every: int = Field(
         500, ge=1, description="steps between checkpoints: at most as many are lost by a kill"

@@ -66,13 +66,13 @@ class Turn:
         modules = [*(other.module for other in objective.players), *objective.kept().values()]
         self.buffers = list({id(buffer): buffer for module in modules for buffer in module.buffers()}.values())
 
-    def take(self, parts: Sequence[Part], factor: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def take(self, parts: Sequence[Part], factor: float, measured: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """Follow the gradient of the mean loss on `parts`, and on those of the other processes, at `factor` times the
         learning rate.
 
         Returns:
-            the loss and the scalars that the objective logs, with the length of the gradient, all detached: the mean
-            over the parts of this process.
+            the loss and the scalars that the objective logs, all detached, the mean over the parts of this process;
+            when `measured`, with the length of the gradient.
         """
         set_learning_rate(self.optimizer, factor * self.learning_rate)
         self.optimizer.zero_grad(set_to_none=True)
@@ -88,17 +88,16 @@ class Turn:
             torch._foreach_div_(gradients, len(parts))
         self.settings.peers.mean_(gradients)
         logs = logs or {f"{self.player.name}_loss": loss}
-        logs[f"{self.player.name}_gradient"] = self._gradient(gradients)
+        if self.settings.clip_norm is not None:
+            length = clip_grad_norm_(self.own, self.settings.clip_norm).detach()
+        elif measured:
+            # In double precision, since the square of a finite number may not be finite in single.
+            length = torch.stack(torch._foreach_norm(gradients, dtype=torch.float64)).norm()
+        if measured:
+            logs[f"{self.player.name}_gradient"] = length
         self.optimizer.step()
         self.objective.after_step(self.player)
         return loss, logs
-
-    def _gradient(self, gradients: list[Tensor]) -> Tensor:
-        """The length of the gradient; it is cut afterwards where that is asked for."""
-        if self.settings.clip_norm is not None:
-            return clip_grad_norm_(self.own, self.settings.clip_norm).detach()
-        # In double precision, since the square of a finite number may not be finite in single.
-        return torch.stack(torch._foreach_norm(gradients, dtype=torch.float64)).norm()
 
     def _losses(self, parts: Sequence[Part]) -> list[Loss]:
         """The loss of each part; the sum of their gradients is left in the weights."""

@@ -1,0 +1,82 @@
+"""What makes steps fast and is not everywhere: each asked for in `TrainingSettings`, and left out, with one line, where
+this machine lacks it.
+
+docs/benchmarks.md has what each of them gains, and that images are no worse for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import shutil
+from functools import cache
+
+import torch
+
+from genforge.progress import say
+from genforge.training.settings import TrainingSettings
+
+# Of glibc's mallopt (malloc.h), and what is asked of it.
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+KEPT_FREE = 512 * 2**20  # bytes that stay with the process when they are freed
+GROWN_BY = 64 * 2**20  # bytes that are asked of the system at once
+
+
+def prepare_process(settings: TrainingSettings) -> None:
+    """Everything that holds for the whole process, from here on."""
+    # On many CPUs, arithmetic on numbers below 1e-38 takes a hundred times as long, and no image changes by them.
+    if not torch.set_flush_denormal(settings.flush_denormals) and settings.flush_denormals:
+        _left_out("flush_denormals: this processor does not flush numbers below 1e-38 to zero")
+    if settings.keep_memory and not _keep_memory():
+        _left_out("keep_memory: memory is not glibc's here, and is kept as it likes")
+
+
+def uses_bfloat16(settings: TrainingSettings, device: str) -> bool:
+    """Whether losses are computed under autocast to bfloat16."""
+    if settings.precision == "float32" or (settings.precision == "auto" and not device.startswith("cuda")):
+        return False
+    if not device.startswith("cuda") and not multiplies_bfloat16():
+        _left_out("precision: bfloat16: this processor has no instructions for it (AVX512-BF16); float32 instead")
+        return False
+    return True
+
+
+def uses_compiler(settings: TrainingSettings, device: str) -> bool:
+    """Whether networks are to be compiled."""
+    if not settings.compile:
+        return False
+    if device.startswith("cuda"):
+        found = importlib.util.find_spec("triton") is not None
+        lacks = "the package triton"
+    else:
+        found = any(shutil.which(name) for name in (os.environ.get("CXX") or "c++", "g++", "clang++"))
+        lacks = "a C++ compiler"
+    if not found:
+        _left_out(f"compile: torch.compile wants {lacks}, which is not here")
+    return found
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether this processor does, in hardware: elsewhere float32 is faster."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+@cache
+def _keep_memory() -> bool:
+    """Tell glibc to keep big blocks that are freed, for the next step, which asks for blocks of the same sizes.
+
+    As it is, each of them is fetched from the system anew and handed over page by page, zeroed.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(MMAP_MAX, 0), mallopt(TRIM_THRESHOLD, KEPT_FREE), mallopt(TOP_PAD, GROWN_BY)])
+
+
+@cache
+def _left_out(what: str) -> None:
+    """Once a process."""
+    say(f"left out: training.{what}")

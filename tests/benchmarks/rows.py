@@ -1,0 +1,196 @@
+"""What `make bench` measures: the work, our command, those of the peers, and how many times as fast we mean to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+# Asked for where a row is faster by it and its images are no worse (docs/benchmarks.md).
+BFLOAT16 = ("--set", "training.precision=bfloat16")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """tool: its arguments to peer_step.py. least: the ratio of speeds that we mean to reach beside it."""
+
+    name: str
+    least: float
+    tool: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Contenders that take turns: `rounds` of them, a lap of so many steps for each.
+
+    work: in words. ours: arguments of our tool, the first its name. data: arguments that all sides share. reason: why
+    the target is missed where it is.
+    """
+
+    work: str
+    ours: tuple[str, ...]
+    data: tuple[str, ...]
+    peers: tuple[Peer, ...]
+    lap: int = 1
+    rounds: int = 7
+    threads: int = 2
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool that compares by itself and prints lines of JSON.
+
+    pick: keys and values of the line that counts. value: its key. least: of the ratio; or most: of a cost.
+    ours, theirs: keys of the seconds of both sides, dotted; empty where there are none to show.
+    """
+
+    work: str
+    command: tuple[str, ...]
+    peer: str
+    value: str
+    pick: dict[str, object] = field(default_factory=dict)
+    least: float | None = None
+    most: float | None = None
+    unit: str = "x"
+    ours: str = ""
+    theirs: str = ""
+    reason: str = ""
+
+
+UNET = (
+    *("--set", "networks.denoiser.prediction=noise"),
+    *("--set", "networks.denoiser.backbone.width=34", "--set", "networks.denoiser.backbone.multipliers=[1,2,4]"),
+    *("--set", "networks.denoiser.backbone.attention_up_to=8"),
+    *("--set", "sampler={name: ddim, steps: 50}"),
+)
+VAE = (
+    *(
+        "--set",
+        "networks.encoder.width=160",
+        "--set",
+        "networks.decoder.width=160",
+        "--set",
+        "objective.latent_size=330",
+    ),
+    *("--set", "networks.encoder.style=dcgan", "--set", "networks.decoder.style=dcgan"),
+    *("--set", "networks.encoder.normalisation=batch", "--set", "networks.decoder.normalisation=batch"),
+)
+SNGAN = (
+    *("--set", "networks.generator.width=64", "--set", "networks.critic.width=64"),
+    *("--set", "objective.latent_size=128", "--set", "objective.critic_steps=5"),
+)
+
+ROWS: dict[str, Turns | Tool] = {
+    "unet": Turns(
+        "U-Net diffusion step, 2.6 M parameters, 32x32",
+        ("train_step", "ddpm", *UNET, *BFLOAT16),
+        ("--data", "cifar"),
+        (Peer("denoising-diffusion-pytorch", 2.5), Peer("diffusers", 1.5)),
+        rounds=6,
+    ),
+    "dcgan": Turns(
+        "DCGAN step at 64x64, 6.3 M parameters",
+        ("train_step", "dcgan", *BFLOAT16),
+        ("--data", "cifar", "--size", "64"),
+        (Peer("examples-dcgan", 2.0),),
+    ),
+    "vae": Turns(
+        "convolutional VAE step, 17 M parameters, 28x28",
+        ("train_step", "vae", *VAE, *BFLOAT16),
+        ("--data", "mnist"),
+        (Peer("pythae-convolutional", 2.0),),
+    ),
+    "vae-mlp": Turns(
+        "MLP VAE 784-400-20 step",
+        ("train_step", "vae-mlp"),
+        ("--data", "mnist"),
+        (Peer("pythae-mlp", 1.8),),
+        lap=50,
+    ),
+    "gan-mlp": Turns(
+        "MLP GAN step with data loading, MNIST",
+        ("train_step", "gan-mlp", *BFLOAT16),
+        ("--data", "mnist"),
+        (Peer("tutorial", 1.8),),
+        lap=30,
+    ),
+    "gan-mlp-jpeg": Turns(
+        "the same from CIFAR-10 JPEGs",
+        ("train_step", "gan-mlp", *BFLOAT16),
+        ("--data", "cifar"),
+        (Peer("tutorial-jpeg", 2.5),),
+        lap=20,
+    ),
+    "sngan": Turns(
+        "SNGAN, 32x32, five critic turns",
+        ("train_step", "hinge-sngan", *SNGAN, *BFLOAT16),
+        ("--data", "cifar"),
+        (Peer("torch-fidelity-sngan", 1.5),),
+        rounds=5,
+    ),
+    "ddim": Turns(
+        "50 DDIM steps, 64 images, 2.6 M parameters",
+        ("sampling", "ddpm", *UNET),
+        ("--data", "cifar"),
+        (Peer("diffusers", 1.5, ("--draw",)),),
+        rounds=3,
+    ),
+    "evaluation": Tool(
+        "FID + IS of 10,000 images against 50,000, same extractor",
+        ("evaluation.py", "--only", "images", "--threads", "4"),
+        "torch-fidelity 0.4",
+        "ratio",
+        {"real_images": 50_000},
+        least=5.0,
+        ours="seconds.ours",
+        theirs="seconds.torch_fidelity",
+    ),
+    "evaluation-10k": Tool(
+        "the same against 10,000",
+        ("evaluation.py", "--only", "images", "--threads", "4"),
+        "torch-fidelity 0.4",
+        "ratio",
+        {"real_images": 10_000},
+        least=5.0,
+        ours="seconds.ours",
+        theirs="seconds.torch_fidelity",
+    ),
+    "prepare": Tool(
+        "preparing 50,000 JPEGs, 4 processes",
+        ("prepare.py", "{jpegs}"),
+        "a loop over ImageFolder",
+        "ratio",
+        least=4.0,
+        ours="prepare_seconds",
+        theirs="loop_seconds",
+    ),
+    "search": Tool(
+        "search: time to the best FID that plain Optuna finds, 4 workers",
+        ("search.py",),
+        "plain Optuna, one worker, no pruning",
+        "ratio",
+        {"name": "search"},
+        least=3.0,
+        ours="ours_s",
+        theirs="peer_s",
+    ),
+    "overhead": Tool(
+        "tracking, checkpoints, orchestration",
+        ("overhead.py",),
+        "the loop alone",
+        "overhead_percent",
+        most=3.0,
+        unit="% more",
+        ours="pipeline_s",
+        theirs="bare_s",
+    ),
+    "noop": Tool(
+        "a `dvc repro` with nothing to do",
+        ("noop.py",),
+        "`dvc repro` of an empty pipeline",
+        "more_s",
+        most=1.0,
+        unit="s more",
+        ours="ours_s",
+        theirs="peer_s",
+    ),
+}

@@ -1,0 +1,178 @@
+"""How soon our search finds what plain Optuna finds: no pruning, one worker, the same space, trials of the same length.
+
+    python tests/benchmarks/search.py [--recipe hinge-sngan] [--trials 12] [--workers 4] [--seeds 2]
+
+Plain Optuna makes its trials one after the other on all cores, each judged at its end; counted is the time until its
+best trial is done. Ours (`genforge step search`) begins anew with its own seed and is stopped as soon as a trial is as
+good. Both count from the start of their process. Digits, which every installation has. One line of JSON a seed, then
+one with the median ratio; a seed for which ours never was as good counts as its whole time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from images import SCRATCH
+
+NAME = "searched"
+POLLED = 0.25  # seconds; a trial says itself when it was done
+LONGER = 4  # ours may make so many times the trials
+
+
+def project(folder: Path, recipe: str, trials: int, workers: int, seed: int) -> None:
+    """A project whose data and judge are ready."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = {
+        "seed": 0,
+        "device": "cpu",
+        "data": {"name": "digits", "source": "digits"},
+        "search": {"trials": LONGER * trials, "workers": workers},
+        "recipes": {NAME: {"from": recipe}},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
+    for step, place in (("ingest", "data/raw"), ("prepare", "data/prepared"), ("extractor", "results/extractor")):
+        if not (folder / place).is_dir():
+            step_of(folder, step)
+    step_of(folder, "resolve")
+    parameters["seed"] = seed  # of the search; the data and the judge stay what they are
+    (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
+
+
+def step_of(folder: Path, *step: str) -> None:
+    """Run a step in this project."""
+    subprocess.run([sys.executable, "-m", "genforge.cli", "step", *step], cwd=folder, check=True)
+
+
+def plain(folder: Path, trials: int, seed: int) -> None:
+    """A study as Optuna's first page has it; prints the seconds since the process began and the value of each trial."""
+    import optuna
+
+    from genforge import catalog
+    from genforge.data.loading import DeviceData, Prepared
+    from genforge.evaluation.fidelity import Judge
+    from genforge.models import Model
+    from genforge.randomness import derive, seed_everything
+    from genforge.steps.project import Project
+    from genforge.training.loop import train
+    from genforge.training.settings import TrainingSettings
+
+    here = Project.load(folder)
+    recipe, settings, prepared = here.recipe(NAME), here.config.search, Prepared.open(here.prepared)
+    of_training = derive(seed, "search", NAME)
+    data, judge = DeviceData(prepared, seed=of_training), Judge.open(here.extractor, here.prepared)
+    steps = round(settings.steps_share * recipe.training["steps"])
+
+    def objective(trial: optuna.Trial) -> float:
+        chosen: dict[str, Any] = {}
+        for key, dimension in recipe.search.space.items():
+            if dimension.choices is not None:
+                chosen[key] = trial.suggest_categorical(key, list(dimension.choices))
+            else:
+                assert dimension.low is not None and dimension.high is not None
+                suggest = trial.suggest_int if isinstance(dimension.low, int) else trial.suggest_float
+                chosen[key] = suggest(key, dimension.low, dimension.high, log=dimension.log)
+        changed = catalog.with_settings(recipe, {**chosen, "training.steps": steps}, "search")
+        seed_everything(of_training)
+        learned = catalog.build_objective(changed, prepared.shape, len(prepared.classes))
+        train(learned, data, TrainingSettings.read(changed.training, "training"), seed=of_training)
+        model = Model(learned.exported, catalog.build_sampler(changed.sampler), {})
+        value = judge.score(model.draw(of_training, settings.images), ["fid"])["fid"]
+        print(json.dumps({"seconds": time.time() - float(os.environ["BEGAN"]), "value": value}), flush=True)
+        return value
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="minimize", sampler=optuna.samplers.TPESampler(seed=seed))
+    study.optimize(objective, n_trials=trials)
+
+
+def time_plain(folder: Path, trials: int, seed: int) -> tuple[float, float]:
+    """Seconds until its best trial was done, and the value of that."""
+    command = [sys.executable, __file__, "--plain", str(folder), "--trials", str(trials), "--first-seed", str(seed)]
+    environment = {**os.environ, "BEGAN": str(time.time())}
+    environment.pop("OMP_NUM_THREADS", None)  # one worker has all cores
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    best = min(found, key=lambda trial: trial["value"])
+    return best["seconds"], best["value"]
+
+
+def time_ours(folder: Path, wanted: float) -> tuple[float, bool]:
+    """Seconds until some trial was as good, and whether one was."""
+    from genforge.search.storage import open_journal
+
+    shutil.rmtree(folder / ".genforge" / "search", ignore_errors=True)
+    command = [sys.executable, "-m", "genforge.cli", "step", "search", NAME]
+    began = time.time()
+    worker = subprocess.Popen(command, cwd=folder, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        while True:
+            ended = worker.poll() is not None
+            for journal in (folder / ".genforge" / "search" / NAME).glob("*/journal.log"):
+                storage = open_journal(journal)
+                for study in storage.get_all_studies():
+                    for trial in storage.get_all_trials(study._study_id, deepcopy=False):
+                        complete = trial.datetime_complete
+                        if trial.state.name == "COMPLETE" and trial.value is not None and trial.value <= wanted:
+                            assert complete is not None
+                            return complete.timestamp() - began, True
+            if ended:
+                return time.time() - began, False
+            time.sleep(POLLED)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGTERM)
+        worker.wait()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="hinge-sngan")
+    parser.add_argument("--trials", type=int, default=12, help="of plain Optuna")
+    parser.add_argument("--workers", type=int, default=4, help="of ours")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--scratch", type=Path, default=SCRATCH)
+    parser.add_argument("--plain", type=Path, default=None, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.plain is not None:
+        plain(arguments.plain, arguments.trials, arguments.first_seed)
+        return
+    rows = []
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        folder = arguments.scratch / f"search-{arguments.recipe}"
+        project(folder, arguments.recipe, arguments.trials, arguments.workers, seed)
+        theirs, best = time_plain(folder, arguments.trials, seed)
+        ours, reached = time_ours(folder, best)
+        rows.append({"seed": seed, "fid": round(best, 3), "plain_seconds": round(theirs, 1)})
+        rows[-1] |= {"seconds": round(ours, 1), "reached": reached, "ratio": round(theirs / ours, 2)}
+        print(json.dumps(rows[-1]), flush=True)
+    ratios = [float(row["ratio"]) for row in rows]
+    print(
+        json.dumps(
+            {
+                "name": "search",
+                "peer": "optuna",
+                "workers": arguments.workers,
+                "peer_s": statistics.median(row["plain_seconds"] for row in rows),
+                "ours_s": statistics.median(row["seconds"] for row in rows),
+                "ratio": statistics.median(ratios),
+                "spread": [min(ratios), max(ratios)],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
