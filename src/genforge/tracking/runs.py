@@ -248,22 +248,23 @@ def _has_unsent(root: Path) -> bool:
     return bool(Replay(root).pending())
 
 
-def ui_command(root: Path, port: int = 5000) -> tuple[list[str], dict[str, str]]:
-    """The command that shows the project's runs in MLflow's UI on this machine, and its environment.
+def server_with_a_ui(root: Path) -> str | None:
+    """The tracking server that the project sends its runs to, which has pages of its own; None for a database."""
+    from genforge.tracking.mlflow_store import is_server, store_name, store_uri
 
-    Raises:
-        UserError: the store is a server, which has a UI of its own.
-    """
-    from genforge.tracking.mlflow_store import connect, is_server, store_name, store_uri
+    return store_name(root) if is_server(store_uri(root)) else None
 
-    if is_server(store_uri(root)):
-        raise UserError(
-            f"MLFLOW_TRACKING_URI names a server, which has its own UI: open {store_name(root)} in a browser"
-        )
+
+def ui_command(root: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    """What shows the runs of a project that has a database in MLflow's pages, on this machine: a module with its
+    arguments, and what it wants in its environment."""
+    from genforge.tracking.mlflow_store import artifacts_folder, connect, store_uri
+
     connect(root)  # makes a new database now, rather than under several of the server's processes
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", store_uri(root), "--default-artifact-root", str(root.resolve() / "mlruns")]
-    return command, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    words = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", store_uri(root), "--default-artifact-root", str(artifacts_folder(root))]
+    # Job execution would start eight more processes.
+    return words, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 def git_tags(root: Path) -> dict[str, str]:
