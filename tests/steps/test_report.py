@@ -247,8 +247,9 @@ def test_nothing_is_loaded_from_elsewhere(project: Project, page: Page) -> None:
         for key, value in attributes.items()
         if key in ("src", "srcset", "href", "data")
     ]
-    assert all(re.fullmatch(r"[\w.-]+\.png|#[\w-]+|data:,", address or "") for address in addresses)
-    assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+    beside = r"[\w.-]+\.png|\.\./lineage/[\w-]+\.svg|#[\w-]+|data:,"
+    assert all(re.fullmatch(beside, address or "") for address in addresses)
+    assert not {"script", "iframe", "embed"} & {tag for tag, _ in page.tags}
     style = re.search(r"<style>(.*?)</style>", (project.report / "index.html").read_text(), re.S)
     assert style and "url(" not in style[1] and "@import" not in style[1]
     policies = [
@@ -257,6 +258,13 @@ def test_nothing_is_loaded_from_elsewhere(project: Project, page: Page) -> None:
         if attributes.get("http-equiv") == "Content-Security-Policy"
     ]
     assert policies and "default-src 'none'" in (policies[0] or "")
+
+
+def test_the_page_shows_the_chain_of_every_alias_that_will_be_offered_a_model(page: Page) -> None:
+    shown = {attributes["data"]: attributes["aria-label"] for tag, attributes in page.tags if tag == "object"}
+    names = ("staging", "best-gan", "best-vae", "best-diffusion")
+    assert shown == {f"../lineage/{name}.svg": f"Where digits@{name} comes from" for name in names}
+    assert page.text.count("no chain lies beside this page") == len(names)  # for as long as nothing is registered
 
 
 def test_text_of_artifacts_is_text_on_the_page(page: Page) -> None:

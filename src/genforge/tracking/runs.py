@@ -36,7 +36,9 @@ from genforge.progress import say
 from genforge.settings import UserError
 from genforge.tracking.run_log import PIPELINE, RunLog, Status, flat, new_id, runs_folder
 from genforge.tracking.run_log import reap as reap  # part of what this room offers
+from genforge.tracking.system_metrics import watched
 
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as a run's description
 PIPELINE_RUN = "GENFORGE_PIPELINE_RUN"  # environment: id of the pipeline run that this process works for
 UPLOADER = "GENFORGE_UPLOADER"  # environment: `off` starts none
 SECONDS_BETWEEN_LOOKS = 30.0  # at whether an uploader is there
@@ -78,6 +80,10 @@ class Run:
     def tags(self, values: Mapping[str, Any]) -> None:
         """Tags, under `genforge.` unless their names have a dot."""
         self._log.tags(_tag_names(values))
+
+    def note(self, text: str) -> None:
+        """What stands at the top of the run's page in MLflow: Markdown, tables included. A later one replaces it."""
+        self.tags({NOTE: text})
 
     def finish(self, outcome: str = "", status: Status = "FINISHED", reason: str = "") -> None:
         """End the run now, rather than when its block ends.
@@ -139,7 +145,8 @@ def run(
     current = Run(root, RunLog.create(runs_folder(root), new_id(kind, name), start))
     current._keep_uploading()
     try:
-        yield current
+        with watched(current.metrics):
+            yield current
     except BaseException as error:
         status, reason = _ending(error)
         try:
