@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -35,20 +34,13 @@ class Visit:
 
 
 class Browser:
-    """One browser with one page, as a context manager.
+    """One browser with one page, as a context manager. profile: an empty folder for what it keeps."""
 
-    width, height: of the window in CSS pixels. dark: which colours the page is asked for.
-    """
-
-    def __init__(
-        self, profile: Path, width: int = 1200, height: int = 900, dark: bool = False, scale: float = 1
-    ) -> None:
+    def __init__(self, profile: Path) -> None:
         self._profile, self._ids, self._session = profile, itertools.count(1), ""
         self._buffer = b""
         self.visit = Visit()
         self._events: list[str] = []
-        self._metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
-        self._scheme = "dark" if dark else "light"
 
     def __enter__(self) -> Browser:
         program = find_browser()
@@ -76,18 +68,21 @@ class Browser:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.call("Emulation.setDeviceMetricsOverride", **self._metrics)
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": self._scheme}])
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._in)
         os.close(self._out)
+
+    def look(self, width: int, height: int, dark: bool = False, scale: float = 1) -> None:
+        """A window of so many CSS pixels, each `scale` of the screen's; dark: which colours the page is asked for."""
+        screen = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **screen)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def open(self, address: str) -> Visit:
         """Go there, and wait until it is loaded: everything that it asked for has come or failed."""

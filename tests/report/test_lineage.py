@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import xml.etree.ElementTree as ElementTree
 
 from genforge.report.lineage import WIDTH, Link, picture, picture_name
@@ -38,7 +39,7 @@ def test_it_fits_a_phone_and_no_box_meets_another() -> None:
     assert int(drawn.attrib["width"]) == WIDTH <= 390 - 2 * 18
     boxes = [(float(box.attrib["y"]), float(box.attrib["height"])) for box in drawn.iter(SVG + "rect")]
     assert len(boxes) == len(CHAIN)
-    assert all(y + height < after for (y, height), (after, _) in zip(boxes, boxes[1:], strict=False))
+    assert all(y + height < after for (y, height), (after, _) in itertools.pairwise(boxes))
     assert boxes[-1][0] + boxes[-1][1] <= float(drawn.attrib["height"])
     longest = max(len(text) for kind, text in texts(CHAIN) if kind != "name")
     assert longest <= 48  # letters of 12 px on a line of 312

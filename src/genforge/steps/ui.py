@@ -29,12 +29,14 @@ SECONDS_TO_STOP = 5.0  # from SIGTERM to SIGKILL
 
 @dataclass(frozen=True)
 class Page:
-    """One server: what it shows, its module with arguments, its port, and what it has in its environment besides."""
+    """One server: what it shows, its module with arguments, its port, what it has in its environment besides, and where
+    in it to look first."""
 
     title: str
     words: list[str]
     port: int
     environment: Mapping[str, str]
+    first: str = ""
 
 
 def show(root: Path, port: int, search_port: int) -> None:
@@ -51,7 +53,8 @@ def show(root: Path, port: int, search_port: int) -> None:
         say(f"MLflow: {server}, where MLFLOW_TRACKING_URI points to, has pages of its own")
     else:
         words, environment = tracking.ui_command(root, port)
-        pages.insert(0, Page("MLflow, the runs and their curves", words, port, environment))
+        first = tracking.place_of_runs(root)
+        pages.insert(0, Page("MLflow, the runs and their curves", words, port, environment, first))
     if not pages:
         return
     for page in pages:
@@ -61,7 +64,7 @@ def show(root: Path, port: int, search_port: int) -> None:
         silent = list(pages)
         while all(process.poll() is None for process in processes):
             for page in [page for page in silent if _answers(page.port)]:
-                say(f"{page.title}: http://{HOST}:{page.port}")
+                say(f"{page.title}: http://{HOST}:{page.port}{page.first}")
                 silent.remove(page)
             time.sleep(SECONDS_BETWEEN_LOOKS)
         title, status = next(

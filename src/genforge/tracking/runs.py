@@ -274,6 +274,16 @@ def ui_command(root: Path, port: int) -> tuple[list[str], dict[str, str]]:
     return words, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
+def place_of_runs(root: Path) -> str:
+    """Where in MLflow's pages the project's runs stand; all experiments, before there is one of this project. Without
+    the last word they open as a place for chats with language models."""
+    from genforge.tracking.mlflow_store import connect
+
+    found = connect(root).get_experiment_by_name(config.load(root / "params.yaml").data.name)
+    runs = f"/{found.experiment_id}/runs" if found is not None else ""
+    return f"/#/experiments{runs}?workflowType=machine_learning"
+
+
 def git_tags(root: Path) -> dict[str, str]:
     """The commit that the project stands at and whether files differ from it; empty outside of a git repository."""
     try:
