@@ -227,12 +227,14 @@ def _recipe(project: Project, name: str) -> tuple[str, str]:
 
 
 def _parameters(project: Project, name: str, model: Model | None) -> dict[str, Any]:
-    """What was judged, beside its scores in MLflow: so its runs of `evaluate` can be compared by their settings."""
+    """What was judged, beside its scores in MLflow: so its runs of `evaluate` can be compared by their settings. MLflow's
+    comparison begins with the first three by the alphabet, which are therefore told of every family."""
     if model is None:
         return {"images": "held-out real ones"}
-    settings = project.recipe(name).model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
-    trained = {key: model.card[key] for key in ("parameters", "steps", "images_seen", "seconds") if key in model.card}
-    return {**settings, "trained": trained}
+    recipe = project.recipe(name)
+    settings = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
+    trained = {key: model.card[key] for key in ("images_seen", "parameters", "steps") if key in model.card}
+    return {"family": recipe.family, "from": recipe.origin, **trained, **settings}
 
 
 def _note(name: str, metrics: Mapping[str, Any], protocol: str) -> str:

@@ -30,13 +30,13 @@ SECONDS_TO_STOP = 5.0  # from SIGTERM to SIGKILL
 @dataclass(frozen=True)
 class Page:
     """One server: what it shows, its module with arguments, its port, what it has in its environment besides, and where
-    in it to look first."""
+    in it to look, by what is seen there."""
 
     title: str
     words: list[str]
     port: int
     environment: Mapping[str, str]
-    first: str = ""
+    places: Mapping[str, str]
 
 
 def show(root: Path, port: int, search_port: int) -> None:
@@ -53,8 +53,7 @@ def show(root: Path, port: int, search_port: int) -> None:
         say(f"MLflow: {server}, where MLFLOW_TRACKING_URI points to, has pages of its own")
     else:
         words, environment = tracking.ui_command(root, port)
-        first = tracking.place_of_runs(root)
-        pages.insert(0, Page("MLflow, the runs and their curves", words, port, environment, first))
+        pages.insert(0, Page("MLflow", words, port, environment, tracking.places_to_look(root)))
     if not pages:
         return
     for page in pages:
@@ -64,7 +63,8 @@ def show(root: Path, port: int, search_port: int) -> None:
         silent = list(pages)
         while all(process.poll() is None for process in processes):
             for page in [page for page in silent if _answers(page.port)]:
-                say(f"{page.title}: http://{HOST}:{page.port}{page.first}")
+                for what, place in page.places.items():
+                    say(f"{page.title}, {what}: http://{HOST}:{page.port}{place}")
                 silent.remove(page)
             time.sleep(SECONDS_BETWEEN_LOOKS)
         title, status = next(
@@ -80,7 +80,7 @@ def _dashboard(root: Path, port: int) -> list[Page]:
         say("no dashboard of searches: `pip install -r requirements.lock` brings optuna-dashboard")
         return []
     words = ["genforge.search.dashboard", str(root.resolve()), str(port)]
-    return [Page("Optuna's dashboard, the searches and their trials", words, port, {})]
+    return [Page("Optuna's dashboard", words, port, {}, {"searches and trials": ""})]
 
 
 def _check_free(port: int) -> None:

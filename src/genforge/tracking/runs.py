@@ -15,6 +15,7 @@ the uploader from being started; `upload_all` sends everything at any time later
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -274,14 +276,29 @@ def ui_command(root: Path, port: int) -> tuple[list[str], dict[str, str]]:
     return words, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-def place_of_runs(root: Path) -> str:
-    """Where in MLflow's pages the project's runs stand; all experiments, before there is one of this project. Without
-    the last word they open as a place for chats with language models."""
+def places_to_look(root: Path) -> dict[str, str]:
+    """Where in MLflow's pages to look first, by what is seen there: the project's runs, and how the newest evaluations
+    of all recipes compare, settings beside scores. Without the last word they open as a place for chats."""
     from genforge.tracking.mlflow_store import connect
 
-    found = connect(root).get_experiment_by_name(config.load(root / "params.yaml").data.name)
-    runs = f"/{found.experiment_id}/runs" if found is not None else ""
-    return f"/#/experiments{runs}?workflowType=machine_learning"
+    client = connect(root)
+    found = client.get_experiment_by_name(config.load(root / "params.yaml").data.name)
+    if found is None:
+        return {"no runs yet": "/#/experiments?workflowType=machine_learning"}
+    places = {"runs": f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"}
+    judged = client.search_runs(
+        [found.experiment_id], "tags.`genforge.kind` = 'evaluate'", order_by=["attributes.start_time DESC"]
+    )
+    newest: dict[str, str] = {}
+    for run in judged:
+        newest.setdefault(run.data.tags.get("genforge.name", ""), run.info.run_id)
+    newest.pop("floor", None)  # real images have no settings
+    if len(newest) > 1:
+        runs, experiments = quote(json.dumps(sorted(newest.values()))), quote(json.dumps([found.experiment_id]))
+        places["how models compare"] = (
+            f"/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
+        )
+    return places
 
 
 def git_tags(root: Path) -> dict[str, str]:
