@@ -227,13 +227,15 @@ def _recipe(project: Project, name: str) -> tuple[str, str]:
 
 
 def _parameters(project: Project, name: str, model: Model | None) -> dict[str, Any]:
-    """What was judged, beside its scores in MLflow: so its runs of `evaluate` can be compared by their settings. MLflow's
+    """What was judged, beside its scores in MLflow: so runs of `evaluate` can be compared by their settings. MLflow's
     comparison begins with the first three by the alphabet, which are therefore told of every family."""
     if model is None:
         return {"images": "held-out real ones"}
     recipe = project.recipe(name)
     settings = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
-    trained = {key: model.card[key] for key in ("images_seen", "parameters", "steps") if key in model.card}
+    trained: dict[str, Any] = {
+        key: model.card[key] for key in ("images_seen", "parameters", "steps") if key in model.card
+    }
     return {"family": recipe.family, "from": recipe.origin, **trained, **settings}
 
 
