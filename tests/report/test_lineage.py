@@ -42,7 +42,7 @@ def test_it_fits_a_phone_and_no_box_meets_another() -> None:
     assert all(y + height < after for (y, height), (after, _) in itertools.pairwise(boxes))
     assert boxes[-1][0] + boxes[-1][1] <= float(drawn.attrib["height"])
     longest = max(len(text) for kind, text in texts(CHAIN) if kind != "name")
-    assert longest <= 48  # letters of 12 px on a line of 312
+    assert longest <= 45  # letters of 12 px on a line of 292
 
 
 def test_an_alias_names_a_file_of_its_folder() -> None:

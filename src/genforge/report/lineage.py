@@ -16,9 +16,9 @@ from urllib.parse import quote
 from genforge.files import write_text
 from genforge.report.figures import DARK, LIGHT, Theme
 
-WIDTH = 340  # CSS pixels
+WIDTH = 320  # CSS pixels: three of them stand side by side on the page
 _INSET = 14  # from a box's edge to its text
-_LETTERS, _DIGITS = 48, 44  # that fit on a line, of words and of a digest
+_LETTERS, _DIGITS = 45, 43  # that fit on a line, of words and of a digest
 _TITLE, _LINE = 22, 16  # heights of lines
 _GAP = 34  # between boxes: the arrow, with its word
 _SUNK = {"light": "#f6f7f8", "dark": "#21252a"}
@@ -92,6 +92,7 @@ def _arrow(y: int, word: str) -> str:
 
 def _style() -> str:
     shape = (
+        ":root{color-scheme:light dark}"  # else it has a white ground on a dark page
         "text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'Liberation Sans',sans-serif}"
         ".name{font-size:15px;font-weight:600}"
         ".digest{font:11px ui-monospace,SFMono-Regular,Menlo,Consolas,'Liberation Mono',monospace}"

@@ -93,14 +93,14 @@ def _origin(registry: Registry, version: Version) -> list[Link]:
         raw.append(("the folder it was read from, by dvc.lock", known["incoming"]))
     return [
         Link("registered version", f"{registry.name} version {version.number}", _scores(version),
-             [("weights and settings", of("weights"))], "names"),
-        Link("MLflow run", f"train {version.recipe}", (), [("run", version.run or UNKNOWN)], "was made by"),
+             [("weights and settings", of("weights"))], "is"),
+        Link("MLflow run", f"train {version.recipe}", (), [("run", version.run or UNKNOWN)], "trained by"),
         Link("recipe", f"{version.recipe}, from {of('origin')}", (searched,),
-             [("resolved recipe", of("recipe_digest")), ("code of its networks and training", of("code"))], "followed"),
+             [("resolved recipe", of("recipe_digest")), ("code of its networks and training", of("code"))], "with"),
         Link("git commit", f"{of('commit')[:12]}{changed}", (),
-             [("commit", of("commit")), ("dvc.lock", of("dvc_lock"))], "as it stands in"),
-        Link("prepared data", of("splits"), (), [("contents of all splits", of("data"))], "learned from"),
-        Link("raw images", of("source"), (), raw, "was prepared from"),
+             [("commit", of("commit")), ("dvc.lock", of("dvc_lock"))], "at"),
+        Link("prepared data", of("splits"), (), [("contents of all splits", of("data"))], "on"),
+        Link("raw images", of("source"), (), raw, "made from"),
     ]  # fmt: skip
 
 
