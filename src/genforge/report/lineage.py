@@ -18,7 +18,7 @@ from genforge.report.figures import DARK, LIGHT, Theme
 
 WIDTH = 320  # CSS pixels: three of them stand side by side on the page
 _INSET = 14  # from a box's edge to its text
-_LETTERS, _DIGITS = 45, 43  # that fit on a line, of words and of a digest
+_NAME, _LETTERS, _DIGITS = 34, 45, 43  # letters that fit on a line of a name, of words, of a digest
 _TITLE, _LINE = 22, 16  # heights of lines
 _GAP = 34  # between boxes: the arrow, with its word
 _SUNK = {"light": "#f6f7f8", "dark": "#21252a"}
@@ -68,7 +68,7 @@ def picture(chain: Sequence[Link], title: str) -> str:
 
 def _box(y: int, link: Link, is_first: bool) -> tuple[str, int]:
     """A box from `y` on, and its height."""
-    lines = [("kind", link.what), ("name", textwrap.shorten(link.name, _LETTERS, placeholder="…"))]
+    lines = [("kind", link.what), *(("name", line) for line in textwrap.wrap(link.name, _NAME))]
     for words in link.words:
         lines += [("words", line) for line in textwrap.wrap(words, _LETTERS)]
     for title, digest in link.digests:

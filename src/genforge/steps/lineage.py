@@ -99,7 +99,7 @@ def _origin(registry: Registry, version: Version) -> list[Link]:
              [("resolved recipe", of("recipe_digest")), ("code of its networks and training", of("code"))], "with"),
         Link("git commit", f"{of('commit')[:12]}{changed}", (),
              [("commit", of("commit")), ("dvc.lock", of("dvc_lock"))], "at"),
-        Link("prepared data", of("splits"), (), [("contents of all splits", of("data"))], "on"),
+        Link("prepared data", f"{registry.name} {of('data')[:12]}", [of("splits")], [("contents of all splits", of("data"))], "on"),
         Link("raw images", of("source"), (), raw, "made from"),
     ]  # fmt: skip
 
