@@ -6,9 +6,9 @@ modulation). The luminance is cut into blocks of 8x8, JPEG's own. Four low frequ
 c says cos(2 pi (c / STEP - d - b / 2)), where the dither d, uniform in [0, 1), is drawn from the key for each
 coefficient, and b is one of the 16 bits. Each bit lies in every 16th coefficient, in an order drawn from the key.
 
-Chen and Wornell move every coefficient to the nearest point of the lattice, where its vote is 1. Here each is moved only
-as far as pays: by the x that makes the vote expected after JPEG, minus price * x^2, largest. Under JPEG a small change
-in an even area is lost, and one that just passes half a step of JPEG's is made whole; both are in that expectation.
+Chen and Wornell move every coefficient to the nearest point of the lattice, where its vote is 1. Here each is moved as
+far as pays: by the x that makes the vote expected after JPEG, minus price * x^2, largest. Under JPEG a small change in
+an even area is lost, and one that just passes half a step of JPEG's is made whole; both are in that expectation.
 The price falls until the image, compressed at each of QUALITIES for a trial, shows the mark, and no further. Of all
 changes of colour that change luminance so much, the shortest is made: along the weights of luminance.
 
