@@ -26,13 +26,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from genforge.files import replacing_folder, write_text
-from genforge.locks import Lock
 from genforge.progress import say
 from genforge.settings import UserError
+from genforge.steps import workplaces
 from genforge.steps.project import Project
 from genforge.tracking import mlflow_store
 
-HOME = "GENFORGE_WORKPLACES"  # environment: the folder of workplaces
 REPOSITORY = "GENFORGE_REPOSITORY"  # environment: the path or URL that workplaces are cloned from
 BRANCHES = "genforge/retrain-"
 LOCK = "dvc.lock"
@@ -135,11 +134,11 @@ def repository_of(root: Path) -> str:
 
 def home_of(address: str, is_local: bool = True, home: str | Path | None = None) -> Path:
     """The folder of workplaces of a repository."""
-    if home or os.environ.get(HOME):
-        return Path(home or os.environ[HOME]).resolve()
-    if is_local:
-        return Path(address).resolve() / ".genforge" / "workplaces"
-    raise UserError(f"{HOME} should name a folder for the clones of {address}")
+    if home:
+        return Path(home).resolve()
+    if is_local or os.environ.get(workplaces.HOME):
+        return workplaces.home_of(Path(address))
+    raise UserError(f"{workplaces.HOME} should name a folder for the clones of {address}")
 
 
 def current_branch(address: str) -> str:
@@ -206,7 +205,7 @@ def _author(words: tuple[str, ...]) -> list[str]:
 def _taken(home: Path) -> Iterator[Path]:
     """The first free place."""
     for number in range(1, MOST + 1):
-        lock = Lock(home / f"{number}.lock")
+        lock = workplaces.lock_of(home / str(number))
         if lock.acquire():
             try:
                 yield home / str(number)

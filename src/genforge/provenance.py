@@ -1,7 +1,7 @@
 """What an image says of where it came from: model, version, weights, seed and number.
 
 A PNG holds it as text chunks, a keyword each (PNG specification, 3rd edition, 11.3.3), so that any viewer shows it. An
-image of 64x64 and more also holds the first 32 bits of the digest of the weights as a watermark (`watermark.py`), which
+image of 64x64 and more also holds the first 16 bits of the digest of the weights as a watermark (`watermark.py`), which
 stays when the text is lost. Neither is a signature: who means to can change both.
 """
 
@@ -47,8 +47,8 @@ class Provenance:
 
     @property
     def word(self) -> int:
-        """What the watermark says: the first 32 bits of the digest."""
-        return int(self.weights[:8], 16)
+        """What the watermark says: the first 16 bits of the digest."""
+        return int(self.weights[: watermark.BITS // 4], 16)
 
     def of(self, index: int) -> Provenance:
         """The same for another image of this seed."""
@@ -70,7 +70,7 @@ class Provenance:
         numbers = {"version", "seed", "index", "images", "columns"} & values.keys()
         numbers |= {"label"} if values.get("label", "").isdecimal() else set()
         try:
-            int(values["weights"][:8], 16)
+            int(values["weights"][:4], 16)
             return cls(**{"version": None, **values, **{key: int(values[key]) for key in numbers}})
         except (KeyError, TypeError, ValueError):
             return None

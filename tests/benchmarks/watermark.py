@@ -1,6 +1,6 @@
 """What the watermark costs and how often it is found where it is not.
 
-    python tests/benchmarks/watermark.py [--project .] [--model results/models/gan ...] [--seeds 8] [--keys 2000]
+    python tests/benchmarks/watermark.py [--project .] [--model results/models/gan ...] [--seeds 4] [--keys 5000]
 
 In a project whose data are prepared at 64x64 or more, with the extractor and the models trained. Prints a line of JSON
 for each measurement:
@@ -8,29 +8,36 @@ for each measurement:
 `chance`: real images and generated ones, not marked, looked at with many keys. `found` counts marks (theory: below
 1e-9 for each look), `least` is the smallest chance of all. The agreement with one given word has a known law, so a
 threshold that it passes with probability 0.01 by the bound has to be passed by fewer: `one word` is how often it was.
-`jpeg`: marked images after JPEG: how many are found, with the right word, and the largest chance.
-`fid`: each sampling seed's images judged as drawn and marked; `difference` is the mean over seeds of the paired
-difference with its standard error, `spread` the standard deviation of FID between seeds, as they are drawn.
+`jpeg`: marked images after JPEG at each quality from 75 to 100: how many are found, how many with the right word, and
+the largest chance. `decibels` is how near the marked images are to the plain ones.
+`fid`: the images of all sampling seeds together, as drawn and marked, judged by FID. `interval` is the judge's own 95 %
+interval of the plain images' FID at so many images; `difference` marked minus plain, with the 95 % interval of the
+paired difference, in which everything but the mark cancels; `spread` the standard deviation of FID between the sampling
+seeds, each by itself, of images as they are drawn. The cost is noise to whoever compares two models when `difference`
+is far inside of `interval`; it is there all the same where the interval of the difference does not hold 0.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from genforge import watermark
 from genforge.catalog import target
 from genforge.data.loading import Prepared
+from genforge.evaluation.extractor import Features
 from genforge.evaluation.fidelity import Judge
+from genforge.evaluation.metrics import METRICS
+from genforge.evaluation.statistics import statistic_of
+from genforge.evaluation.uncertainty import compare, estimate, pooled
 from genforge.models import load
 from genforge.steps.project import Project
 
-WORD = 0x5EEDF00D
+WORD = 0x5EED
+QUALITIES = range(75, 101)
 
 
 def agreement(images: np.ndarray, key: str) -> tuple[np.ndarray, int]:
@@ -55,51 +62,67 @@ def chances(images: np.ndarray, keys: int) -> dict[str, float]:
     return {"looks": looks, "found": found, "least": least, "one word": passed / looks}
 
 
-def after_jpeg(images: np.ndarray, quality: int) -> dict[str, float]:
-    right, worst = 0, 0.0
-    for image in watermark.embed(images, WORD):
-        buffer = io.BytesIO()
-        Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).save(buffer, "JPEG", quality=quality)
-        pixels = np.asarray(Image.open(buffer))
-        mark = watermark.detect(pixels if pixels.ndim == 3 else pixels[..., None])
-        right += mark.is_found and mark.word == WORD
-        worst = max(worst, mark.chance)
-    return {"quality": quality, "images": len(images), "right": int(right), "largest chance": worst}
+def after_jpeg(images: np.ndarray, marked: np.ndarray) -> dict[str, float]:
+    found, right, worst = 0, 0, 0.0
+    for image in marked:
+        for quality in QUALITIES:
+            mark = watermark.detect(watermark._jpeg(image, quality))
+            found += mark.is_found
+            right += mark.is_found and mark.word == WORD
+            worst = max(worst, mark.chance)
+    error = np.mean((marked.astype(np.float32) - images) ** 2)
+    looks = len(images) * len(QUALITIES)
+    decibels = round(float(10 * np.log10(255**2 / error)), 1)
+    return {"looks": looks, "found": found, "right": right, "largest chance": worst, "decibels": decibels}
 
 
-def cost(judge: Judge, drawn: list[np.ndarray]) -> dict[str, object]:
-    plain = [judge.score(images, ["fid"])["fid"] for images in drawn]
-    marked = [judge.score(watermark.embed(images, WORD), ["fid"])["fid"] for images in drawn]
-    difference = np.subtract(marked, plain)
-    error = float(difference.std(ddof=1) / np.sqrt(len(drawn)))
+def cost(judge: Judge, seeds: list[np.ndarray], marked: list[np.ndarray]) -> dict[str, object]:
+    fid = statistic_of(METRICS["fid"], judge.reference)
+    plain, other = (
+        pooled([judge.extractor.features(images, judge.batch_size) for images in side]) for side in (seeds, marked)
+    )
+    found, paired = estimate(fid, [plain]), compare(fid, [other], [plain])
+    parts = np.split(plain.features, np.cumsum([len(images) for images in seeds])[:-1])
     return {
-        "fid": round(float(np.mean(plain)), 4),
-        "marked": round(float(np.mean(marked)), 4),
-        "difference": [round(float(difference.mean()), 4), round(error, 4)],
-        "spread": round(float(np.std(plain, ddof=1)), 4),
+        "images": len(plain.features),
+        "fid": round(found.mean, 5),
+        "interval": [round(found.low, 5), round(found.high, 5)],
+        "difference": round(paired.difference, 5),
+        "its interval": [round(paired.low, 5), round(paired.high, 5)],
+        "spread": round(float(np.std([fid.of(Features(part, None)) for part in parts], ddof=1)), 5),
+        "images a seed": len(seeds[0]),
     }
+
+
+def measure(name: str, judge: Judge, seeds: list[np.ndarray], keys: int) -> None:
+    """All of one set of images: those of several sampling seeds, or of several parts."""
+    marked = [watermark.embed(images, WORD) for images in seeds]
+    some = max(1, 200 // len(seeds))
+    for kind, found in (
+        ("fid", cost(judge, seeds, marked)),
+        ("jpeg", after_jpeg(*(np.concatenate([images[:some] for images in side]) for side in (seeds, marked)))),
+        ("chance", chances(seeds[0], keys)),
+    ):
+        print(json.dumps({kind: name, **found}), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--project", type=Path, default=Path())
     parser.add_argument("--model", type=Path, nargs="*", default=[])
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--keys", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2500, help="of each seed")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--keys", type=int, default=5000, help="with which 20 images each are looked at")
     arguments = parser.parse_args()
     project = Project.load(arguments.project)
-    real = np.asarray(Prepared.open(project.prepared).images("test")[: arguments.images])
+    real = np.asarray(Prepared.open(project.prepared).images("test"))
     judge = Judge.open(project.extractor, project.prepared, "cpu", 250)
-    print(json.dumps({"chance": "real", **chances(real, arguments.keys)}), flush=True)
-    print(json.dumps({"jpeg": "real", **after_jpeg(real, 75)}), flush=True)
-    print(json.dumps({"fid": "real", "images": len(real), **cost(judge, [real[::2], real[1::2]])}), flush=True)
+    parts = np.array_split(real[: arguments.images * arguments.seeds], arguments.seeds)
+    measure("real", judge, parts, arguments.keys)
     for folder in arguments.model:
         model = load(arguments.project / folder, target)
         drawn = [model.draw(seed, arguments.images) for seed in range(arguments.seeds)]
-        print(json.dumps({"chance": folder.name, **chances(drawn[0], arguments.keys)}), flush=True)
-        print(json.dumps({"jpeg": folder.name, **after_jpeg(drawn[0], 75)}), flush=True)
-        print(json.dumps({"fid": folder.name, **cost(judge, drawn)}), flush=True)
+        measure(folder.name, judge, drawn, arguments.keys)
 
 
 if __name__ == "__main__":

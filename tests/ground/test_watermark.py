@@ -12,16 +12,16 @@ from scipy import stats
 from genforge import watermark
 from genforge.data import tins
 
-WORD = 0xC0FFEE42
+WORD = 0xC0FE
 
 
 def pictures() -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
-    drawn = tins.draw(tins.draw_factors(12, 0), 64)
+    drawn = tins.draw(tins.draw_factors(8, 0), 64)
     return {
         "tins": drawn,
         "gray tins": drawn[..., :1],
-        "noise": random.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8),
+        "noise": random.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8),
         "black": np.zeros((1, 64, 64, 1), np.uint8),
         "white": np.full((1, 64, 64, 3), 255, np.uint8),
         "red": np.zeros((1, 64, 64, 3), np.uint8) + np.array([255, 0, 0], np.uint8),
@@ -43,12 +43,27 @@ def test_it_survives_jpeg_at_quality_75_and_cannot_be_seen(kind: str) -> None:
     marked = watermark.embed(images, WORD)
     assert marked.dtype == np.uint8 and marked.shape == images.shape
     error = np.mean((marked.astype(float) - images) ** 2)
-    assert 10 * np.log10(255**2 / error) > 42  # decibels
+    assert 10 * np.log10(255**2 / error) > 49  # decibels
     for image in marked:
-        for quality in (100, 90, 75):
-            mark = watermark.detect(jpeg(image, quality))
+        for quality in (None, 100, 93, 84, 75):  # those between the ones that it was tried at, too
+            mark = watermark.detect(image if quality is None else jpeg(image, quality))
             assert mark.is_found and mark.word == WORD
-            assert mark.chance < 1e-40
+
+
+def test_an_image_that_takes_little_pays_little() -> None:
+    """What even areas need is not spent on those where JPEG keeps small changes."""
+    images = np.concatenate([pictures()["tins"][:1], pictures()["noise"][:1]])
+    errors = ((watermark.embed(images, WORD).astype(float) - images) ** 2).mean(axis=(1, 2, 3))
+    assert 0 < errors[1] < errors[0]
+    assert np.array_equal(watermark.embed(images, WORD)[1:], watermark.embed(images[1:], WORD))  # whoever is beside it
+
+
+def test_an_image_of_nothing_but_black_and_white_points_is_left_alone_as_far_as_it_goes() -> None:
+    """Half of every change is clipped there: the mark is lost, and nothing else."""
+    points = (np.random.default_rng(0).integers(0, 2, (1, 64, 64, 1)) * 255).astype(np.uint8)
+    (marked,) = watermark.embed(points, WORD)
+    assert np.mean((marked.astype(float) - points[0]) ** 2) < 3
+    assert not watermark.detect(jpeg(marked, 75)).is_found
 
 
 def test_a_png_holds_it_and_other_keys_or_no_mark_find_nothing() -> None:
@@ -86,7 +101,7 @@ def test_the_bound_is_above_the_tail_and_close_to_it(count: int) -> None:
         random.uniform(
             0,
             2 * np.pi,
-            (20_000, count),
+            (5_000, count),
         )
     ).sum(axis=1)
     for share in (0.1, 0.01):
@@ -102,5 +117,5 @@ def test_small_images_hold_none() -> None:
     assert watermark.detect(small[0]) == watermark.Mark(0, 1.0)
     with pytest.raises(ValueError, match="64x64 at least"):
         watermark.embed(small, WORD)
-    with pytest.raises(ValueError, match="32 bits"):
-        watermark.embed(pictures()["black"], 2**32)
+    with pytest.raises(ValueError, match="16 bits"):
+        watermark.embed(pictures()["black"], 2**16)

@@ -17,10 +17,13 @@ from typing import Any
 
 import psutil
 import pytest
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from genforge.config import ScheduleSettings
 from genforge.registry.registry import Registry
 from genforge.settings import UserError
+from pipelines.notification import BLOCK
 from pipelines.schedule import deployments, times
 from tests.pipelines import small_project as small
 from tests.webhooks import webhook
@@ -78,7 +81,7 @@ def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
     registry.client.create_model_version("digits", (project / "nothing").as_uri())
     before = small.state_of(project)
     with webhook() as (hook, heard):
-        environment = {**small.environment(project), "GENFORGE_WEBHOOK": hook}
+        environment = {**small.environment(project), "GENFORGE_WEBHOOK": hook, BLOCK: "custom-webhook/team"}
         command = [sys.executable, "-m", "pipelines.schedule", "--on-data", "10"]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         schedule = subprocess.Popen(command, cwd=project, env=environment, **pipes)
@@ -100,6 +103,13 @@ def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
             assert all((start.hour, start.minute) == (3, 0) for start in starts)
             looked = wait_for(lambda: list(heard))[0]
             assert looked["event"] == "nothing new" and "nothing new: every stage is up to date" in looked["text"]
+
+            # A block that somebody gave to the server hears of the next look, too; until then its absence failed nothing.
+            with temporary_settings({PREFECT_API_URL: address}):
+                said = {"by": "block", "event": "{{subject}}", "text": "{{body}}"}
+                CustomWebhookNotificationBlock(name="team", url=hook, json_data=said).save("team")
+            (by_block,) = wait_for(lambda: [told for told in heard if "by" in told][:1])
+            assert by_block["event"] == "genforge: nothing new" and "up to date" in by_block["text"]
 
             # That was seen; each further look would start another process.
             data = {"deployments": {"name": {"any_": ["data"]}}}

@@ -15,8 +15,8 @@ from genforge.models import digest
 from genforge.provenance import Provenance
 from genforge.registry.registry import Registry
 from genforge.settings import UserError
-from genforge.steps.draw import draw
-from genforge.steps.provenance import examine
+from genforge.steps.draw import draw, draw_between, draw_trajectory
+from genforge.steps.provenance import examine, finding_table
 from tests.trained_models import trained_folder
 
 
@@ -61,8 +61,20 @@ def test_a_copy_without_text_is_known_by_its_pixels(registered: tuple[Path, str]
     with Image.open(root / "folder" / "00000.png") as picture:
         picture.save(root / "copy.jpg", quality=75)
     finding = examine(root / "copy.jpg", root)
-    assert finding.text is None and f"{finding.mark.word:08x}" == weights[:8]
+    assert finding.text is None and finding.mark.digits == weights[:4]
     assert finding.versions == ["digits/1"]
+
+
+def test_every_tile_of_a_strip_holds_the_mark(tmp_path: Path) -> None:
+    for family in ("gan", "diffusion"):
+        trained_folder(tmp_path / family, family, image=ImageShape(1, 64, 64))
+    draw_between("gan", 2, 3, 4, None, tmp_path / "between.png", tmp_path)
+    draw_trajectory("diffusion", 1, 2, 4, tmp_path / "way.png", tmp_path)
+    for name, way, tiles in (("between", "interpolation", 6), ("way", "trajectory", 4)):
+        finding = examine(tmp_path / f"{name}.png", tmp_path)
+        assert finding.text is not None and (finding.text.way, finding.text.images) == (way, tiles)
+        assert (finding.parts, finding.marked) == (tiles, tiles)
+        assert f"image 0 on, {tiles} tiles, {way}" in str(list(finding_table(finding).columns[1].cells))
 
 
 def test_text_that_was_changed_is_told(registered: tuple[Path, str]) -> None:

@@ -16,7 +16,7 @@ from genforge.config import load
 from genforge.leftovers import Leftover
 from genforge.progress import say
 from genforge.settings import UserError
-from genforge.steps import environment
+from genforge.steps import environment, workplaces
 from genforge.steps.environment import Check
 
 if TYPE_CHECKING:
@@ -80,7 +80,20 @@ def finders() -> dict[str, Finder]:
     from genforge.tracking.leftovers import find as runs
     from genforge.training.leftovers import find as checkpoints
 
-    return {"processes": stages, "search": _searches, "training": checkpoints, "tracking": runs, "registry": models}
+    return {
+        "processes": stages,
+        "search": _searches,
+        "training": checkpoints,
+        "tracking": runs,
+        "registry": models,
+        "workplaces": _workplaces,
+    }
+
+
+def _workplaces(root: Path) -> Iterator[Leftover]:
+    """What killed scheduled runs have left in their clones; the registry is the project's own."""
+    rooms = {name: find for name, find in finders().items() if name not in ("workplaces", "registry")}
+    return workplaces.find(root, rooms)
 
 
 def _searches(root: Path) -> Iterator[Leftover]:

@@ -76,7 +76,7 @@ def draw_between(
     if not all(0 <= one < 2**63 for one in (seed, to_seed or 0)):
         raise UserError(f"--seed and --to-seed should be 0 to 2^63 - 1, not {seed} and {to_seed}")
     write = writer(out, places)
-    said = replace(origin(model, root), seed=seed)
+    said = replace(origin(model, root), seed=seed, way="interpolation")
     with loaded(model, root) as drawing:
         images = drawing.between(seed, strips, places, to_seed)
     drawn = images.reshape(-1, *images.shape[2:])
@@ -246,7 +246,7 @@ def draw_trajectory(
     model: str, images: int, moments: int, seed: int, out: Path, root: Path = Path(), label: str | None = None
 ) -> None:
     """Write how images 0 to `images` - 1 of `seed` come to be to the `.png` file `out`: for each a row of what is there
-    after a step, and below it what the step expected.
+    after a step, and below it what the step expected. From 64x64 up each tile has the watermark.
 
     Raises:
         UserError: the model draws in one pass; or as `draw`.
@@ -261,6 +261,8 @@ def draw_trajectory(
         ways = drawing.trajectory(seed, images, moments, labels_of_one(drawing, label, images))
     if ways is None:
         raise UserError(f"{model} draws an image in one pass, so that there is no way to be shown")
-    said = replace(origin(model, root), seed=seed, label=label, way="trajectory")
+    tiles = ways.reshape(-1, *ways.shape[3:])
+    said = replace(origin(model, root), seed=seed, label=label, way="trajectory", images=len(tiles))
+    said = replace(said, columns=ways.shape[2])
     with _told_of(out):
-        _write_png(out, strip(ways), said)
+        _write_png(out, strip(provenance.mark(tiles, said).reshape(ways.shape)), said)

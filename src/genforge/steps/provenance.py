@@ -49,7 +49,7 @@ class Finding:
             "text": None if self.text is None else dict(vars(self.text)),
             "watermark": {
                 "found": self.mark.is_found,
-                "weights": f"{self.mark.word:08x}" if self.mark.is_found else None,
+                "weights": self.mark.digits if self.mark.is_found else None,
                 "chance": self.mark.chance,
                 "images": self.parts,
                 "marked": self.marked,
@@ -70,7 +70,7 @@ def examine(path: Path, root: Path = Path()) -> Finding:
     marks = [watermark.detect(part) for part in parts]
     mark = min(marks, key=lambda mark: mark.chance)
     marked = sum(each.is_found and each.word == mark.word for each in marks)
-    digest = f"{mark.word:08x}" if mark.is_found else text.weights if text is not None else ""
+    digest = mark.digits if mark.is_found else text.weights if text is not None else ""
     versions, unknown = _versions(root, digest) if digest else ([], "")
     return Finding(path, text, mark, len(parts), marked, versions, unknown)
 
@@ -89,6 +89,8 @@ def finding_table(finding: Finding) -> Table:
         number = "" if said.version is None else f" version {said.version}"
         last = f" to {said.index + said.images - 1}" if said.images > 1 else ""
         label = "" if said.label is None else f", label {said.label}"
+        if said.way and said.images > 1:  # a tile of a strip is a moment or a place of an image, not an image
+            last = f" on, {said.images} tiles"
         way = f", {said.way}" if said.way else ""
         table.add_row("text", f"{said.model}{number}, seed {said.seed}, image {said.index}{last}{label}{way}")
         table.add_row("", f"weights {said.weights}")
@@ -96,7 +98,7 @@ def finding_table(finding: Finding) -> Table:
     if mark.is_found:
         share = f", in {finding.marked} of {finding.parts} images" if finding.parts > 1 else ""
         table.add_row(
-            "watermark", f"weights {mark.word:08x}...{share}; by chance: less than {max(mark.chance, 1e-99):.0e}"
+            "watermark", f"weights {mark.digits}...{share}; by chance: less than {max(mark.chance, 1e-99):.0e}"
         )
     else:
         table.add_row(
