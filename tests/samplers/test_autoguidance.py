@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -83,14 +84,42 @@ def test_the_guide_learns_less_often_and_by_itself() -> None:
     assert all(weight.grad is None for weight in network.main.parameters())
 
 
+def test_the_guide_may_be_an_earlier_state_of_main() -> None:
+    same = {"name": "edm-denoiser", "backbone": {"name": "unet", "width": 8}}
+    network = build("autoguided-denoiser", EIGHT, main=same, guide=same)
+    assert isinstance(network, Autoguided)
+    objective = Denoising(DenoisingSettings(guide_until=2), {"denoiser": network})
+    (player,) = objective.players
+    assert player.module is network.main
+    seen = []
+    for step in range(4):
+        if step == 3:  # stopped and gone on from a checkpoint
+            kept, weights = objective.state(), copy.deepcopy(network.state_dict())
+            objective = Denoising(DenoisingSettings(guide_until=2), {"denoiser": network})
+            network.load_state_dict(weights)
+            objective.load_state(kept)
+        with torch.no_grad():
+            for weight in network.main.parameters():
+                weight.add_(1.0)
+        objective.after_step(player)
+        seen.append([next(iter(one.parameters())).flatten()[0].item() for one in (network.main, network.guide)])
+    first = seen[0][0] - 1
+    assert [main - first for main, _ in seen] == pytest.approx([1, 2, 3, 4])
+    assert [guide - first for _, guide in seen] == pytest.approx([1, 2, 2, 2])
+    objective.finish(None)  # type: ignore[arg-type]  # which it does not look at
+    objective.steps = 2
+    with pytest.raises(UserError, match=r"guide_until is 2, but training ended after 2 steps"):
+        objective.finish(None)  # type: ignore[arg-type]
+
+
 def test_a_trained_guide_is_kept_with_the_network() -> None:
-    network, copy = build("autoguided-denoiser", EIGHT).eval(), build("autoguided-denoiser", EIGHT).eval()
+    network, other = build("autoguided-denoiser", EIGHT).eval(), build("autoguided-denoiser", EIGHT).eval()
     with torch.no_grad():
-        for weight in copy.parameters():
+        for weight in other.parameters():
             weight.zero_()
-    copy.load_state_dict(network.state_dict())
+    other.load_state_dict(network.state_dict())
     drawing, draw = sampler(steps=2, autoguidance=2.0), Draw(0, torch.arange(2))
-    assert torch.equal(drawing.sample(copy, draw), drawing.sample(network, draw))
+    assert torch.equal(drawing.sample(other, draw), drawing.sample(network, draw))
     assert not torch.equal(sampler(steps=2).sample(network, draw), drawing.sample(network, draw))
 
 
@@ -99,3 +128,7 @@ def test_what_does_not_go_together_is_told() -> None:
         sampler(autoguidance=2.0).check(OfAGaussian(SPREAD))
     with pytest.raises(UserError, match="main and guide should be denoisers of one kind"):
         build("autoguided-denoiser", EIGHT, guide={"name": "ddpm-denoiser", "backbone": {"name": "unet", "width": 8}})
+    with pytest.raises(UserError, match=r"guide_until is 9, but there is no guide"):
+        catalog.resolve("a", {"from": "edm", "objective": {"guide_until": 9}})
+    with pytest.raises(UserError, match=r"recipes.a: objective.guide_until is 9: .*guide should have the settings of"):
+        catalog.resolve("a", {"from": "autoguided-edm", "objective": {"guide_until": 9}})

@@ -2,8 +2,9 @@
 version of itself", arXiv:2406.02507).
 
 The guide makes the same mistakes, only larger ones: it is smaller, or was taught less, or both. Where the two disagree,
-the better one is not right yet either, and the way on is away from the guide. Both are trained side by side on the same
-data (`objective.guide_every`), and kept as one network, so that whoever draws from it has the guide as well.
+the better one is not right yet either, and the way on is away from the guide. It is trained beside the other on the
+same data (`objective.guide_every`), or it is the other as that was earlier in training (`objective.guide_until`). Both
+are kept as one network, so that whoever draws from it has the guide as well.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class AutoguidedSettings(Settings):
     main: dict[str, Any] = Field(default_factory=lambda: {"name": "edm-denoiser"}, description="the denoiser")
     guide: dict[str, Any] = Field(
         default_factory=lambda: {"name": "edm-denoiser"},
-        description="the worse one, of the same kind: a smaller backbone, or the same one that is taught less",
+        description="the worse one, of the same kind: a smaller backbone, or the same one, taught less or no longer",
     )
 
 
@@ -57,6 +58,13 @@ class Autoguided(Denoiser):
 
     def sigma_range(self) -> tuple[float, float]:
         return self.main.sigma_range()
+
+    def guide_can_be_main(self) -> bool:
+        """Whether the guide could take over main's weights."""
+        main, guide = (
+            {name: value.shape for name, value in one.state_dict().items()} for one in (self.main, self.guide)
+        )
+        return main == guide
 
     def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.main(noisy, sigma, labels)

@@ -14,11 +14,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port
+from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port, TrainingData
 from genforge.networks.autoguided import Autoguided
 from genforge.networks.denoiser import Denoiser
 from genforge.objectives.conditioning import check_conditioning
-from genforge.settings import Settings
+from genforge.settings import Settings, UserError
 
 
 class DenoisingSettings(Settings):
@@ -39,6 +39,12 @@ class DenoisingSettings(Settings):
     guide_every: int = Field(
         4, ge=1, description="of an autoguided-denoiser: the guide learns in every so many-th step, so less than main"
     )
+    guide_until: int | None = Field(
+        None,
+        ge=1,
+        description="of an autoguided-denoiser whose main and guide have the same settings: the guide is main as it "
+        "was after so many steps, and learns nothing of its own. null: it learns by guide_every",
+    )
 
     @model_validator(mode="after")
     def _labels_to_drop(self) -> DenoisingSettings:
@@ -48,7 +54,7 @@ class DenoisingSettings(Settings):
 
 
 class Denoising(Objective):
-    """One player, `denoiser`, which is exported; and where that has a guide, `guide`."""
+    """One player, `denoiser`, which is exported; and where that has a guide that learns, `guide`."""
 
     family: ClassVar[str] = "diffusion"
     settings_type = DenoisingSettings
@@ -74,6 +80,28 @@ class Denoising(Objective):
         self.players = [Player("denoiser", denoiser)]
         if isinstance(denoiser, Autoguided):
             self.players = [Player("denoiser", denoiser.main), Player("guide", denoiser.guide, settings.guide_every)]
+        self.steps = 0
+        if settings.guide_until is not None:
+            self.players = self.players[:1]
+            self._check_guide(settings.guide_until)
+            self._follow()
+
+    def _check_guide(self, until: int) -> None:
+        if not isinstance(self.denoiser, Autoguided):
+            raise UserError(
+                f"objective.guide_until is {until}, but there is no guide; start from the recipe autoguided-edm, or "
+                f"leave guide_until out"
+            )
+        if not self.denoiser.guide_can_be_main():
+            raise UserError(
+                f"objective.guide_until is {until}: the guide is to be main as it was then, so "
+                f"networks.denoiser.guide should have the settings of networks.denoiser.main; give both the same, or "
+                f"leave guide_until out"
+            )
+
+    def _follow(self) -> None:
+        assert isinstance(self.denoiser, Autoguided)
+        self.denoiser.guide.load_state_dict(self.denoiser.main.state_dict())
 
     def loss(self, player: Player, batch: Batch) -> Loss:
         clean, taught = batch.images, player.module
@@ -84,6 +112,27 @@ class Denoising(Objective):
         error = (taught(noisy, sigma, labels) - clean).square().flatten(1).mean(dim=1)  # (n,)
         value = (self._weight(sigma) * error).mean()
         return Loss(value, {"loss": value.detach()})
+
+    def after_step(self, player: Player) -> None:
+        if self.settings.guide_until is not None:
+            self.steps += 1
+            if self.steps <= self.settings.guide_until:
+                self._follow()
+
+    def finish(self, data: TrainingData) -> None:
+        until = self.settings.guide_until
+        if until is not None and self.steps <= until:
+            raise UserError(
+                f"objective.guide_until is {until}, but training ended after {self.steps} steps, so that the guide is "
+                f"main itself and leads nowhere; set it to a part of training.steps, such as a third"
+            )
+
+    def state(self) -> dict[str, Tensor]:
+        return {} if self.settings.guide_until is None else {"steps": torch.tensor(self.steps)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        if "steps" in state:
+            self.steps = int(state["steps"])
 
     def _with_some_withheld(self, labels: Tensor | None) -> Tensor | None:
         if labels is None or not self.settings.label_dropout:
