@@ -128,7 +128,7 @@ def test_a_version_knows_where_it_comes_from(project: Project) -> None:
     ]
     assert dict(links["recipe"].digests)["resolved recipe"] == digest_file(project.recipe_file("denoiser"))
     assert dict(links["prepared data"].digests) == {"contents of all splits": version.tags["genforge.data"]}
-    assert links["prepared data"].words == ["train 1,132, validation 126, test 539"]
+    assert links["prepared data"].words == ("train 1,132, validation 126, test 539",)
     assert links["raw images"].name == "digits, 1,797 images"
     assert dict(links["git commit"].digests)["commit"] == "not recorded"  # the project is in no repository
     drawn = {path.name for path in project.lineage.glob("*.svg")}

@@ -97,9 +97,10 @@ def _origin(registry: Registry, version: Version) -> list[Link]:
         Link("MLflow run", f"train {version.recipe}", (), [("run", version.run or UNKNOWN)], "trained by"),
         Link("recipe", f"{version.recipe}, from {of('origin')}", (searched,),
              [("resolved recipe", of("recipe_digest")), ("code of its networks and training", of("code"))], "with"),
-        Link("git commit", f"{of('commit')[:12]}{changed}", (),
+        Link("git commit", f"{of('commit')[:12]}{changed}", ("where it stood when it was registered",),
              [("commit", of("commit")), ("dvc.lock", of("dvc_lock"))], "at"),
-        Link("prepared data", f"{registry.name} {of('data')[:12]}", [of("splits")], [("contents of all splits", of("data"))], "on"),
+        Link("prepared data", f"{registry.name} {of('data')[:12]}", (of("splits"),),
+             [("contents of all splits", of("data"))], "on"),
         Link("raw images", of("source"), (), raw, "made from"),
     ]  # fmt: skip
 
