@@ -175,11 +175,11 @@ class EvaluationSettings(Settings):
         description="the same when its images reach this share of the data's classes or less, or only one of several",
     )
     collapse_spread: float = Field(
-        0.33,
+        0.4,
         ge=0.0,
         lt=1.0,
         description="the same when two of its images differ on average by at most this share of what two of the data's "
-        "do, in features and in pixels: variations of one shape had up to 0.30, the least varied healthy model 0.50",
+        "do, in features and in pixels: variations of one shape had up to 0.35, the least varied healthy model 0.50",
     )
 
     @field_validator("seeds")

@@ -1,6 +1,6 @@
 """GANs on eight Gaussians on a ring, the data on which generators are known to forget modes.
 
-    python tests/benchmarks/gan_ring.py [--steps 3000] [--out docs/pictures/gan-ring.png]
+    python tests/benchmarks/gan_ring.py [--steps 2500] [--out docs/pictures/gan-ring.png]
 
 trains each with five seeds and prints how many modes each reached, and what share of its points is near one. Networks,
 optimizer, batches and the critic's turns are the same for all; only the loss, what bounds the critic's slopes, and how
@@ -91,7 +91,7 @@ def covered(found: np.ndarray) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
     parser.add_argument("--out", type=Path)

@@ -148,7 +148,7 @@ def test_keys_that_dvc_watches_are_asked_for_with_their_defaults(blank: Path) ->
         'data.folder: "data/incoming"',
         'evaluation: {"images": 500, "seeds": [0, 1, 2], "batch_size": 250, "metrics": null, '
         '"likelihood_images": 1000, "fid_infinity": false, "collapse_duplicates": 0.25, "collapse_classes": 0.2, '
-        '"collapse_spread": 0.33}',
+        '"collapse_spread": 0.4}',
         'registry.metric: "fid"',
     ):
         assert f"  {line}\n" in f"{caught.value}\n"
