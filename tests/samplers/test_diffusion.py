@@ -77,7 +77,7 @@ def test_posterior_and_forward_process_make_the_joint_distribution() -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", [DDIM(DDIMSettings(steps=1000, clip=False)), DDPM(DiffusionSettings(steps=1000, clip=False))]
+    "sampler", [DDIM(DDIMSettings(steps=250, clip=False)), DDPM(DiffusionSettings(steps=250, clip=False))]
 )
 def test_noise_becomes_the_gaussian_that_the_denoiser_knows(sampler: DDIM | DDPM) -> None:
     sampler.clip = False

@@ -36,15 +36,14 @@ def denoiser(name: str = "edm-denoiser") -> Denoiser:
 @pytest.mark.parametrize("name", ALL)
 def test_a_seed_s_image_is_the_same_at_any_batch_size_from_any_denoiser(name: str, denoiser_name: str) -> None:
     drawing, network = sampler(name, steps=3), denoiser(denoiser_name)
-    whole = drawing.sample(network, Draw(5, torch.arange(7)))
-    assert whole.shape == (7, 1, 8, 8) and torch.isfinite(whole).all()
+    whole = drawing.sample(network, Draw(5, torch.arange(4)))
+    assert whole.shape == (4, 1, 8, 8) and torch.isfinite(whole).all()
     assert not whole.requires_grad
-    for size in (1, 3):
-        parts = torch.cat([drawing.sample(network, part) for part in Draw(5, torch.arange(7)).split(size)])
-        torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
-    backwards = drawing.sample(network, Draw(5, torch.arange(6, -1, -1)))
+    parts = torch.cat([drawing.sample(network, part) for part in Draw(5, torch.arange(4)).split(3)])
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+    backwards = drawing.sample(network, Draw(5, torch.arange(3, -1, -1)))
     torch.testing.assert_close(backwards.flip(0), whole, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(drawing.sample(network, Draw(6, torch.arange(7))), whole, atol=1e-2)
+    assert not torch.allclose(drawing.sample(network, Draw(6, torch.arange(4))), whole, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ALL)

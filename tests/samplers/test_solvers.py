@@ -189,21 +189,25 @@ PARAMETERISATIONS: list[tuple[type[Denoiser], dict[str, Any]]] = [
 ]
 
 
-def test_parameterisations_agree_at_many_steps() -> None:
-    """The same noise becomes the same images whichever way a perfect denoiser was written, by every solver."""
+SOLVERS = {"euler": PARAMETERISATIONS, "dpm-solver": PARAMETERISATIONS[:3], "heun": PARAMETERISATIONS[:2]}
+
+
+def test_parameterisations_and_solvers_agree_at_1000_steps() -> None:
+    """The same noise becomes the same images whichever way a perfect denoiser was written, by every solver, each in
+    its denoiser's own variable; those of second order to a tenth of what Euler's method may be off by."""
     draw = Draw(0, torch.arange(6))
-    fine = {"ddim": 1000, "heun": 200, "dpm-solver": 200}
     images = {
-        (kind.__name__, *settings.values(), name): sampler(name, steps=steps, spacing="karras").sample(
+        (name, kind.__name__, *settings.values()): sampler(name, steps=1000, spacing="karras").sample(
             exact(kind, **settings), draw
         )
-        for kind, settings in PARAMETERISATIONS
-        for name, steps in fine.items()
+        for name, parameterisations in SOLVERS.items()
+        for kind, settings in parameterisations
     }
-    reference = images["EDMDenoiser", 1000.0, 0.4, "heun"]
+    reference = images["heun", "EDMDenoiser", 1000.0, 0.4]
     assert reference.std() > 0.3
-    for key, drawn in images.items():
-        torch.testing.assert_close(drawn, reference, atol=0.02, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
+    for (name, *rest), drawn in images.items():
+        off = (drawn - reference).abs().max()
+        assert off < (0.02 if name == "euler" else 0.002), (name, rest, off)
 
 
 @pytest.mark.parametrize("kind", [EDMDenoiser, FlowMatchingDenoiser, DDPMDenoiser])
