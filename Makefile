@@ -11,7 +11,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 .DEFAULT_GOAL := help
 # Tests that start servers mostly wait: two workers more than there are cores.
 WORKERS ?= $(shell expr $$(nproc) + 2)
-.PHONY: help install run schedule servers test quick chaos check lint types layers lock clean
+.PHONY: help install run schedule servers test quick chaos bench check lint types layers lock clean
 
 help: ## show these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -42,6 +42,11 @@ MINUTES := 10
 SEED := 0
 chaos: $(VENV)/installed ## random signals over everything that runs, then what was lost; longer: MINUTES=60, other: SEED=1
 	@python tests/chaos/campaign.py --minutes $(MINUTES) --seed $(SEED)
+
+# Images to measure on: FILES=folder with mnist/ and cifar10/; random ones of their size where there are none.
+FILES := data/incoming
+bench: $(VENV)/installed ## our speed beside others', into docs/benchmarks.md; one row: ONLY=unet, the missing ones: RESUME=1
+	@python tests/benchmarks/table.py --files $(FILES) $(ONLY:%=--only %) $(RESUME:%=--resume)
 
 servers: $(VENV)/installed ## PostgreSQL, MLflow, Prefect and a worker as processes on this machine, until Ctrl-C
 	@python -m infra.servers

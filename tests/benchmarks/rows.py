@@ -58,7 +58,7 @@ class Tool:
 
 UNET = (
     *("--set", "networks.denoiser.prediction=noise"),
-    *("--set", "networks.denoiser.backbone.width=34", "--set", "networks.denoiser.backbone.multipliers=[1,2,4]"),
+    *("--set", "networks.denoiser.backbone.width=32", "--set", "networks.denoiser.backbone.multipliers=[1,3,4]"),
     *("--set", "networks.denoiser.backbone.attention_up_to=8"),
     *("--set", "sampler={name: ddim, steps: 50}"),
 )
@@ -95,7 +95,7 @@ ROWS: dict[str, Turns | Tool] = {
     ),
     "vae": Turns(
         "convolutional VAE step, 17 M parameters, 28x28",
-        ("train_step", "vae", *VAE, *BFLOAT16),
+        ("train_step", "vae", *VAE),
         ("--data", "mnist"),
         (Peer("pythae-convolutional", 2.0),),
     ),

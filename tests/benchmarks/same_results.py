@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=None, help="left out: the recipe's own")
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args(argv)
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     judge = Judge.open(arguments.project / "results" / "extractor", arguments.project / "data" / "prepared")
     training = {} if arguments.steps is None else {"steps": arguments.steps}
     found: dict[str, list[float]] = {"without": [], "with": []}
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for side, change in (("without", []), ("with", arguments.change)):
             recipe = recipe_of(arguments.recipe, [*arguments.set, *change], dict(training))
             fid, seconds = fid_of(recipe, prepared, judge, seed, arguments.images, arguments.device)

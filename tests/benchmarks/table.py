@@ -180,8 +180,8 @@ def lines_of(name: str, result: dict[str, Any]) -> tuple[list[str], list[str]]:
             peer = next(peer for peer in row.peers if peer.name == found["peer"])
             held = found["ratio"] >= peer.least
             table.append(
-                f"| {row.work} | {found['version']}, {found['params_m']:g} M | {number(found['images_per_s'])} images/s "
-                f"| "
+                f"| {row.work} | {found['version']}, {found['params_m']:g} M | "
+                f"{number(found['images_per_s'])} images/s | "
                 f"{number(ours['images_per_s'])} images/s ({ours['params_m']:g} M) | **{found['ratio']:.2f}x** "
                 f"({found['ratio_low']:.2f} to {found['ratio_high']:.2f}) | {found['processor_ratio']:.2f}x | "
                 f"{peer.least:g}x | {'yes' if held else '**no**'} |"

@@ -19,6 +19,7 @@ from toy_training import Denoise, Duel, ToyData, ToyNetwork, ToyObjective, asser
 from genforge.contracts import Batch, Loss, Network, Objective, Player
 from genforge.randomness import seed_everything
 from genforge.settings import UserError
+from genforge.training import acceleration
 from genforge.training.checkpoint import Checkpoints
 from genforge.training.failure import TrainingFailed
 from genforge.training.loop import TrainingSettings, train
@@ -238,7 +239,9 @@ def test_a_players_own_learning_rate_moves_it_alone() -> None:
     assert moved[2e-3] == pytest.approx(10 * moved[None], rel=1e-2)
 
 
-def test_bfloat16_is_used_in_the_loss_and_not_in_the_weights() -> None:
+def test_bfloat16_is_used_in_the_loss_and_not_in_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceleration, "multiplies_bfloat16", lambda: True)  # what it lacks, a processor imitates
+
     class Typed(Denoise):
         def loss(self, player: Player, batch: Batch) -> Loss:
             types.add(self.exported(batch.images).dtype)

@@ -159,8 +159,8 @@ class BernoulliPixels(Pixels):
         return torch.where(images > threshold, 1.0, -1.0)
 
     def forward(self, decoded: Tensor, images: Tensor) -> Tensor:
-        white = ((decoded.float() + 1) / 2).clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-        return torch.where(images > 0, white.log(), torch.log1p(-white)).flatten(1).sum(dim=1)
+        told = (decoded.float() * images + 1) / 2  # the probability of what is seen: images are 1 and -1
+        return told.clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY).log().flatten(1).sum(dim=1)
 
 
 def gaussian_nats(images: Tensor, mean: Tensor, log_sigma: Tensor) -> Tensor:

@@ -1,0 +1,106 @@
+"""What the benchmarks promise: a line of JSON from each tool, and a page that says what was missed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import images
+import laps
+import pytest
+import rows
+import sampling
+import table
+import train_step
+
+from genforge.contracts import ImageShape
+
+PROMISED = {"name", "version", "params_m", "batch", "device", "s_per_step", "s_min", "images_per_s", "peak_rss_mb"}
+SMALL = ("--batch", "8", "--steps", "2", "--count", "300", "--data", "mnist", "--size", "8")
+NARROW = ("--set", "networks.generator.width=4", "--set", "networks.critic.width=4")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("benchmarks")
+    return ["--files", str(folder / "nothing"), "--scratch", str(folder)]
+
+
+def test_a_training_step_is_one_in_which_every_player_had_its_turn(
+    places: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_step.main(["hinge-sngan", *SMALL, *NARROW, "--set", "objective.critic_steps=5", *places])
+    line = json.loads(capsys.readouterr().out)
+    assert line.keys() >= PROMISED | {"updates", "processor_s_per_step"}
+    assert (line["updates"], line["batch"], line["data"]) == (6, 8, "mnist (random)"), "said where data are missing"
+    assert 0 < line["s_min"] <= line["s_per_step"]
+    assert line["images_per_s"] == pytest.approx(8 / line["s_per_step"], rel=0.01)
+
+
+def test_drawing_is_timed_alike(places: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    narrow = ["--set", "networks.denoiser.backbone.width=8", "--set", "sampler={name: ddim, steps: 2}"]
+    sampling.main(["ddpm", *SMALL, *narrow, *places])
+    assert json.loads(capsys.readouterr().out).keys() >= PROMISED
+
+
+def test_a_pace_counts_laps_and_not_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(laps.time, "perf_counter", lambda: now[0])
+    taken = iter([100.0, 100.0, 1.0, 3.0, 2.0, 6.0, 1.0, 1.0])
+    steps: list[int] = []
+
+    def step() -> None:
+        steps.append(1)
+        now[0] += next(taken)
+
+    pace = laps.Pace({"name": "x", "batch": 4}, "cpu", laps=3, lap=2, warm=2)
+    pace.run(step)
+    assert (len(steps), pace.clock.wall) == (8, [2.0, 4.0, 1.0])
+    assert (pace.line()["s_per_step"], pace.line()["s_min"], pace.line()["images_per_s"]) == (2.0, 1.0, 2.0)
+
+
+@pytest.mark.parametrize("name", [name for name, row in rows.ROWS.items() if isinstance(row, rows.Turns)])
+def test_every_row_names_a_recipe_that_there_is(name: str) -> None:
+    row = rows.ROWS[name]
+    assert isinstance(row, rows.Turns)
+    overrides = [value for key, value in zip(row.ours, row.ours[1:], strict=False) if key == "--set"]
+    recipe = train_step.recipe_of(row.ours[1], overrides, {"steps": 1})
+    side = {"mnist": 28, "cifar": 32}[row.data[1]] if len(row.data) == 2 else int(row.data[3])
+    ImageShape(1, side, side).check()
+    assert recipe.training["precision"] == ("bfloat16" if rows.BFLOAT16[1] in row.ours else "auto")
+
+
+def measured(ratio: float) -> dict[str, Any]:
+    ours = {"images_per_s": 100.0, "params_m": 2.0}
+    peer = {"version": "peer 1", "params_m": 2.0, "images_per_s": 50.0, "peer": "examples-dcgan", "ratio": ratio}
+    spread = {"ratio_low": ratio - 0.1, "ratio_high": ratio + 0.1, "processor_ratio": ratio}
+    machine = {"cpu": "a", "cores": 4, "instructions": "AVX512", "bfloat16": True, "torch": "2", "python": "3"}
+    machine |= {"commit": "abc", "load": 0.1, "date": "2026-01-01"}
+    return {"ours": ours, "peers": [{**peer, **spread}], "rounds": 3, "machine": machine}
+
+
+def test_the_page_names_what_was_missed_and_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
+    page, results = tmp_path / "page.md", tmp_path / "results"
+    results.mkdir()
+    page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    (results / "dcgan.json").write_text(json.dumps(measured(2.5)))
+    table.write(results, page)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "**2.50x** (2.40 to 2.60)" in text and "| yes |" in text and "None." in text
+    (results / "dcgan.json").write_text(json.dumps(measured(1.5)))
+    overhead = {"lines": [{"overhead_percent": 4.5, "pipeline_s": 10.4, "bare_s": 10.0}]}
+    (results / "overhead.json").write_text(json.dumps({**overhead, "machine": measured(1)["machine"]}))
+    table.write(results, page)
+    assert "beside examples-dcgan: 1.50x where 2x was meant" in page.read_text()
+    assert "beside the loop alone: 4.50 % more where at most 3 % more was meant" in page.read_text()
+
+
+def test_images_that_are_missing_are_random_ones_of_their_number(tmp_path: Path) -> None:
+    assert images.SHAPES["cifar"] == (50_000, 32, 32, 3) and images.SHAPES["mnist"] == (60_000, 28, 28, 1)
+    assert images._source("cifar", None, tmp_path)[0] is None
+    (tmp_path / "cifar10").mkdir()
+    settings, folder = images._source("cifar", 64, tmp_path)
+    assert settings is not None and (settings.source, settings.image_size) == ("image_folder", 64)
+    assert folder == tmp_path / "cifar10"

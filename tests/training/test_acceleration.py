@@ -1,0 +1,90 @@
+"""What makes steps fast changes nothing that it does not say, and is left out where the machine lacks it."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+import torch
+from toy_training import Denoise, Duel, ToyData, assert_same_bits, weights
+
+from genforge.contracts import Objective, Player
+from genforge.randomness import seed_everything
+from genforge.training import acceleration, loop
+from genforge.training.loop import train
+from genforge.training.optimization import OptimizerSettings
+from genforge.training.settings import TrainingSettings
+from genforge.training.turn import TurnSettings
+
+SHORT = TrainingSettings(steps=12, batch_size=8, log_every=4, ema=0.9)
+
+
+def trained(kind: type[Objective] = Duel, **settings: object) -> Objective:
+    seed_everything(1)
+    objective = kind()  # type: ignore[call-arg]
+    train(objective, ToyData(), SHORT.model_copy(update=settings))
+    return objective
+
+
+def test_kept_memory_gives_the_same_bits() -> None:
+    assert_same_bits(weights(trained(keep_memory=True)), weights(trained(keep_memory=False)))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_glibc_takes_what_it_is_told() -> None:
+    assert acceleration._keep_memory()
+
+
+def test_bfloat16_is_left_out_where_the_processor_lacks_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(acceleration, "multiplies_bfloat16", lambda: False)
+    acceleration._left_out.cache_clear()
+    lacking = weights(trained(precision="bfloat16"))
+    assert_same_bits(lacking, weights(trained(precision="float32")))
+    assert capsys.readouterr().err.count("left out: training.precision: bfloat16") == 1, "one line a process"
+
+
+def test_the_compiler_is_left_out_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(acceleration.shutil, "which", lambda name: None)
+    acceleration._left_out.cache_clear()
+    trained(compile=True)
+    assert "left out: training.compile: torch.compile wants a C++ compiler" in capsys.readouterr().err
+
+
+def test_channels_last_comes_with_bfloat16_unless_something_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceleration, "multiplies_bfloat16", lambda: True)
+    asked: list[bool] = []
+
+    class Watched(loop.Turn):
+        def __init__(self, objective: Objective, player: Player, optimizer: OptimizerSettings, settings: TurnSettings):
+            asked.append(settings.channels_last)
+            super().__init__(objective, player, optimizer, settings)
+
+    monkeypatch.setattr(loop, "Turn", Watched)
+    for settings in (
+        {"precision": "bfloat16"},
+        {"precision": "float32"},
+        {"precision": "float32", "channels_last": True},
+        {"precision": "bfloat16", "channels_last": False},
+    ):
+        trained(Denoise, **settings)
+    assert asked == [True, False, True, False]
+
+
+def test_a_gradient_s_length_is_logged_with_every_line_and_taken_at_one_turn_in_ten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lengths: list[torch.dtype | None] = []
+    norm = torch._foreach_norm
+    monkeypatch.setattr(
+        torch, "_foreach_norm", lambda tensors, *a, **k: lengths.append(k.get("dtype")) or norm(tensors, *a, **k)
+    )
+    lines: dict[int, dict[str, float]] = {}
+    seed_everything(1)
+    settings = SHORT.model_copy(update={"steps": 60, "log_every": 20})
+    train(Denoise(), ToyData(), settings, log=lambda step, values: lines.update({step: dict(values)}))
+    assert lengths.count(torch.float64) == 6
+    assert all("denoiser_gradient" in values for values in lines.values()) and list(lines) == [20, 40, 60]
