@@ -29,7 +29,7 @@ def test_a_preset_resolves_and_explains_itself(name: str, device: str, tmp_path:
     preset.write(name, device, path)
     config = load(path)
     recipes = check(config)
-    assert {"gan", "vae", "diffusion", "box", "gaussian"} <= recipes.keys()
+    assert {"gan", "vae", "diffusion", "box", "gaussian", "kernel-density"} <= recipes.keys()
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     check_watched_keys(tmp_path)
     text = path.read_text()
