@@ -7,12 +7,13 @@ critic is residual (section 4.1, Figure 7: output skips, residual discriminator)
 
 Scaling inputs and outputs around one convolution is the same as a kernel of each image's own, and faster on a CPU.
 
-Two things are not the second paper's, and make the difference in short trainings (docs/gans.md):
+Two things are not the second paper's, and help short trainings (docs/gans.md has what was measured, and what is
+still wrong there):
 
 - Layers get a style less the mean of all styles. The mapping ends in a rectifier, so that about a third of a style's
   power is the same for every latent. Adam moves all weights of a layer from style to scales by one length, and those
   moves add up along that common part: what all images share was learned several times as fast as what tells them
-  apart, and the generator drew variations of one shape.
+  apart.
 - Images are a quarter of what the layers sum up, as in Karras et al. 2021, "Alias-free generative adversarial networks"
   (their `output_scale`): so they begin with about the spread of real ones, and not with several times as much.
 """
