@@ -5,7 +5,7 @@
 Plain Optuna makes its trials one after the other on all cores, each judged at its end; counted is the time until its
 best trial is done. Ours (`genforge step search`) begins anew with its own seed and is stopped as soon as a trial is as
 good. Both count from the start of their process. Digits, which every installation has. One line of JSON a seed, then
-one with the median ratio; a seed for which ours never was as good counts as its whole time.
+one with the median ratio; where ours never was as good, the ratio is 0.
 """
 
 from __future__ import annotations
@@ -156,7 +156,11 @@ def main(argv: list[str] | None = None) -> None:
         theirs, best = time_plain(folder, arguments.trials, seed)
         ours, reached = time_ours(folder, best)
         rows.append({"seed": seed, "fid": round(best, 3), "plain_seconds": round(theirs, 1)})
-        rows[-1] |= {"seconds": round(ours, 1), "reached": reached, "ratio": round(theirs / ours, 2)}
+        rows[-1] |= {
+            "seconds": round(ours, 1),
+            "reached": reached,
+            "ratio": round(theirs / ours, 2) if reached else 0.0,
+        }
         print(json.dumps(rows[-1]), flush=True)
     ratios = [float(row["ratio"]) for row in rows]
     print(

@@ -37,7 +37,7 @@ from genforge.training.turn import Turn, TurnSettings
 
 Observe = Callable[[int, Network], np.ndarray | None]
 VALUES_BESIDE_THE_BAR = 3
-MEASURED_EVERY = 10  # turns: of so many, one gradient's length is taken, which costs as much as a quarter of Adam
+MEASURED_EVERY = 10  # turns: of so many, one gradient's length is taken, which costs three quarters of Adam's step
 
 
 @dataclass(frozen=True)
