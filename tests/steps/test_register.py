@@ -14,9 +14,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from genforge.files import read_array, read_json
+from genforge.files import digest_file, read_array, read_json
 from genforge.registry.registry import Registry
+from genforge.settings import UserError
 from genforge.steps.draw import draw
+from genforge.steps.lineage import tell
 from genforge.steps.project import Project
 from genforge.steps.register import run
 from genforge.tracking import mlflow_store
@@ -114,6 +116,26 @@ def test_a_version_knows_where_it_comes_from(project: Project) -> None:
     assert version.mean("fid", board["protocol_name"]) == fid(project)["denoiser"]
     (move,) = registry.history("best-diffusion")
     assert move.evidence["candidate"]["fid"]["mean"] == fid(project)["denoiser"]
+    links = {link.what: link for link in tell(project, "best-diffusion", project.root / "chain.svg")}
+    assert list(links) == [
+        "alias",
+        "registered version",
+        "MLflow run",
+        "recipe",
+        "git commit",
+        "prepared data",
+        "raw images",
+    ]
+    assert dict(links["recipe"].digests)["resolved recipe"] == digest_file(project.recipe_file("denoiser"))
+    assert dict(links["prepared data"].digests) == {"contents of all splits": version.tags["genforge.data"]}
+    assert links["prepared data"].words == ("train 1,132, validation 126, test 539",)
+    assert links["raw images"].name == "digits, 1,797 images"
+    assert dict(links["git commit"].digests)["commit"] == "not recorded"  # the project is in no repository
+    drawn = {path.name for path in project.lineage.glob("*.svg")}
+    assert drawn == {"staging.svg", "best-gan.svg", "best-diffusion.svg"}
+    assert (project.root / "chain.svg").read_bytes() == (project.lineage / "best-diffusion.svg").read_bytes()
+    with pytest.raises(UserError, match=r"nobody holds digits@best-difusion.*best-diffusion"):
+        tell(project, "digits@best-difusion")
 
 
 def test_the_run_shows_the_leaderboard(project: Project) -> None:

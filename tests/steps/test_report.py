@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -16,9 +18,11 @@ from genforge.evaluation.leaderboard import build
 from genforge.evaluation.likelihood import Likelihood, LikelihoodProtocol
 from genforge.evaluation.protocol import Protocol
 from genforge.pictures import grid, save_png
+from genforge.report.lineage import Link, draw
 from genforge.settings import UserError
 from genforge.steps.project import Project
 from genforge.steps.report import read_curves, run
+from tests.report.browser import Browser, find_browser
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" <img src=https://evil.example/x.png>"
 FAMILIES = {
@@ -247,8 +251,9 @@ def test_nothing_is_loaded_from_elsewhere(project: Project, page: Page) -> None:
         for key, value in attributes.items()
         if key in ("src", "srcset", "href", "data")
     ]
-    assert all(re.fullmatch(r"[\w.-]+\.png|#[\w-]+|data:,", address or "") for address in addresses)
-    assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+    beside = r"[\w.-]+\.png|\.\./lineage/[\w-]+\.svg|#[\w-]+|data:,"
+    assert all(re.fullmatch(beside, address or "") for address in addresses)
+    assert not {"script", "iframe", "embed"} & {tag for tag, _ in page.tags}
     style = re.search(r"<style>(.*?)</style>", (project.report / "index.html").read_text(), re.S)
     assert style and "url(" not in style[1] and "@import" not in style[1]
     policies = [
@@ -257,6 +262,44 @@ def test_nothing_is_loaded_from_elsewhere(project: Project, page: Page) -> None:
         if attributes.get("http-equiv") == "Content-Security-Policy"
     ]
     assert policies and "default-src 'none'" in (policies[0] or "")
+
+
+def test_the_page_shows_the_chain_of_every_alias_that_will_be_offered_a_model(page: Page) -> None:
+    shown = {attributes["data"]: attributes["aria-label"] for tag, attributes in page.tags if tag == "object"}
+    names = ("staging", "best-gan", "best-vae", "best-diffusion")
+    assert shown == {f"../lineage/{name}.svg": f"Where digits@{name} comes from" for name in names}
+    assert page.text.count("no chain lies beside this page") == len(names)  # for as long as nothing is registered
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed here")
+def test_the_page_in_a_browser(project: Project, tmp_path: Path) -> None:
+    """Wide and light, and dark on a phone: it asks for its own files alone, tells no error and shows everything; only
+    tables and strips are wider than the window, and scroll by themselves."""
+    for alias in ("staging", "best-gan", "best-vae", "best-diffusion"):
+        draw(
+            project.lineage / f"{alias}.svg", [Link("alias", f"digits@{alias}", (), [("weights", "f0" * 16)])] * 6, "it"
+        )
+    try:
+        with Browser(tmp_path) as browser:
+            for width, dark in ((1200, False), (390, True)):
+                browser.look(width, 800, dark)
+                visit = browser.open((project.report / "index.html").resolve().as_uri())
+                browser.evaluate("document.querySelectorAll('img').forEach(image => { image.loading = 'eager' })")
+                loaded = "Promise.all([...document.images].map(image => image.decode())).then(() => true)"
+                assert browser.evaluate(loaded)
+                assert visit.errors == []
+                assert all(address.startswith(("file:", "data:")) for address in visit.requests)
+                shown = {unquote(address).rpartition("/")[2] for address in visit.requests}
+                assert {"index.html", "staging.svg", "real.png"} <= shown
+                charts = browser.evaluate("[...document.querySelectorAll('.chart')].map(chart => chart.currentSrc)")
+                assert charts and all(chart.endswith("-dark.png" if dark else "-light.png") for chart in charts)
+                assert browser.evaluate("document.documentElement.scrollWidth") == width
+                heights = browser.evaluate("[...document.querySelectorAll('object')].map(chain => chain.clientHeight)")
+                assert (
+                    len(heights) == 4 and min(heights) > 500
+                )  # drawn at its own height, and no word of a chain missing
+    finally:
+        shutil.rmtree(project.lineage)  # the other tests have a project where nothing is registered yet
 
 
 def test_text_of_artifacts_is_text_on_the_page(page: Page) -> None:

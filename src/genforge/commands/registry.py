@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from genforge.commands.arguments import Command, json_argument, port, positive, print_table
-from genforge.progress import say
 
 
 def _promote_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,21 +60,37 @@ def _history(arguments: argparse.Namespace) -> None:
         print("no alias has ever moved; `genforge run` moves the first ones")
 
 
+def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("alias", nargs="?", default="staging", help="ALIAS, or NAME@ALIAS (default: staging)")
+    parser.add_argument("--out", type=Path, metavar="FILE.svg", help="draw the chain, too")
+    json_argument(parser)
+
+
+def _lineage(arguments: argparse.Namespace) -> None:
+    from genforge.steps.lineage import as_json, table, tell
+    from genforge.steps.project import Project
+
+    links = tell(Project.load(), arguments.alias, arguments.out)
+    print(as_json(links)) if arguments.json else print_table(table(links))
+
+
 def _ui_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=port, default=5000, help="of the MLflow UI on 127.0.0.1 (default: 5000)")
+    parser.add_argument("--port", type=port, default=5000, help="of MLflow on 127.0.0.1 (default: 5000)")
+    parser.add_argument("--search-port", type=port, help="of Optuna's dashboard on 127.0.0.1 (default: --port + 1)")
 
 
 def _ui(arguments: argparse.Namespace) -> None:
-    from genforge.tracking.runs import ui_command
+    from genforge.steps.ui import show
 
-    command, environment = ui_command(Path.cwd(), arguments.port)
-    say(f"MLflow UI: http://127.0.0.1:{arguments.port}  (Ctrl-C ends it)")
-    os.execve(command[0], command, environment)  # noqa: S606  a list of arguments: no shell sees it
+    show(Path.cwd(), arguments.port, arguments.search_port or arguments.port % 65535 + 1)
 
 
 COMMANDS = {
     "promote": Command("give an alias to a registered version, by hand", _promote_arguments, _promote),
     "rollback": Command("give an alias back to the version that held it before", _rollback_arguments, _rollback),
     "history": Command("show who moved which alias when, and why", _history_arguments, _history),
-    "ui": Command("open the MLflow UI on this machine", _ui_arguments, _ui),
+    "lineage": Command(
+        "tell where an alias's model comes from: run, recipe, commit, data", _lineage_arguments, _lineage
+    ),
+    "ui": Command("open MLflow's and Optuna's pages on this machine", _ui_arguments, _ui),
 }

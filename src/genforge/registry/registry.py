@@ -58,10 +58,12 @@ Scores = Mapping[str, Mapping[str, float]]  # metric to {"mean", "std"}
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version. `scores` holds its metrics by the name of the protocol that they were judged by."""
+    """A registered version. `scores` holds its metrics by the name of the protocol that they were judged by. run: id of
+    the run in MLflow that trained it, empty where none is known."""
 
     number: int
     tags: dict[str, str]
+    run: str = ""
 
     @property
     def recipe(self) -> str:
@@ -143,7 +145,7 @@ class Registry:
             found = self.client.get_model_version(self.name, str(number))
         except MlflowException as error:
             raise UserError(f"model {self.name!r} has no version {number}: {error.message}") from None
-        return Version(int(found.version), dict(found.tags))
+        return Version(int(found.version), dict(found.tags), found.run_id or "")
 
     def record_scores(self, number: int, scores: Scores, protocol: str) -> Version:
         """Keep what a version scored when it was judged again, by another protocol."""
@@ -284,7 +286,7 @@ class Registry:
         made = self.client.create_model_version(
             self.name, source, run, tags, description=tags.get("genforge.summary"), model_id=model.model_id
         )
-        return Version(int(made.version), tags)
+        return Version(int(made.version), tags, run or "")
 
     def _training_run(self, experiment: str, digest: str) -> str | None:
         """The run that said it made these weights, by its tag `genforge.weights`."""

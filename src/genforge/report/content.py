@@ -49,7 +49,8 @@ class Report:
     """Everything on the page.
 
     board: the leaderboard, as `evaluation.leaderboard.build` gives it. data: the data's card.json. real: its sample
-    grid. commands: what to try next, each with its meaning. versions: of packages, by name.
+    grid. commands: what to try next, each with its meaning. versions: of packages, by name. chains: where the chain of
+    each alias will lie, relative to the page, once the step `register` has drawn it.
     """
 
     board: Mapping[str, Any]
@@ -59,3 +60,4 @@ class Report:
     searches: Sequence[Search]
     commands: Sequence[tuple[str, str]]
     versions: Mapping[str, str]
+    chains: Mapping[str, str] = field(default_factory=dict)

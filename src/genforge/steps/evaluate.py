@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ def run(project: Project, name: str | None = None) -> None:
     """
     if name is None:
         raise UserError(f"step evaluate: name a recipe, or `{FLOOR}`, such as `genforge step evaluate gan`")
+    from PIL import Image
+
     from genforge.data.loading import Prepared
     from genforge.evaluation.fidelity import Judge, check_images
     from genforge.steps.latent import in_numbers, knowledge_of
@@ -56,7 +58,8 @@ def run(project: Project, name: str | None = None) -> None:
     family, origin = ("real", "held-out test split") if name == FLOOR else _recipe(project, name)
     model = _model(project, name)
     latent = _latent(project, model) if model and of_latent else None
-    with tracking.run(project.root, kind="evaluate", name=name, tags={"protocol": protocol.name}) as record:
+    tags = {"protocol": protocol.name, "family": family, "origin": origin}
+    with tracking.run(project.root, "evaluate", name, _parameters(project, name, model), tags) as record:
         values: list[dict[str, float]] = []
         seen: list[Features] = []
         for number, (seed, images) in enumerate(_images(project, name)):
@@ -76,6 +79,14 @@ def run(project: Project, name: str | None = None) -> None:
         errors = error_bars(judge.reference, seen[:1] if name == FLOOR else seen, of_images)
         metrics = {key: {**found, **around(found, errors.get(key))} for key, found in metrics.items()}
         record.metrics(len(values), {f"{key}_mean": found["mean"] for key, found in metrics.items()})
+        record.note(_note(name, metrics, protocol.name))
+        if (grid := project.samples(name) / "grid.png").is_file():
+            with Image.open(grid) as picture:
+                record.image(
+                    "samples",
+                    len(values),
+                    np.atleast_3d(np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))),
+                )
         likelihood = likelihood_of(project, name, model) if model else None
         if likelihood:
             record.metrics(len(values), {"nats": likelihood.nats, "bits_per_dimension": likelihood.bits})
@@ -217,6 +228,31 @@ def in_short(result: dict[str, Any]) -> dict[str, Any]:
 def _recipe(project: Project, name: str) -> tuple[str, str]:
     recipe = project.recipe(name)
     return recipe.family, recipe.origin
+
+
+def _parameters(project: Project, name: str, model: Model | None) -> dict[str, Any]:
+    """What was judged, beside its scores in MLflow: so runs of `evaluate` can be compared by their settings. MLflow's
+    comparison begins with the first three by the alphabet, which are therefore told of every family."""
+    if model is None:
+        return {"images": "held-out real ones"}
+    recipe = project.recipe(name)
+    settings = recipe.model_dump(mode="json", include={"networks", "objective", "sampler", "training"})
+    trained: dict[str, Any] = {
+        key: model.card[key] for key in ("images_seen", "parameters", "steps") if key in model.card
+    }
+    return {"family": recipe.family, "from": recipe.origin, **trained, **settings}
+
+
+def _note(name: str, metrics: Mapping[str, Any], protocol: str) -> str:
+    """Markdown: every metric with its error."""
+    lines = [
+        f"{name} under protocol `{protocol}`: mean ± half of the 95% interval",
+        "",
+        "| metric | |",
+        "| --- | --- |",
+    ]
+    return "\n".join([*lines, *(f"| {metric(key).title} {metric(key).arrow} | {with_error({'metrics': metrics}, key)} |"
+                                for key in metrics)])  # fmt: skip
 
 
 def _images(project: Project, name: str) -> Iterator[tuple[int, np.ndarray]]:

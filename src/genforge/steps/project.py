@@ -99,6 +99,11 @@ class Project:
         return self.results / "verdicts"
 
     @property
+    def lineage(self) -> Path:
+        """From each alias to the raw images, as drawn chains, as it was when `register` ended."""
+        return self.results / "lineage"
+
+    @property
     def leaderboard(self) -> Path:
         return self.results / "leaderboard.json"
 

@@ -24,6 +24,7 @@ from genforge.progress import say
 from genforge.registry import registry
 from genforge.registry.registry import STAGING, Registry, Version
 from genforge.settings import UserError
+from genforge.steps import lineage
 from genforge.steps.aliases import announced, needs_approval
 from genforge.steps.gates import Comparisons, in_short
 from genforge.steps.project import Project
@@ -32,7 +33,7 @@ from genforge.tracking import runs as tracking
 
 def run(project: Project, name: str | None = None) -> None:
     """Write results/registered.json: versions, aliases, and why `staging` moved or stayed; and results/verdicts, what
-    every gate said of each alias's candidate.
+    every gate said of each alias's candidate; and results/lineage, from each alias to the images.
 
     Raises:
         UserError: the leaderboard is missing, MLflow does not answer, or somebody moved an alias meanwhile.
@@ -75,6 +76,8 @@ def run(project: Project, name: str | None = None) -> None:
             },
         }
         record.tags({"staging": result["staging"]["holder"]})
+        lineage.write(project, aliases.registry, project.lineage)
+        record.artifact(project.lineage, "lineage")
     write_json(project.registered, result)
     _upload(project)
 
@@ -208,6 +211,7 @@ class _Aliases:
             "seed": card.get("seed", ""),
             "dvc_lock": digest_file(lock) if lock.is_file() else "",
             "summary": f"{row['name']}, of family {row['family']}, from the recipe {row['origin']}: {score}",
+            **lineage.tags(self.project, row["name"]),
             **tracking.git_tags(self.project.root),
         }
         return {key: str(value) for key, value in tags.items() if value != ""}
@@ -240,6 +244,7 @@ def _tell_the_pipeline(project: Project, board: Mapping[str, Any], record: track
         write_json(table, {"columns": columns, "data": rows})  # the form of MLflow's log_table, which its UI shows
         record.artifact(table)
     record.tags({"mlflow.loggedArtifacts": json.dumps([{"path": table.name, "type": "table"}])})
+    record.note(project.leaderboard.with_suffix(".md").read_text())
     for path in (project.leaderboard, project.leaderboard.with_suffix(".md"), project.report):
         if path.exists():
             record.artifact(path)

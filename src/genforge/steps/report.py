@@ -6,10 +6,12 @@ import csv
 import importlib.metadata
 import math
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from genforge.files import read_json, replacing_folder
+from genforge.report.lineage import picture_name
 from genforge.settings import UserError
 from genforge.steps.project import Project
 
@@ -57,8 +59,17 @@ def gather(project: Project) -> Any:
         models=[_model(project, name) for name in names],
         searches=[search for name in names if (search := _search(project.search(name), name)) is not None],
         commands=[(command.format(model=data["name"]), meaning) for command, meaning in NEXT],
+        chains={
+            f"{data['name']}@{alias}": f"../{project.lineage.name}/{picture_name(alias)}" for alias in _aliases(board)
+        },
         versions={"Python": platform.python_version(), **_versions()},
     )
+
+
+def _aliases(board: Mapping[str, Any]) -> list[str]:
+    """Those that the step `register` will offer the leaderboard's models to."""
+    families = dict.fromkeys(row["family"].lower() for row in board["rows"] if row["role"] == "model")
+    return ["staging", *(f"best-{family}" for family in families)] if families else []
 
 
 def _model(project: Project, name: str) -> Any:

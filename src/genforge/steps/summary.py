@@ -10,7 +10,7 @@ from genforge.files import read_json
 from genforge.steps.project import Project
 
 NEXT = (
-    ("genforge ui", "compare runs in MLflow"),
+    ("genforge ui", "compare runs in MLflow, and trials in Optuna's dashboard"),
     ("genforge sample --model {model}@staging -n 64 --out grid.png", "draw from the staged model"),
     ("genforge judge PATH", "score any folder of images by the same judge"),
     ("genforge recipes", "the library of ready recipes for params.yaml"),

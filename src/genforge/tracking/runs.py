@@ -15,6 +15,7 @@ the uploader from being started; `upload_all` sends everything at any time later
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -36,7 +38,9 @@ from genforge.progress import say
 from genforge.settings import UserError
 from genforge.tracking.run_log import PIPELINE, RunLog, Status, flat, new_id, runs_folder
 from genforge.tracking.run_log import reap as reap  # part of what this room offers
+from genforge.tracking.system_metrics import watched
 
+NOTE = "mlflow.note.content"  # the tag that MLflow shows as a run's description
 PIPELINE_RUN = "GENFORGE_PIPELINE_RUN"  # environment: id of the pipeline run that this process works for
 UPLOADER = "GENFORGE_UPLOADER"  # environment: `off` starts none
 SECONDS_BETWEEN_LOOKS = 30.0  # at whether an uploader is there
@@ -78,6 +82,10 @@ class Run:
     def tags(self, values: Mapping[str, Any]) -> None:
         """Tags, under `genforge.` unless their names have a dot."""
         self._log.tags(_tag_names(values))
+
+    def note(self, text: str) -> None:
+        """What stands at the top of the run's page in MLflow: Markdown, tables included. A later one replaces it."""
+        self.tags({NOTE: text})
 
     def finish(self, outcome: str = "", status: Status = "FINISHED", reason: str = "") -> None:
         """End the run now, rather than when its block ends.
@@ -139,7 +147,8 @@ def run(
     current = Run(root, RunLog.create(runs_folder(root), new_id(kind, name), start))
     current._keep_uploading()
     try:
-        yield current
+        with watched(current.metrics):
+            yield current
     except BaseException as error:
         status, reason = _ending(error)
         try:
@@ -248,22 +257,48 @@ def _has_unsent(root: Path) -> bool:
     return bool(Replay(root).pending())
 
 
-def ui_command(root: Path, port: int = 5000) -> tuple[list[str], dict[str, str]]:
-    """The command that shows the project's runs in MLflow's UI on this machine, and its environment.
+def server_with_a_ui(root: Path) -> str | None:
+    """The tracking server that the project sends its runs to, which has pages of its own; None for a database."""
+    from genforge.tracking.mlflow_store import is_server, store_name, store_uri
 
-    Raises:
-        UserError: the store is a server, which has a UI of its own.
-    """
-    from genforge.tracking.mlflow_store import connect, is_server, store_name, store_uri
+    return store_name(root) if is_server(store_uri(root)) else None
 
-    if is_server(store_uri(root)):
-        raise UserError(
-            f"MLFLOW_TRACKING_URI names a server, which has its own UI: open {store_name(root)} in a browser"
-        )
+
+def ui_command(root: Path, port: int) -> tuple[list[str], dict[str, str]]:
+    """What shows the runs of a project that has a database in MLflow's pages, on this machine: a module with its
+    arguments, and what it wants in its environment."""
+    from genforge.tracking.mlflow_store import artifacts_folder, connect, store_uri
+
     connect(root)  # makes a new database now, rather than under several of the server's processes
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", store_uri(root), "--default-artifact-root", str(root.resolve() / "mlruns")]
-    return command, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    words = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", store_uri(root), "--default-artifact-root", str(artifacts_folder(root))]
+    # Job execution would start eight more processes.
+    return words, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def places_to_look(root: Path) -> dict[str, str]:
+    """Where in MLflow's pages to look first, by what is seen there: the project's runs, and how the newest evaluations
+    of all recipes compare, settings beside scores. Without the last word they open as a place for chats."""
+    from genforge.tracking.mlflow_store import connect
+
+    client = connect(root)
+    found = client.get_experiment_by_name(config.load(root / "params.yaml").data.name)
+    if found is None:
+        return {"no runs yet": "/#/experiments?workflowType=machine_learning"}
+    places = {"runs": f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"}
+    judged = client.search_runs(
+        [found.experiment_id], "tags.`genforge.kind` = 'evaluate'", order_by=["attributes.start_time DESC"]
+    )
+    newest: dict[str, str] = {}
+    for run in judged:
+        newest.setdefault(run.data.tags.get("genforge.name", ""), run.info.run_id)
+    newest.pop("floor", None)  # real images have no settings
+    if len(newest) > 1:
+        runs, experiments = quote(json.dumps(sorted(newest.values()))), quote(json.dumps([found.experiment_id]))
+        places["how models compare"] = (
+            f"/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
+        )
+    return places
 
 
 def git_tags(root: Path) -> dict[str, str]:
