@@ -21,6 +21,7 @@ from genforge.commands.arguments import positive  # noqa: E402
 from genforge.locks import Busy, Lock, alone, busy  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
+from genforge.settings import UserError  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
 from genforge.steps.summary import summarise  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
@@ -75,6 +76,7 @@ def _work(jobs: int | None) -> None:
     if not graph.stale:
         summarise(project, "Everything is up to date: nothing to do.")
         return
+    _check_folder(project)
     from genforge.steps.resolve import check  # with torch, and settings that DVC takes for done have been checked
 
     check(project.config)
@@ -84,6 +86,16 @@ def _work(jobs: int | None) -> None:
         with tags(project_tag(root)):
             retrain(str(root.absolute()), jobs)
     summarise(project, f"Done in {time.monotonic() - began:.0f} s.")
+
+
+def _check_folder(project: Project) -> None:
+    """DVC would only say that there is no such file. Raises UserError."""
+    folder = project.source_folder
+    if project.config.data.source != "image_folder" or folder.exists():
+        return
+    known = folder.with_name(f"{folder.name}.dvc").is_file()
+    remedy = "`dvc pull` brings it" if known else "put images there, or set data.folder to where they are"
+    raise UserError(f"data.folder: there is no {folder}; {remedy}")
 
 
 def main(argv: list[str] | None = None) -> int:

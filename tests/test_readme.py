@@ -71,13 +71,21 @@ def test_every_command_exists_with_these_arguments(command: str) -> None:
             assert words[0] in (".", "$EDITOR")
 
 
+def headings(document: Path) -> list[str]:
+    """Of a page, as links name them: lower case, with dashes for spaces, without points."""
+    titles = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_and_picture_leads_somewhere(document: Path) -> None:
     text = document.read_text()
     links = re.findall(r"\]\(([^)]+)\)", text) + re.findall(r'src="([^"]+)"', text)
     for link in links:
         if not link.startswith(("http://", "https://", "#")):
-            assert (document.parent / link).exists(), link
+            path, _, heading = link.partition("#")
+            assert (document.parent / path).exists(), link
+            assert not heading or heading in headings(document.parent / path), link
 
 
 def test_every_dependency_is_explained() -> None:

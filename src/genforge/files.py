@@ -170,7 +170,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(_text(path, LARGEST_JSON))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; has the step that makes it been run? (`dvc repro`)") from None
+        raise UserError(
+            f"{path} does not exist; has the step that makes it been run? (`genforge run`, or `dvc repro`)"
+        ) from None
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, a number of 5,000 digits
         raise UserError(f"{path} is not valid JSON: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,11 +11,14 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import unquote
 
 import psutil
 import pytest
 
 from genforge.search.dashboard import is_installed
+from genforge.tracking import mlflow_store
+from genforge.tracking import runs as tracking
 
 
 @pytest.mark.slow
@@ -75,3 +79,21 @@ def page(address: str, server: subprocess.Popen[bytes], seconds: float = 400) ->
         except OSError:
             time.sleep(0.3)
     raise TimeoutError(address)
+
+
+def test_the_newest_evaluation_of_every_recipe_is_compared(tracked: Path) -> None:
+    assert tracking.places_to_look(tracked) == {"no runs yet": "/#/experiments?workflowType=machine_learning"}
+    for name in ("floor", "gan", "vae", "gan"):
+        with tracking.run(tracked, "evaluate", name):
+            pass
+    with tracking.run(tracked, "train", "gan"):
+        pass
+    assert tracking.upload_all(tracked).left == {}
+    client = mlflow_store.connect(tracked)
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    runs = client.search_runs([experiment], "tags.`genforge.kind` = 'evaluate'", order_by=["start_time DESC"])
+    newest = {run.data.tags["genforge.name"]: run.info.run_id for run in reversed(runs)}
+    places = {what: unquote(place) for what, place in tracking.places_to_look(tracked).items()}
+    assert places["runs"] == f"/#/experiments/{experiment}/runs?workflowType=machine_learning"
+    compared = re.findall("[0-9a-f]{32}", places["how models compare"])
+    assert sorted(compared) == sorted([newest["gan"], newest["vae"]])

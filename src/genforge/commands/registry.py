@@ -52,7 +52,12 @@ def _history(arguments: argparse.Namespace) -> None:
     from genforge.steps.project import Project
 
     moves = history(Project.load(), arguments.model, arguments.alias)
-    print(json.dumps(moves, indent=2)) if arguments.json else print_table(moves_table(moves))
+    if arguments.json:
+        print(json.dumps(moves, indent=2))
+    elif moves:
+        print_table(moves_table(moves))
+    else:
+        print("no alias has ever moved; `genforge run` moves the first ones")
 
 
 def _lineage_arguments(parser: argparse.ArgumentParser) -> None:

@@ -122,6 +122,8 @@ def _source(project: Project, model: str) -> Any:
     from genforge.steps.draw import source_of
 
     if model in project.config.recipes:
+        if not project.model(model).is_dir():
+            raise UserError(f"{model} is not trained yet; run `genforge run`, or `genforge step train {model}`")
         return source_of(str(project.model(model).relative_to(project.root)), project.root)
     return source_of(model, project.root)
 

@@ -86,7 +86,11 @@ def run(project: Project, name: str | None = None) -> None:
         record.note(_note(name, metrics, protocol.name))
         if (grid := project.samples(name) / "grid.png").is_file():
             with Image.open(grid) as picture:
-                record.image("samples", len(values), np.atleast_3d(np.asarray(picture)))
+                record.image(
+                    "samples",
+                    len(values),
+                    np.atleast_3d(np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))),
+                )
         likelihood = likelihood_of(project, name, model) if model else None
         if likelihood:
             record.metrics(len(values), {"nats": likelihood.nats, "bits_per_dimension": likelihood.bits})
