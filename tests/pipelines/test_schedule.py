@@ -104,7 +104,7 @@ def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
             looked = wait_for(lambda: list(heard))[0]
             assert looked["event"] == "nothing new" and "nothing new: every stage is up to date" in looked["text"]
 
-            # A block that somebody gave to the server hears of the next look, too; until then its absence failed nothing.
+            # A block that somebody gives the server hears of the next look, too; until then its absence failed nothing.
             with temporary_settings({PREFECT_API_URL: address}):
                 said = {"by": "block", "event": "{{subject}}", "text": "{{body}}"}
                 CustomWebhookNotificationBlock(name="team", url=hook, json_data=said).save("team")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from genforge.files import read_json
+from genforge.files import read_array, read_json
 from genforge.steps import evaluate, extractor, ingest, prepare, preset, resolve, sample, train
 from genforge.steps.project import Project
 
@@ -64,6 +64,9 @@ def test_every_recipe_of_a_preset_runs(name: str, tmp_path: Path, monkeypatch: p
             continue
         project.search(recipe).mkdir(parents=True)
         (project.search(recipe) / "best.json").write_text('{"settings": {}}')
-        for step in (train, sample, evaluate):
+        for step in (train, sample):
             step.run(project, recipe)
-        assert np.isfinite(read_json(project.evaluation(recipe))["metrics"]["fid"]["mean"])
+        assert read_array(project.samples(recipe) / "seed-0.npy").shape == (50, side, side, channels)
+        if name == BASELINES_IN:  # the judge asks nothing of a recipe but its images
+            evaluate.run(project, recipe)
+            assert np.isfinite(read_json(project.evaluation(recipe))["metrics"]["fid"]["mean"])
