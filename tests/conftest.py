@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 os.environ.update(
@@ -16,11 +18,26 @@ os.environ.update(
     GENFORGE_UPLOADER="off",  # tests of the uploader start it themselves
 )
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else hundreds of processes compile the same files
+
 import pytest
 import torch
 from filelock import FileLock
 
 from tests.postgresql import postgresql as postgresql  # a fixture for all
+
+sys.dont_write_bytecode = False  # else each run of pytest compiles every test
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What collecting makes lives to the end: looking for garbage in it takes seconds, and finds none."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)

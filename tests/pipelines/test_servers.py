@@ -32,7 +32,14 @@ PATIENCE = 600.0  # seconds for anything; a machine that is five times slower ha
 SETTINGS = {
     # So short a training gives images that are much alike; here that shall be no collapse.
     "evaluation": {"images": 50, "metrics": ["fid", "kid"], "collapse_duplicates": 1.0, "collapse_spread": 0.0},
-    "recipes": {"ddpm": {"from": "ddpm", "training": {"steps": 120, "batch_size": 16}, "sampler": {"steps": 5}}},
+    "recipes": {
+        "ddpm": {
+            "from": "ddpm",
+            "training": {"steps": 120, "batch_size": 16},
+            "sampler": {"steps": 5},
+            "density": {"steps": 2},
+        }
+    },
 }
 
 

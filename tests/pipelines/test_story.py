@@ -31,8 +31,18 @@ evaluation: {images: 50}
 search: {trials: 2, workers: 1, reports: 2, images: 50}
 gates: {finite: {}, better: {}, coverage: {}}
 recipes:
-  gan: {from: hinge-sngan, training: {steps: 20}}
-  diffusion: {from: ddpm, training: {steps: 20}, sampler: {steps: 5}, search: {space: {}}}
+  gan: {from: hinge-sngan, training: {steps: 20}, networks: {generator: {width: 8}, critic: {width: 8}}}
+  diffusion:
+    from: ddpm
+    networks: {denoiser: {backbone: {width: 8, multipliers: [1, 2]}}}
+    training: {steps: 20}
+    sampler: {steps: 5}
+    density: {steps: 2}
+    search:
+      space:
+        training.optimizer.learning_rate: null
+        networks.denoiser.prediction: null
+        networks.denoiser.backbone.dropout: null
   gaussian: {from: gaussian}
 """
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -27,29 +27,37 @@ class NoGenforge:
 
 sys.meta_path.insert(0, NoGenforge())
 import mlflow
-model = mlflow.pyfunc.load_model(sys.argv[1])
-images = model.predict({"n": [5]}, params={"seed": 3})
-print(json.dumps([images.tolist(), sorted(name for name in sys.modules if "genforge" in name)]))
+loaded = [mlflow.pyfunc.load_model(package) for package in sys.argv[1:]]
+images = [model.predict({"n": [5]}, params={"seed": 3}).tolist() for model in loaded]
+print(json.dumps([images, sorted(name for name in sys.modules if "genforge" in name)]))
 """
+FAMILIES = ("gan", "diffusion")
 
 
-@pytest.fixture(scope="module", params=["gan", "diffusion"])
-def packaged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A trained folder and its package."""
-    root = tmp_path_factory.mktemp(request.param)
-    folder = trained_folder(root / "trained", request.param)
-    packaging.package(folder, root / "package")
-    return folder, root / "package"
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """For each family a trained folder and its package."""
+    made = {}
+    for family in FAMILIES:
+        root = tmp_path_factory.mktemp(family)
+        made[family] = trained_folder(root / "trained", family), root / "package"
+        packaging.package(*made[family])
+    return made
 
 
-def test_it_draws_in_a_process_that_has_no_genforge(packaged: tuple[Path, Path], tmp_path: Path) -> None:
-    folder, package = packaged
+@pytest.fixture(params=FAMILIES)
+def packaged(request: pytest.FixtureRequest, packages: dict[str, tuple[Path, Path]]) -> tuple[Path, Path]:
+    return packages[request.param]
+
+
+def test_they_draw_in_a_process_that_has_no_genforge(packages: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    command = [sys.executable, "-I", "-c", ALONE, str(package)]
+    command = [sys.executable, "-I", "-c", ALONE, *(str(package) for _, package in packages.values())]
     answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (answer.returncode, answer.stderr) == (0, "")
     images, modules = json.loads(answer.stdout.splitlines()[-1])
-    assert np.array_equal(images, models.load(folder, target).draw(seed=3, count=5))
+    for drawn, (folder, _) in zip(images, packages.values(), strict=True):
+        assert np.array_equal(drawn, models.load(folder, target).draw(seed=3, count=5))
     assert not [name for name in modules if "objectives" in name or "training" in name or "catalog" in name]
 
 

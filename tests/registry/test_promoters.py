@@ -15,7 +15,7 @@ from tests.disasters import in_child
 from tests.registry.promoters import forget_connections, promote_together
 from tests.trained_models import trained_folder
 
-PROMOTERS = int(os.environ.get("GENFORGE_TEST_PROMOTERS", "12"))  # each waits for all the others: 50 take a machine
+PROMOTERS = int(os.environ.get("GENFORGE_TEST_PROMOTERS", "8"))  # each waits for all the others: 50 take a machine
 
 
 def promote_at_once(root: Path, promoters: list[str], machines: bool = False) -> dict[int, int]:

@@ -71,7 +71,7 @@ def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.002)
+        time.sleep(0.02)
 
 
 def has_ended(process: psutil.Process) -> bool:
