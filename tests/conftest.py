@@ -40,6 +40,32 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+# The longest files first, so that no worker begins a story of minutes when the others are through.
+LONGEST = (
+    "test_story", "test_servers", "test_retrain_apart", "test_campaign", "test_schedule", "test_retrain",
+    "test_far_repository", "test_presets_run", "test_mlflow_servers", "test_train_together", "test_inception",
+    "test_search",
+)  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deal the slow tests of LONGEST, a file a hand, to the beginnings of the parts that xdist gives to its workers."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    files = {name: [item for item in items if item.path.stem == name and "slow" in item.keywords] for name in LONGEST}
+    hands = [[item for name in LONGEST[first::workers] for item in files[name]] for first in range(workers)]
+    dealt = {item for hand in hands for item in hand}
+    rest = [item for item in items if item not in dealt]
+    parts: list[pytest.Item] = []
+    count = len(items)
+    for left, hand in zip(range(workers, 0, -1), hands, strict=True):
+        size = count // left  # as xdist's scheduler `worksteal` cuts what there is
+        parts += hand + rest[: max(0, size - len(hand))]
+        rest = rest[max(0, size - len(hand)) :]
+        count -= size
+    items[:] = parts + rest
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

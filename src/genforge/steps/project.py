@@ -146,12 +146,18 @@ class Project:
         return self.state / "locks" / f"{quote(name, safe='@')}.lock"
 
     def use_threads(self) -> None:
-        """Take as many CPU threads as `GENFORGE_THREADS` says (a flow that runs steps side by side sets it)."""
+        """Take as many CPU threads as `GENFORGE_THREADS` says (a flow that runs steps side by side sets it).
+
+        NumPy has been imported by now, and its BLAS with a thread a core: left so, two steps on two cores spend four
+        times as long in small matrices, waiting for one another.
+        """
         threads = os.environ.get("GENFORGE_THREADS")
         if threads:
             import torch
+            from threadpoolctl import threadpool_limits
 
             torch.set_num_threads(max(1, int(threads)))
+            threadpool_limits(max(1, int(threads)), user_api="blas")
 
     def recipe(self, name: str) -> Recipe:
         """The resolved recipe, as the step `resolve` wrote it."""
