@@ -14,9 +14,9 @@ from genforge.files import read_array, read_json
 from genforge.steps import evaluate, extractor, ingest, prepare, preset, resolve, sample, train
 from genforge.steps.project import Project
 
-# name: (side, channels) of its images, where params.yaml leaves them to the source. digits run in every pipeline test,
-# fashion-mnist has the very recipes and sizes of mnist, as the first test says, and cifar10 and my-images train, at half
-# the size, what celeba trains (tests/recipes goes through every recipe of theirs).
+# name: (side, channels) of its images, where params.yaml leaves them to the source. digits run in every pipeline test;
+# fashion-mnist has the very recipes and sizes of mnist, as the first test says; cifar10 and my-images train smaller
+# sizes of what celeba trains (and tests/recipes goes through every recipe).
 SHAPES = {"tins": (32, 3), "mnist": (28, 1), "celeba": (64, 3)}
 # What has no settings of its own in any preset runs once.
 BASELINES, BASELINES_IN = ("box", "gaussian", "mixture", "kernel-density"), "mnist"
