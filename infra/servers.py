@@ -26,16 +26,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from genforge.cli import set_environment
 from genforge.commands.arguments import EXIT_FAILED, EXIT_USER
 from genforge.files import read_json, replacing
 from genforge.locks import alone
-from genforge.ownership import end_with_owner, environment
+from genforge.ownership import end_with_owner, environment, interrupt_on_signals
 from genforge.progress import say
 from genforge.settings import UserError
 from infra import postgresql
@@ -311,23 +310,6 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").strip().splitlines()[-15:])
 
 
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """The first SIGTERM, SIGINT or SIGHUP ends the block; those after it do not break off the ending."""
-    stopping = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        if not stopping:
-            stopping = True
-            raise KeyboardInterrupt
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` is heard
-            signal.signal(number, stop)
-    yield
-
-
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0: ended by a signal, as it should be. 2: a mistake that the user can mend, or a server that does
     not live."""
@@ -341,15 +323,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with alone(root / STATE / "lock", "run the servers of this project"):
             servers = Servers(root)
-            with _stopped_by_signals():
-                try:
-                    servers.start()
-                    _tell(servers)
-                    servers.look_after()
-                except KeyboardInterrupt:
-                    say("ending the servers")
-                finally:
-                    servers.end()
+            interrupt_on_signals()
+            try:
+                servers.start()
+                _tell(servers)
+                servers.look_after()
+            except KeyboardInterrupt:
+                say("ending the servers")
+            finally:
+                servers.end()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER

@@ -69,9 +69,7 @@ def set_environment() -> None:
     Threads of PyTorch's pool otherwise spin while they wait; with more threads than free cores, a step that takes a
     millisecond then takes a second.
     """
-    threads = os.environ.get(
-        "GENFORGE_THREADS", ""
-    )  # of what is imported from now on; NumPy is here: Project.use_threads
+    threads = os.environ.get("GENFORGE_THREADS", "")  # of what is imported later; NumPy is here: Project.use_threads
     for key, value in {
         **({"OPENBLAS_NUM_THREADS": threads} if threads else {}),
         "OMP_WAIT_POLICY": "PASSIVE",

@@ -101,6 +101,24 @@ def stop_on_signals() -> None:
         signal.signal(signal.SIGHUP, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
 
 
+def interrupt_on_signals() -> None:
+    """The first SIGTERM, SIGINT or SIGHUP is a KeyboardInterrupt; those after it do not break off the ending.
+
+    Signals come in twos and threes: a closed terminal and its shell each send one. `nohup` is heard.
+    """
+    stopping = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 

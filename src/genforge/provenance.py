@@ -48,7 +48,7 @@ class Provenance:
     @property
     def word(self) -> int:
         """What the watermark says: the first 16 bits of the digest."""
-        return int(self.weights[: watermark.BITS // 4], 16)
+        return _word(self.weights)
 
     def of(self, index: int) -> Provenance:
         """The same for another image of this seed."""
@@ -70,10 +70,15 @@ class Provenance:
         numbers = {"version", "seed", "index", "images", "columns"} & values.keys()
         numbers |= {"label"} if values.get("label", "").isdecimal() else set()
         try:
-            int(values["weights"][:4], 16)
+            _word(values["weights"])
             return cls(**{"version": None, **values, **{key: int(values[key]) for key in numbers}})
         except (KeyError, TypeError, ValueError):
             return None
+
+
+def _word(weights: str) -> int:
+    """The first bits of a digest, as many as the watermark holds. Raises ValueError when it is no digest."""
+    return int(weights[: watermark.BITS // 4], 16)
 
 
 def mark(images: np.ndarray, provenance: Provenance) -> np.ndarray:

@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from genforge.processes import words_of
+
 # A trainer with a worker that hears nothing but SIGKILL; it notes its end as a checkpoint would be noted.
 TRAINER = """
 import os, signal, subprocess, sys, time
@@ -71,7 +73,7 @@ def trainers(folder: Path) -> list[psutil.Process]:
 
 def assert_all_end(family: list[psutil.Process]) -> None:
     _, alive = psutil.wait_procs(family, timeout=SECONDS)
-    assert not alive, [process.cmdline() for process in alive]
+    assert not alive, [words_of(process.pid) for process in alive]
 
 
 def start(folder: Path, *command: str) -> subprocess.Popen[bytes]:

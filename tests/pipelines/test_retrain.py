@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pty
@@ -21,6 +20,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from genforge.processes import words_of
 from pipelines.killed_runs import watch_heartbeats
 from pipelines.server import api
 from pipelines.stages import Processes
@@ -59,16 +59,15 @@ def family_of(flow: int, folder: Path) -> list[psutil.Process]:
     wait_for(lambda: (folder / "pid").exists() and (folder / "pid").read_text().strip())
     stage = psutil.Process(int((folder / "pid").read_text()))
     family = psutil.Process(flow).children(recursive=True)
-    assert stage in family and any("prefect" in process.cmdline() for process in family)
+    assert stage in family and any("prefect" in words_of(process.pid) for process in family)
     return family
 
 
 def server_of(flow: int) -> psutil.Process | None:
     """The flow's temporary server, where it has one now."""
     for process in psutil.Process(flow).children():
-        with contextlib.suppress(psutil.Error):
-            if "server" in process.cmdline():
-                return process
+        if "server" in words_of(process.pid):
+            return process
     return None
 
 
@@ -108,7 +107,7 @@ def test_a_second_flow_is_turned_away_a_killed_one_leaves_nothing_and_the_next_r
     flow.kill()
     flow.communicate()
     _, alive = psutil.wait_procs(family, timeout=60)
-    assert not alive, [process.cmdline() for process in alive]
+    assert not alive, [words_of(process.pid) for process in alive]
 
     (folder / "short").touch()
     flow = start(folder)
@@ -147,7 +146,7 @@ def test_closing_the_terminal_ends_make_and_all_that_it_runs(blank: Path, histor
         os.kill(shell, signal.SIGKILL)
         os.waitpid(shell, 0)
     _, alive = psutil.wait_procs(family, timeout=60)
-    assert not alive, [process.cmdline() for process in alive]
+    assert not alive, [words_of(process.pid) for process in alive]
 
 
 @pytest.mark.slow

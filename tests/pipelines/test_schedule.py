@@ -21,6 +21,7 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from genforge.config import ScheduleSettings
+from genforge.processes import words_of
 from genforge.registry.registry import Registry
 from genforge.settings import UserError
 from pipelines.notification import BLOCK
@@ -143,7 +144,7 @@ def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
             said = schedule.communicate(timeout=SECONDS)
         # A run that has just been started first imports what it needs, and then sees that nobody wants it any more.
         _, alive = psutil.wait_procs(family, timeout=SECONDS)
-    assert not alive, [process.cmdline() for process in alive]
+    assert not alive, [words_of(process.pid) for process in alive]
     assert "Traceback" not in str(said), said
     assert small.state_of(project) == before
 

@@ -23,6 +23,7 @@ import psutil
 import pytest
 
 from genforge import ownership
+from genforge.processes import words_of
 from genforge.settings import UserError
 from infra import postgresql
 from tests.pipelines import small_project
@@ -172,7 +173,7 @@ def test_a_schedule_retrains_through_the_servers(servers: Set) -> None:
     assert [(move["before"], move["after"]) for move in moves] == [(None, 1), (1, 2), (2, 1)]
 
     # A member that is killed is told, started again, and answers as before.
-    commands = {member: member.cmdline() for member in servers.members()}
+    commands = {member: words_of(member.pid) for member in servers.members()}
     (server,) = [member for member, words in commands.items() if "genforge.ownership" in words and "mlflow" in words]
     server.kill()
     servers.wait_until(lambda: "mlflow was ended by SIGKILL; it is started again" in servers.said())
@@ -184,7 +185,7 @@ def test_a_schedule_retrains_through_the_servers(servers: Set) -> None:
     servers.process.send_signal(signal.SIGTERM)
     assert servers.process.wait(PATIENCE) == 0
     _, alive = psutil.wait_procs(family, timeout=30)
-    assert [process.cmdline() for process in alive] == []
+    assert [words_of(process.pid) for process in alive] == []
     assert (servers.state / "postgresql.log").read_text().rstrip().endswith("database system is shut down")
 
 

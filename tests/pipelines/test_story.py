@@ -46,8 +46,8 @@ recipes:
   gaussian: {from: gaussian}
 """
 Run = Callable[..., subprocess.CompletedProcess[str]]
-# What is smaller here than in the tutorial, and where the store lies.
-SMALLER = {"flowers.py 600": "flowers.py 270", "-n 64": "-n 9", "gan vae": "gan diffusion", "/mnt/store": "../store"}
+# What is smaller here than in the tutorial.
+SMALLER = {"flowers.py 600": "flowers.py 270", "-n 64": "-n 9", "gan vae": "gan diffusion"}
 AT_HAND = ("preset", "gates", "compare", "judge", "promote", "history")  # commands that need no process of their own
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ import psutil
 import pytest
 
 from genforge.files import digest_file
+from genforge.processes import Identity, words_of
 from genforge.steps import ingest, prepare, resolve
 from genforge.steps.project import Project
 from genforge.tracking.run_log import all_runs
@@ -54,17 +57,18 @@ def straight(project: Project, elsewhere: Path) -> str:
     return weights(Project.load(elsewhere))
 
 
-def started(project: Project) -> tuple[subprocess.Popen[str], psutil.Process]:
+def started(project: Project) -> tuple[subprocess.Popen[str], Identity]:
     """The step, and the process beside it, once they have a checkpoint behind them."""
     step = subprocess.Popen(COMMAND, cwd=project.root, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: others(step) and list(project.state.glob("checkpoints/vae/*/step-*2?")))
     return step, others(step)[0]
 
 
-def others(step: subprocess.Popen[str]) -> list[psutil.Process]:
+def others(step: subprocess.Popen[str]) -> list[Identity]:
     assert step.poll() is None
-    children = psutil.Process(step.pid).children()
-    return [process for process in children if "genforge.steps.together" in process.cmdline()]
+    children = [child.pid for child in psutil.Process(step.pid).children()]
+    found = [Identity.of(pid) for pid in children if "genforge.steps.together" in words_of(pid)]
+    return [identity for identity in found if identity is not None]
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -74,10 +78,6 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def has_ended(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 def test_what_ends_one_ends_both_and_they_go_on_together(project: Project, tmp_path: Path) -> None:
     whole = straight(project, tmp_path / "elsewhere")
 
@@ -85,10 +85,10 @@ def test_what_ends_one_ends_both_and_they_go_on_together(project: Project, tmp_p
     step.terminate()
     step.communicate(timeout=240)
     assert step.returncode == TERMINATED
-    wait_for(lambda: has_ended(other))
+    wait_for(other.is_gone)
 
     step, other = started(project)  # it may not have met the other yet
-    other.kill()
+    os.kill(other.pid, signal.SIGKILL)
     _, told = step.communicate(timeout=240)
     assert step.returncode == MISTAKE
     assert "process 1 of 2 ended with status -9" in told

@@ -30,12 +30,13 @@ def tags(project: Project, recipe: str) -> dict[str, str]:
     was run without DVC or from elsewhere."""
     card, resolved = read_json(project.prepared / "card.json"), project.recipe_file(recipe)
     data = project.config.data
+    folder = data.folder if data.source == "image_folder" else ""
     return {
         "recipe_digest": digest_file(resolved) if resolved.is_file() else "",
         "splits": ", ".join(f"{split} {count:,}" for split, count in card["splits"].items()),
         "raw": _locked(project.root, "data/raw"),
-        "incoming": _locked(project.root, data.folder) if data.source == "image_folder" else "",
-        "source": f"{data.folder if data.source == 'images' else data.source}, {card['counts']['inputs']:,} images",
+        "incoming": _locked(project.root, folder) if folder else "",
+        "source": f"{folder or data.source}, {card['counts']['inputs']:,} images",
     }
 
 

@@ -58,7 +58,8 @@ def show(root: Path, port: int, search_port: int) -> None:
         return
     for page in pages:
         _check_free(page.port)
-    with _stopped_by_signals(), _running(pages) as processes:
+    ownership.interrupt_on_signals()
+    with contextlib.suppress(KeyboardInterrupt), _running(pages) as processes:
         say("starting; in some seconds there are pages to look at, and Ctrl-C ends them")
         silent = list(pages)
         while all(process.poll() is None for process in processes):
@@ -138,21 +139,3 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 def _send(number: signal.Signals, group: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP ends the block, and is no error; those after it break nothing off."""
-    stopping = False
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal stopping
-        if not stopping:
-            stopping = True
-            raise KeyboardInterrupt
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` is heard
-            signal.signal(number, stop)
-    with contextlib.suppress(KeyboardInterrupt):
-        yield
