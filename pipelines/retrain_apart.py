@@ -29,6 +29,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
 from genforge.commands.arguments import positive  # noqa: E402
+from genforge.environment import within  # noqa: E402
 from genforge.files import read_json  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
@@ -47,7 +48,7 @@ from pipelines.notification import notify  # noqa: E402
 from pipelines.search_worker import NEEDED, ask  # noqa: E402
 from pipelines.server import api  # noqa: E402
 from pipelines.stages import Graph, Processes  # noqa: E402
-from pipelines.workplace import LOCK, Workplace, new_branch, repository_of, within, workplace  # noqa: E402
+from pipelines.workplace import LOCK, Workplace, new_branch, repository_of, workplace  # noqa: E402
 
 REGISTER = "register"
 BEFORE_SEARCH = ("resolve", "ingest", "prepare", "extractor")

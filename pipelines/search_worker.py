@@ -25,6 +25,7 @@ from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.states import Completed  # noqa: E402
 
 from genforge.commands.arguments import positive  # noqa: E402
+from genforge.environment import within  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.search.storage import STORAGE_VARIABLE  # noqa: E402
@@ -33,7 +34,7 @@ from genforge.steps.project import Project  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.dvc_commands import dvc  # noqa: E402
 from pipelines.stages import Processes, run_program  # noqa: E402
-from pipelines.workplace import git, repository_of, within, workplace  # noqa: E402
+from pipelines.workplace import git, repository_of, workplace  # noqa: E402
 
 DEPLOYMENT = "search-worker/help"
 NEEDED = ("data/prepared", "results/extractor", "results/recipes")  # by a trial

@@ -284,20 +284,6 @@ def _environment(folder: Path, address: str, is_local: bool) -> dict[str, str]:
     return own
 
 
-@contextlib.contextmanager
-def within(environment: Mapping[str, str]) -> Iterator[None]:
-    """These variables in this process, for the length of the block."""
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-
 def warn_of_uncommitted(folder: Path) -> None:
     """Say what in a user's folder is no part of a scheduled run."""
     changed = git(folder, "status", "--porcelain", "--untracked-files=no").splitlines()

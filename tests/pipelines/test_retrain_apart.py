@@ -13,6 +13,7 @@ import optuna
 import pytest
 
 from genforge.config import load
+from genforge.environment import within
 from genforge.files import digest_bytes
 from genforge.registry.registry import Registry
 from genforge.settings import UserError
@@ -22,7 +23,7 @@ from pipelines.engine import Engine
 from pipelines.retrain_apart import Outcome, story
 from pipelines.search_worker import search_worker
 from pipelines.stages import Graph, Processes, run_stage
-from pipelines.workplace import current_branch, within, workplace
+from pipelines.workplace import current_branch, workplace
 from tests.pipelines import small_project as small
 from tests.postgresql import PostgreSQL
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from genforge.environment import within
 from genforge.settings import UserError
 
 if TYPE_CHECKING:
@@ -99,15 +100,8 @@ def answers_within(seconds: float) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(min(seconds, 30)))),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }
-    before = {name: os.environ.get(name) for name in limits}
-    os.environ.update({name: limits[name] for name, value in before.items() if value in (None, PATIENCE[name])})
-    try:
+    with within({name: limits[name] for name in limits if os.environ.get(name) in (None, PATIENCE[name])}):
         yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 def _lock(root: Path, uri: str) -> Path:
