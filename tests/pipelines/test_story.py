@@ -34,11 +34,11 @@ search: {trials: 2, workers: 1, reports: 2, images: 50}
 gates: {finite: {}, better: {}}
 recipes:
   gan: {from: hinge-sngan, training: {steps: 20}, networks: {generator: {width: 8}, critic: {width: 8}}}
-  mixture: {from: mixture, networks: {network: {components: 2}}}
+  baseline: {from: gaussian}
 """
 Run = Callable[..., subprocess.CompletedProcess[str]]
 # What is smaller here than in the tutorial.
-SMALLER = {"flowers.py 600": "flowers.py 270", "-n 64": "-n 9", "gan vae": "gan mixture"}
+SMALLER = {"flowers.py 600": "flowers.py 270", "-n 64": "-n 9", "gan vae": "gan baseline"}
 # Commands that need no process of their own.
 AT_HAND = ("preset", "sample", "gates", "compare", "judge", "promote", "history")
 
@@ -114,7 +114,7 @@ def test_the_whole_story(
     assert "Running stage 'prepare'" in run("dvc", "repro", "prepare").stdout
     assert tutorial.commands("3. Run") == ["genforge run"]
     done = run("genforge", "run", "--jobs", "2", GENFORGE_UPLOADER="on")
-    for part in ("Done in", "floor", "gan", "mixture", "flowers@staging is", "results/report/index.html"):
+    for part in ("Done in", "floor", "gan", "baseline", "flowers@staging is", "results/report/index.html"):
         assert part in done.stdout
     assert "Warning" not in done.stdout + done.stderr
     card = json.loads((folder / "data" / "prepared" / "card.json").read_text())
@@ -138,8 +138,8 @@ def test_the_whole_story(
     with sqlite3.connect(folder / ".genforge" / "prefect" / "prefect.db") as database:
         keys = {key for (key,) in database.execute("select key from artifact")}
         names = {name for (name,) in database.execute("select name from task_run")}
-    assert {"leaderboard", "samples-gan", "samples-mixture"} <= keys
-    assert {"resolve", "train@gan", "evaluate@mixture", "register"} <= names
+    assert {"leaderboard", "samples-gan", "samples-baseline"} <= keys
+    assert {"resolve", "train@gan", "evaluate@baseline", "register"} <= names
     assert "extractor" in names and not {"ingest", "prepare"} & names
 
     # Commands that people want at hand.
@@ -157,16 +157,16 @@ def test_the_whole_story(
     # An edit of a recipe's code makes its own stages stale and no others; so does another setting of it.
     code, params = folder / "src" / "genforge" / "networks" / "dcgan.py", folder / "params.yaml"
     code.write_text(code.read_text() + "\n# an edit\n")
-    params.write_text(params.read_text().replace("components: 2", "components: 3"))
-    said = run("dvc", "repro", "evaluate@mixture").stdout
-    for stage in ("resolve", "search@mixture", "train@mixture", "sample@mixture", "evaluate@mixture"):
+    params.write_text(params.read_text().replace("from: gaussian", "from: box"))
+    said = run("dvc", "repro", "evaluate@baseline").stdout
+    for stage in ("resolve", "search@baseline", "train@baseline", "sample@baseline", "evaluate@baseline"):
         assert f"Running stage '{stage}'" in said
     for stage in ("ingest", "prepare", "extractor"):
         assert f"Stage '{stage}' didn't change, skipping" in said
     left = {"search@gan", "train@gan", "sample@gan", "evaluate@gan", "gates", "rank", "report", "register"}
     assert Graph.read(folder).stale == left
     changed = run("dvc", "metrics", "diff").stdout
-    assert "results/metrics/mixture.json" in changed and "results/metrics/gan.json" not in changed
+    assert "results/metrics/baseline.json" in changed and "results/metrics/gan.json" not in changed
 
     # What was made travels: a clone pulls everything and has nothing to do.
     follow("5. Share", run)
