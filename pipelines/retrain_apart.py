@@ -33,10 +33,8 @@ from genforge.environment import within  # noqa: E402
 from genforge.files import read_json  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
-from genforge.search.storage import STORAGE_VARIABLE  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
-from genforge.steps.resolve import check  # noqa: E402
 from genforge.steps.summary import data_address  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.decision import TRIGGERS, check_trigger, decide, fetch  # noqa: E402
@@ -45,7 +43,6 @@ from pipelines.engine import RETRY_SECONDS, Engine, engine, may_pass, publish, r
 from pipelines.killed_runs import project_tag, watch_heartbeats  # noqa: E402
 from pipelines.new_data import bring  # noqa: E402
 from pipelines.notification import notify  # noqa: E402
-from pipelines.search_worker import NEEDED, ask  # noqa: E402
 from pipelines.server import api  # noqa: E402
 from pipelines.stages import Graph, Processes  # noqa: E402
 from pipelines.workplace import LOCK, Workplace, new_branch, repository_of, workplace  # noqa: E402
@@ -91,12 +88,14 @@ def story(place: Workplace, trigger: str, jobs: int | None, step: Step) -> Outco
     Raises:
         UserError, StageFailed, PipelineFailed: a step failed; `staging` is where it was.
     """
-    check(place.project.config)
     before = Processes()
     try:
         brought = step("data", lambda: bring(place, before))
         decision = step("decide", lambda: decide(place, check_trigger(trigger), before))
         if decision.retrain:
+            from genforge.steps.resolve import check  # with torch, which a look that finds nothing new need not import
+
+            check(place.project.config)
             step("fetch", lambda: fetch(place, before))
     finally:
         before.end_all()
@@ -123,6 +122,9 @@ def story(place: Workplace, trigger: str, jobs: int | None, step: Step) -> Outco
 def invite(running: Engine, place: Workplace, branch: str) -> None:
     """Ask workers of the pool to help with every search that is to come. What a trial needs is pushed before, and its
     lock is committed on the run's branch, so that it can be had there. Without help, this machine searches alone."""
+    from genforge.search.storage import STORAGE_VARIABLE
+    from pipelines.search_worker import NEEDED, ask
+
     graph = Graph.read(running.folder)
     recipes = [name.partition("@")[2] for name in graph.order if name in graph.stale and name.startswith("search@")]
     if not recipes or not os.environ.get(STORAGE_VARIABLE):

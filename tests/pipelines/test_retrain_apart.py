@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import optuna
 import pytest
 
 from genforge.config import load
@@ -21,14 +19,11 @@ from pipelines import decision, new_data
 from pipelines.dvc_commands import verify_remote
 from pipelines.engine import Engine
 from pipelines.retrain_apart import Outcome, story
-from pipelines.search_worker import search_worker
 from pipelines.stages import Graph, Processes, run_stage
 from pipelines.workplace import current_branch, workplace
 from tests.pipelines import small_project as small
-from tests.postgresql import PostgreSQL
 
 T = TypeVar("T")
-SEARCHED = {"search": {"trials": 2, "workers": 1, "steps_share": 1.0, "reports": 1, "images": 50}}
 INJECTED = ("data", "decide", "fetch", "evaluate", "push", "register")  # `verify` and `commit` fail by what happens
 
 
@@ -74,13 +69,9 @@ def branches(project: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_failure_in_any_step_leaves_staging_as_it_was_and_then_it_moves(
-    tmp_path: Path,
-    new_store: Path,
-    surroundings: None,
-    postgresql: PostgreSQL,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, new_store: Path, surroundings: None
 ) -> None:
-    project = small.make(tmp_path / "project", SEARCHED)
+    project = small.make(tmp_path / "project")
     shutil.copyfile(new_store, project / new_store.name)
     registry = Registry(project, "shapes")
     registry.history_of_aliases.make_model()
@@ -128,16 +119,6 @@ def test_a_failure_in_any_step_leaves_staging_as_it_was_and_then_it_moves(
     assert small.state_of(project) == before
 
     assert (project / "mlruns").is_dir() and not list((project / ".genforge" / "workplaces").glob("*/mlruns"))
-
-    # Another machine helps in a search, by what git and the remote hold: the study is PostgreSQL's.
-    monkeypatch.setenv("GENFORGE_OPTUNA_STORAGE", postgresql.database())
-    search_worker.fn("gan", outcome.commit, str(project))
-    (study,) = optuna.get_all_study_summaries(os.environ["GENFORGE_OPTUNA_STORAGE"])
-    trials = optuna.load_study(study_name=study.study_name, storage=os.environ["GENFORGE_OPTUNA_STORAGE"]).trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
-    monkeypatch.delenv("GENFORGE_OPTUNA_STORAGE")
-    with pytest.raises(UserError, match="PostgreSQL"):
-        search_worker.fn("gan", outcome.commit, str(project))
 
     # The next one finds nothing, in a workplace that has nothing as well: the lock alone tells.
     shutil.rmtree(project / ".genforge" / "workplaces")

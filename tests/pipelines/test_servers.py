@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
+import os
 import shutil
 import signal
 import stat
@@ -16,13 +18,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pytest
 
-from genforge import ownership
+from genforge import cli, ownership
 from genforge.processes import words_of
 from genforge.settings import UserError
 from infra import postgresql
@@ -76,7 +80,7 @@ class Set:
             if found := true():
                 return found
             assert self.process.poll() is None, self.said()
-            time.sleep(0.2)
+            time.sleep(0.5)  # each look costs the server, too
         raise TimeoutError(self.said() + "".join(log.read_text()[-3000:] for log in self.state.glob("*.log")))
 
     def members(self) -> list[psutil.Process]:
@@ -89,24 +93,30 @@ class Set:
         return done.stdout
 
     def genforge(self, *words: str) -> str:
-        return self.run(sys.executable, "-m", "genforge.cli", *words)
+        """What a command says; it needs no process of its own."""
+        said = io.StringIO()
+        with mock.patch.dict(os.environ, self.environment), contextlib.chdir(self.folder), redirect_stdout(said):
+            assert cli.main(list(words)) == 0, said.getvalue()
+        return said.getvalue()
 
-    def prefect(self, path: str, body: dict[str, Any], method: str = "POST") -> Any:
+    def prefect(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
         login = base64.b64encode(self.environment["PREFECT_API_AUTH_STRING"].encode()).decode()
         headers = {"Content-Type": "application/json", "Authorization": f"Basic {login}"}
         address = f"{self.environment['PREFECT_API_URL']}/{path}"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers, method=method)
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(address, data, headers, method=method)
         with urllib.request.urlopen(request) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
-    def flow_runs(self) -> list[dict[str, Any]]:
-        """Oldest first."""
-        return self.prefect("flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"})
+    def flow_runs(self, *states: str) -> list[dict[str, Any]]:
+        """In one of these states, or in any; oldest first. A schedule has plenty that are to come."""
+        wanted = {"flow_runs": {"state": {"type": {"any_": states}}}} if states else {}
+        return self.prefect("flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC", **wanted})
 
     def ended(self, run: str) -> str:
         """What a run says that has ended as it should; empty while it is at work."""
-        (found,) = [each for each in self.flow_runs() if each["id"] == run]
+        found = self.prefect(f"flow_runs/{run}", method="GET")
         assert found["state_type"] not in ("FAILED", "CRASHED", "CANCELLED"), (self.state / "worker.log").read_text()
         return found["state"]["message"] if found["state_type"] == "COMPLETED" else ""
 
@@ -145,7 +155,7 @@ def test_a_schedule_retrains_through_the_servers(servers: Set) -> None:
 
     # The schedule comes and the worker runs it. What follows is asked for run by run, so that the test need not wait.
     servers.run(sys.executable, "-m", "pipelines.schedule", "--pool", "gpu", "--every", "30")
-    first = servers.wait_until(lambda: [run for run in servers.flow_runs() if run["state_type"] == "RUNNING"])[0]
+    first = servers.wait_until(lambda: servers.flow_runs("RUNNING"))[0]
     deployment = f"deployments/{first['deployment_id']}"
     servers.prefect(deployment, {"paused": True}, "PATCH")
     assert first["auto_scheduled"] and first["work_pool_name"] == "gpu"

@@ -28,18 +28,17 @@ import numpy as np
 from filelock import FileLock
 
 from genforge.config import check_name
-from genforge.contracts import ImageShape
 from genforge.evaluation.metrics import metric as metric_of
 from genforge.files import read_json
-from genforge.models import digest as model_digest
 from genforge.processes import Identity
 from genforge.registry.alias_history import AliasHistory, Move, Record, Taken, holders
-from genforge.registry.packaging import package
 from genforge.settings import UserError
 from genforge.tracking import mlflow_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from genforge.contracts import ImageShape
 
 STAGING = "staging"
 TRIES = 5  # to set an alias
@@ -124,6 +123,8 @@ class Registry:
             protocol: name of the protocol that they were judged by.
             tags: what else the version should know; under `genforge.` unless their names have a dot.
         """
+        from genforge.models import digest as model_digest  # with torch, which no move of an alias needs
+
         digest = model_digest(folder)
         judged = {f"genforge.scores.{protocol}": json.dumps(scores)}
         with self._in_turn():
@@ -263,6 +264,8 @@ class Registry:
     def _create(self, folder: Path, tags: dict[str, str]) -> Version:
         """A new version with its model's files. Killed half-way it leaves files that no version names: `leftovers.py`
         finds them."""
+        from genforge.registry.packaging import package
+
         experiment = mlflow_store.experiment(self.client, self.root, self.name)
         card = read_json(folder / "model.json")
         run = self._training_run(experiment, tags["genforge.weights"])
