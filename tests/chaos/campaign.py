@@ -42,7 +42,7 @@ SECONDS_FOR_SERVER = 40.0  # to come back after a blow
 SECONDS_TO_END = 900.0  # for a whole run that nobody strikes, on a slow machine
 MOST_IDLE_FAILURES = 3  # launches in a row that failed and were never struck
 DEAREST, PATIENCE = 3, 2.0  # for so many seconds a blow waits for one of so many kinds that it likes best
-SHORT = "train@vae"  # the stage of a short campaign, with its search
+SHORT = "vae-mlp"  # the recipe of a short campaign, which is searched and trained: each step takes least
 BEFORE_SHORT = ("resolve", "ingest", "prepare", "extractor")
 CORES = 4  # at most: so many stages side by side, one thread each
 
@@ -403,8 +403,8 @@ def main() -> int:
         print(f"  {blow}")
     field, seed, pace = folder / "field", arguments.seed, arguments.pace
     if arguments.short:
-        commands = [["dvc", "repro", SHORT]]
-        campaign = Campaign(field, commands, seed, pace, SHORT, ["vae"], BEFORE_SHORT, arguments.store)
+        goal = f"train@{SHORT}"
+        campaign = Campaign(field, [["dvc", "repro", goal]], seed, pace, goal, [SHORT], BEFORE_SHORT, arguments.store)
     else:
         commands = [["dvc", "repro"], ["genforge", "run", "--jobs", str(len(cores))]]
         campaign = Campaign(field, commands, seed, pace, goal="rank")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -232,3 +234,15 @@ def test_a_database_serves_as_well_as_the_journal(
     monkeypatch.delenv(STORAGE_VARIABLE)
     journal = run(plan, tmp_path / "journal").rows()
     assert settings(database) == settings(journal)
+
+
+def test_importances_do_not_pay_for_the_import_of_scikit_learn(tmp_path: Path) -> None:
+    code = (
+        "import sys, toy_search; from pathlib import Path\n"
+        "from genforge.search.tickets import Tickets; from genforge.search.worker import work\n"
+        f"folder = Path({str(tmp_path)!r}); plan = toy_search.toy('bowl', folder); tickets = Tickets(plan, folder)\n"
+        "tickets.fill(); work(tickets, toy_search.bowl(plan.arguments))\n"
+        "assert tickets.importances()[0]\n"
+        "print([name for name in ('sklearn', 'pandas') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -131,12 +131,12 @@ def test_a_server_that_is_killed_again_and_again(
     (tracked / "server" / "mlflow.db").write_bytes(new_store.read_bytes())
     server = Server(tracked / "server")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-    early = tell(tracked, points=500)
+    early = tell(tracked, points=50)
     assert list(tracking.upload_all(tracked, patience=0).left) == [early.id]
     try:
         server.start()
         assert tracking.upload_all(tracked).left == {}
-        late = tell(tracked, points=5000)
+        late = tell(tracked, points=3000)
         uploader = subprocess.Popen([sys.executable, "-m", "genforge.tracking.uploader", str(tracked)], cwd=tracked)
         until(lambda: 0 < offset(late) < late.size())
         server.kill()
