@@ -46,7 +46,7 @@ def make_project(root: Path, trials: int) -> Project:
 
 
 def step(root: Path, *arguments: str) -> str:
-    environment = {**os.environ, "GENFORGE_UPLOADER": "off", "GENFORGE_THREADS": "2"}
+    environment = {**os.environ, "GENFORGE_UPLOADER": "off", "GENFORGE_THREADS": "1"}
     command = [sys.executable, "-m", "genforge.cli", "step", *arguments]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
@@ -56,7 +56,7 @@ def step(root: Path, *arguments: str) -> str:
 def killed_search(root: Path) -> tuple[int, int]:
     """A search of which everything is killed when a trial has a checkpoint: the trial's number, and that step."""
     command = [sys.executable, "-m", "genforge.cli", "step", "search", "vae"]
-    environment = {**os.environ, "GENFORGE_UPLOADER": "off", "GENFORGE_THREADS": "2"}
+    environment = {**os.environ, "GENFORGE_UPLOADER": "off", "GENFORGE_THREADS": "1"}
     search = subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 400

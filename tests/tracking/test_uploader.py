@@ -18,7 +18,7 @@ import pytest
 from genforge.tracking import mlflow_store, replay
 from genforge.tracking import runs as tracking
 from genforge.tracking.run_log import RunLog, runs_folder
-from tests.tracking.servers import free_port
+from tests.ports import free_port
 from tests.tracking.stories import check_whole, curves, stored, stored_curves, tell
 
 

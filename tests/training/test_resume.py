@@ -205,7 +205,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_every_way_of_training_is_resumed_to_the_same_end(tmp_path: Path, name: str) -> None:
-    settings = TrainingSettings.read({**SETTINGS.model_dump(), **VARIANTS[name]}, "training")
+    settings = TrainingSettings.read({**SETTINGS.model_dump(), "steps": 16, **VARIANTS[name]}, "training")
     recipe = resolve("hinge-sngan", {"from": "hinge-sngan"})
     build: Build = lambda: build_objective(recipe, SHAPE, classes=3)  # noqa: E731
     resumed = stopped_and_resumed(build, 13, tmp_path, settings)
@@ -228,8 +228,9 @@ def test_every_stabiliser_of_a_gan_is_resumed_to_the_same_end(tmp_path: Path) ->
     }
     recipe = resolve("test", {"from": "hinge-sngan", "objective": objective})
     build: Build = lambda: build_objective(recipe, SHAPE, classes=3)  # noqa: E731
-    resumed = stopped_and_resumed(build, 13, tmp_path)
-    assert_same_bits(run(build, SETTINGS, None), resumed)
+    settings = SETTINGS.model_copy(update={"steps": 16})
+    resumed = stopped_and_resumed(build, 13, tmp_path, settings)
+    assert_same_bits(run(build, settings, None), resumed)
 
 
 def test_what_an_objective_gives_and_does_not_take_back_is_told(tmp_path: Path) -> None:
