@@ -16,7 +16,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -26,6 +25,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.ports import free_port
 
 USER = "genforge"
 SECONDS_TO_START = 60.0
@@ -74,7 +75,7 @@ class PostgreSQL:
         assert self._process is None, "the server runs already"
         chosen = self.port  # by the first start; clients know it
         for _ in range(3):
-            self.port = chosen or _free_port()  # which somebody may be faster to take
+            self.port = chosen or free_port()  # which somebody may be faster to take
             self._launch()
             if self._answers():
                 return
@@ -199,12 +200,6 @@ def _runs(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)

@@ -45,8 +45,11 @@ def test_every_command_exists_with_these_arguments(command: str) -> None:
             known = subprocess.run([sys.executable, "-m", "dvc", *words[1:2], "--help"], capture_output=True, text=True)
             assert known.returncode == 0
         case "mlflow":
-            known = subprocess.run([sys.executable, "-m", *words[:3], "--help"], capture_output=True, text=True)
-            assert known.returncode == 0 and all(word in known.stdout for word in words if word.startswith("--"))
+            from mlflow.cli import cli as mlflow_cli  # its own process would import all of it again
+
+            asked_for = mlflow_cli.commands[words[1]].commands[words[2]]
+            known = {option for parameter in asked_for.params for option in parameter.opts}
+            assert known >= {word for word in words if word.startswith("--")}
         case "git":
             assert words[1] in ("add", "commit", "merge", "log")
         case "python" if words[1].endswith(".py"):

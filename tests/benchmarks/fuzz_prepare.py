@@ -1,6 +1,6 @@
 """`ingest` and `prepare` over damaged images of every format: what became of them, and how much memory it took.
 
-    python tests/benchmarks/fuzz_prepare.py [--files 10000] [--seed 0] [--processes 2]
+    python tests/benchmarks/fuzz_prepare.py [--files 10000] [--seed 0] [--processes 2] [--max-pixels 64000000]
 
 Whole images lie among the damaged ones and must all come through. Exits with an error when `prepare` fails. Prints one
 line of JSON; memory is the highest resident size, in MiB, of this process over what it had before, and of any worker.
@@ -49,7 +49,7 @@ class Watch(threading.Thread):
                     self.seen.add(child.pid)
 
 
-def fuzz(files: int, seed: int, processes: int) -> dict[str, Any]:
+def fuzz(files: int, seed: int, processes: int, max_pixels: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="genforge-fuzz-") as temporary:
         folder, raw, out = (Path(temporary, name) for name in ("in", "raw", "prepared"))
         for place in (folder, raw, out):
@@ -59,9 +59,8 @@ def fuzz(files: int, seed: int, processes: int) -> dict[str, Any]:
             (folder / f"whole-{number:03d}.{form}").write_bytes(data)
         for name, data in damaged(files, seed):
             (folder / name).write_bytes(data)
-        settings = DataSettings.read(
-            {"source": "image_folder", "image_size": 8, "channels": 3, "max_broken_share": 0.999}, "data"
-        )
+        limits = {"max_broken_share": 0.999, "max_pixels": max_pixels}
+        settings = DataSettings.read({"source": "image_folder", "image_size": 8, "channels": 3, **limits}, "data")
         watch = Watch()
         watch.start()
         before, began = highest_memory(), time.perf_counter()
@@ -95,6 +94,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--max-pixels", type=int, default=64_000_000, help="of `data`: larger images are absurd")
     print(json.dumps(fuzz(**vars(parser.parse_args()))))
 
 

@@ -42,7 +42,7 @@ SECONDS_FOR_SERVER = 40.0  # to come back after a blow
 SECONDS_TO_END = 900.0  # for a whole run that nobody strikes, on a slow machine
 MOST_IDLE_FAILURES = 3  # launches in a row that failed and were never struck
 DEAREST, PATIENCE = 3, 2.0  # for so many seconds a blow waits for one of so many kinds that it likes best
-SHORT = "train@vae"  # the stage of a short campaign, with its search
+SHORT = "vae-mlp"  # the recipe of a short campaign, which is searched and trained: each step takes least
 BEFORE_SHORT = ("resolve", "ingest", "prepare", "extractor")
 CORES = 4  # at most: so many stages side by side, one thread each
 
@@ -72,6 +72,7 @@ class Campaign:
         head_start: stages that the project has behind it, undisturbed: what is not to be tested. The runs of what is
             left of the pipeline are told to MLflow's embedded store, those of a whole one to a server.
         store: an MLflow database without runs for that; making one takes seconds. None: the project makes its own.
+        workers: of each search.
     """
 
     def __init__(
@@ -84,13 +85,14 @@ class Campaign:
         recipes: list[str] | None = None,
         head_start: Sequence[str] = (),
         store: Path | None = None,
+        workers: int = 2,
     ) -> None:
         self.commands, self.goal, self.is_whole = commands, goal, not head_start
         self.plan, self.chance = blows(seed, pace), random.Random(f"commands {seed}")
         self.mark = f"{folder.parent.name}-{seed}"
         self.launches = folder / "launches"
         self.launches.mkdir(parents=True)
-        project, reference, self.lock = folder / "project", make(folder / "reference", recipes), ""
+        project, reference, self.lock = folder / "project", make(folder / "reference", recipes, workers), ""
         if head_start:
             self._give_head_start(reference, head_start)
             if store is not None:
@@ -98,7 +100,7 @@ class Campaign:
             shutil.copytree(reference, project, symlinks=True)
             self.lock = (reference / "dvc.lock").read_text()
         else:
-            make(project, recipes)
+            make(project, recipes, workers)
         self.server = self._server(folder) if self.is_whole else None
         self.server_struck = -math.inf
         told_to = {"MLFLOW_TRACKING_URI": self.server.url} if self.server else {}
@@ -403,8 +405,8 @@ def main() -> int:
         print(f"  {blow}")
     field, seed, pace = folder / "field", arguments.seed, arguments.pace
     if arguments.short:
-        commands = [["dvc", "repro", SHORT]]
-        campaign = Campaign(field, commands, seed, pace, SHORT, ["vae"], BEFORE_SHORT, arguments.store)
+        goal, store = f"train@{SHORT}", arguments.store
+        campaign = Campaign(field, [["dvc", "repro", goal]], seed, pace, goal, [SHORT], BEFORE_SHORT, store, workers=1)
     else:
         commands = [["dvc", "repro"], ["genforge", "run", "--jobs", str(len(cores))]]
         campaign = Campaign(field, commands, seed, pace, goal="rank")

@@ -23,7 +23,7 @@ HEAD_START = ["data/raw", "data/prepared", "results/recipes", "results/extractor
 STEPS = {"steps": 400, "checkpoint_every": 10, "log_every": 5, "batch_size": 16}
 
 
-def settings(recipes: Iterable[str]) -> dict[str, Any]:
+def settings(recipes: Iterable[str], workers: int = 2) -> dict[str, Any]:
     """params.yaml. A space with one choice makes every trial of a search the same: then each has to come to the same
     value, whatever happened to it on the way, and training gets the same settings, however many workers there were."""
     entries: dict[str, Any] = {}
@@ -42,7 +42,7 @@ def settings(recipes: Iterable[str]) -> dict[str, Any]:
         "data": {"name": "digits", "source": "digits", "folder": "data/incoming"},
         "extractor": {"steps": 20, "width": 8},
         "evaluation": {"images": 100},
-        "search": {"trials": TRIALS, "workers": 2, "steps_share": 0.2, "reports": 3, "images": 64},
+        "search": {"trials": TRIALS, "workers": workers, "steps_share": 0.2, "reports": 3, "images": 64},
         "registry": {"metric": "fid"},
         "gates": {"finite": {}, "better": {}, "coverage": {}},
         "recipes": entries,
@@ -55,8 +55,9 @@ def one_of_every_objective() -> list[str]:
     return sorted(names.values())
 
 
-def make(folder: Path, recipes: Iterable[str] | None = None) -> Path:
-    """The project as a user would have cloned it, with these recipes, or with one of every objective."""
+def make(folder: Path, recipes: Iterable[str] | None = None, workers: int = 2) -> Path:
+    """The project as a user would have cloned it, with these recipes, or with one of every objective; a search has so
+    many workers."""
     folder.mkdir(parents=True)
     for name in ("src", "pipelines"):
         # With what Python has compiled already: no process need do it again.
@@ -64,7 +65,8 @@ def make(folder: Path, recipes: Iterable[str] | None = None) -> Path:
     for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     (folder / "data" / "incoming").mkdir(parents=True)  # a dependency of the pipeline, empty for embedded data
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings(recipes or one_of_every_objective()), sort_keys=False))
+    said = settings(recipes or one_of_every_objective(), workers)
+    (folder / "params.yaml").write_text(yaml.safe_dump(said, sort_keys=False))
     for command in (
         ["git", "init", "-q"],
         ["git", "config", "user.email", "someone@example.org"],

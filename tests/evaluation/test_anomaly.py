@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from genforge.contracts import Density, Draw, ImageShape, Network, Port
@@ -21,6 +20,8 @@ EIGHT = ImageShape(1, 8, 8)
 
 
 def test_auroc_is_scikit_learn_s_with_ties_too() -> None:
+    from sklearn.metrics import roc_auc_score
+
     random = np.random.default_rng(0)
     strange, normal = random.integers(0, 9, 70).astype(float), random.integers(-2, 7, 50).astype(float)
     expected = roc_auc_score([1] * 70 + [0] * 50, np.concatenate([strange, normal]))

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import pairwise_distances
 from torch import Tensor
 
 from genforge.contracts import ImageShape, Network, Port
@@ -72,6 +71,8 @@ def test_both_ways_to_the_frechet_distance_meet_where_images_are_as_many_as_dime
 
 def prdc(real: np.ndarray, fake: np.ndarray, k: int) -> dict[str, float]:
     """Naeem et al. 2020, written as their published `prdc` computes it."""
+    from sklearn.metrics import pairwise_distances
+
     real_radii = np.sort(pairwise_distances(real), axis=1)[:, k]
     fake_radii = np.sort(pairwise_distances(fake), axis=1)[:, k]
     between = pairwise_distances(real, fake)
@@ -157,6 +158,8 @@ def test_exact_duplicates_are_found_far_from_the_origin_and_among_real_copies() 
 
 
 def test_feature_diversity_is_the_mean_over_all_pairs() -> None:
+    from sklearn.metrics import pairwise_distances
+
     rows = normal(50, 8, 0)
     unit = rows.astype(np.float64) / np.linalg.norm(rows, axis=1, keepdims=True)
     apart = pairwise_distances(unit) ** 2

@@ -30,7 +30,7 @@ from genforge.models import digest, load
 from genforge.provenance import Provenance, read_text
 from genforge.registry.registry import Registry
 from genforge.steps.provenance import examine
-from tests.tracking.servers import free_port
+from tests.ports import free_port
 from tests.trained_models import trained_folder
 
 SIDE = 64

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from toy_search import DEFAULTS, toy
 
+from genforge.processes import Identity
 from genforge.search.plan import Found, Plan
 from genforge.search.run import run_search
 from genforge.search.storage import STORAGE_VARIABLE
@@ -71,14 +72,14 @@ def test_killed_workers_and_a_killed_supervisor_lose_nothing_and_trials_go_on(st
             run_search(plan, tmp_path / "search", workers=1)
         _wait_for(lambda: resumed(tmp_path), seconds=300)
         under_way(plan, tmp_path)
-        workers = psutil.Process(supervisor.pid).children()
+        workers = [Identity.of(child.pid) for child in psutil.Process(supervisor.pid).children()]
         assert workers
     finally:
         supervisor.kill()
         supervisor.wait()
 
     # Then the supervisor: no worker stays behind, and the next one goes on.
-    _wait_for(lambda: not any(worker.is_running() for worker in workers), seconds=300)
+    _wait_for(lambda: all(worker is None or worker.is_gone() for worker in workers), seconds=300)
     before = resumed(tmp_path)
     found = run_search(plan, tmp_path / "search", workers=2)
     assert resumed(tmp_path) > before >= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import toy_search
 from toy_search import DEFAULTS, toy
 
 from genforge.processes import Identity
+from genforge.search import lease
 from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Row
 from genforge.search.storage import STORAGE_VARIABLE
@@ -152,7 +155,21 @@ def test_who_lost_a_trial_learns_it_and_cannot_write_it(storage: str, tmp_path: 
     assert [(row.state, row.value, row.reports) for row in tickets.rows()] == [("complete", 3.0, {1: 0.5})]
 
 
-def test_a_worker_elsewhere_keeps_its_trial_as_long_as_it_gives_signs_of_life(tmp_path: Path) -> None:
+class Clock:
+    """The watch's, which is put on by hand: a machine that stops for a second changes nothing."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_worker_elsewhere_keeps_its_trial_as_long_as_it_gives_signs_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(lease, "time", clock)
     tickets = Tickets(toy("bowl", tmp_path, trials=1), tmp_path / "search")
     tickets.fill()
     trial = tickets.claim(Identity(1, 0.0, "elsewhere"))
@@ -160,11 +177,12 @@ def test_a_worker_elsewhere_keeps_its_trial_as_long_as_it_gives_signs_of_life(tm
     watch = Watch(lease=2.0)
     for _ in range(3):
         assert not tickets.reap(watch)
-        time.sleep(0.8)
+        clock.now += 1.9
+        assert not tickets.reap(watch)
         tickets.sign(trial)
-    while not (lost := tickets.reap(watch)):
-        time.sleep(0.1)
-    assert lost == [Loss(0, progressed=False)]
+    assert not tickets.reap(watch)
+    clock.now += 2.1
+    assert tickets.reap(watch) == [Loss(0, progressed=False)]
 
 
 def test_a_trial_that_was_claimed_and_never_signed_is_taken_up(tmp_path: Path) -> None:
@@ -232,3 +250,15 @@ def test_a_database_serves_as_well_as_the_journal(
     monkeypatch.delenv(STORAGE_VARIABLE)
     journal = run(plan, tmp_path / "journal").rows()
     assert settings(database) == settings(journal)
+
+
+def test_importances_do_not_pay_for_the_import_of_scikit_learn(tmp_path: Path) -> None:
+    code = (
+        "import sys, toy_search; from pathlib import Path\n"
+        "from genforge.search.tickets import Tickets; from genforge.search.worker import work\n"
+        f"folder = Path({str(tmp_path)!r}); plan = toy_search.toy('bowl', folder); tickets = Tickets(plan, folder)\n"
+        "tickets.fill(); work(tickets, toy_search.bowl(plan.arguments))\n"
+        "assert tickets.importances()[0]\n"
+        "print([name for name in ('sklearn', 'pandas') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -86,7 +86,7 @@ def strike(process: subprocess.Popen[bytes], ready: Callable[[], object], number
     while not ready():
         assert process.poll() is None, "it ended before it could be struck"
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.1)  # to look through all processes of a machine takes a while
     process.send_signal(number)
     process.wait(300)
 

@@ -75,6 +75,16 @@ def project(judged: Path, tmp_path: Path) -> Project:
     return Project.load(tmp_path / "project")
 
 
+@pytest.fixture(scope="module")
+def registered(judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same after the step, to be looked at and not changed."""
+    root = tmp_path_factory.mktemp("registered") / "project"
+    shutil.copytree(judged, root)
+    project = Project.load(root)
+    run(project)
+    return project
+
+
 def fid(project: Project) -> dict[str, float]:
     return {row["name"]: row["metrics"]["fid"]["mean"] for row in read_json(project.leaderboard)["rows"]}
 
@@ -104,19 +114,18 @@ def test_the_best_of_each_family_is_registered_once(project: Project) -> None:
     assert len(Registry(project.root, "digits").history()) == 3
 
 
-def test_a_version_knows_where_it_comes_from(project: Project) -> None:
-    run(project)
-    registry = Registry(project.root, "digits")
+def test_a_version_knows_where_it_comes_from(registered: Project) -> None:
+    registry = Registry(registered.root, "digits")
     version = registry.holder("best-diffusion")
     assert version is not None
-    board = read_json(project.leaderboard)
+    board = read_json(registered.leaderboard)
     assert (version.recipe, version.family, version.tags["genforge.origin"]) == ("denoiser", "diffusion", "ddpm")
     assert version.tags["genforge.protocol"] == board["protocol_name"]
-    assert version.tags["genforge.data"] == read_json(project.model("denoiser") / "model.json")["data"]["digest"]
-    assert version.mean("fid", board["protocol_name"]) == fid(project)["denoiser"]
+    assert version.tags["genforge.data"] == read_json(registered.model("denoiser") / "model.json")["data"]["digest"]
+    assert version.mean("fid", board["protocol_name"]) == fid(registered)["denoiser"]
     (move,) = registry.history("best-diffusion")
-    assert move.evidence["candidate"]["fid"]["mean"] == fid(project)["denoiser"]
-    links = {link.what: link for link in tell(project, "best-diffusion", project.root / "chain.svg")}
+    assert move.evidence["candidate"]["fid"]["mean"] == fid(registered)["denoiser"]
+    links = {link.what: link for link in tell(registered, "best-diffusion", registered.root / "chain.svg")}
     assert list(links) == [
         "alias",
         "registered version",
@@ -126,42 +135,40 @@ def test_a_version_knows_where_it_comes_from(project: Project) -> None:
         "prepared data",
         "raw images",
     ]
-    assert dict(links["recipe"].digests)["resolved recipe"] == digest_file(project.recipe_file("denoiser"))
+    assert dict(links["recipe"].digests)["resolved recipe"] == digest_file(registered.recipe_file("denoiser"))
     assert dict(links["prepared data"].digests) == {"contents of all splits": version.tags["genforge.data"]}
     assert links["prepared data"].words == ("train 1,132, validation 126, test 539",)
     assert links["raw images"].name == "digits, 1,797 images"
     assert dict(links["git commit"].digests)["commit"] == "not recorded"  # the project is in no repository
-    drawn = {path.name for path in project.lineage.glob("*.svg")}
+    drawn = {path.name for path in registered.lineage.glob("*.svg")}
     assert drawn == {"staging.svg", "best-gan.svg", "best-diffusion.svg"}
-    assert (project.root / "chain.svg").read_bytes() == (project.lineage / "best-diffusion.svg").read_bytes()
+    assert (registered.root / "chain.svg").read_bytes() == (registered.lineage / "best-diffusion.svg").read_bytes()
     with pytest.raises(UserError, match=r"nobody holds digits@best-difusion.*best-diffusion"):
-        tell(project, "digits@best-difusion")
+        tell(registered, "digits@best-difusion")
 
 
-def test_the_run_shows_the_leaderboard(project: Project) -> None:
-    run(project)
-    client = mlflow_store.connect(project.root)
+def test_the_run_shows_the_leaderboard(registered: Project) -> None:
+    client = mlflow_store.connect(registered.root)
     (experiment,) = (client.get_experiment_by_name("digits"),)
     (record,) = client.search_runs([experiment.experiment_id], "tags.`genforge.kind` = 'register'")
-    assert record.data.metrics["fid/gan"] == fid(project)["gan"]
+    assert record.data.metrics["fid/gan"] == fid(registered)["gan"]
     files = {item.path for item in client.list_artifacts(record.info.run_id)}
     assert {"leaderboard-table.json", "leaderboard.json", "leaderboard.md"} <= files
     table = client.load_table(experiment.experiment_id, "leaderboard-table.json", [record.info.run_id])
-    assert dict(zip(table["name"], table["fid"], strict=True)) == pytest.approx(fid(project))
+    assert dict(zip(table["name"], table["fid"], strict=True)) == pytest.approx(fid(registered))
     assert record.info.status == "FINISHED"
 
 
-def test_a_registered_model_draws_what_was_judged(project: Project, tmp_path: Path) -> None:
-    run(project)
-    staged = Registry(project.root, "digits").holder("staging")
+def test_a_registered_model_draws_what_was_judged(registered: Project, tmp_path: Path) -> None:
+    staged = Registry(registered.root, "digits").holder("staging")
     assert staged is not None
-    expected = read_array(project.samples(staged.recipe) / "seed-2.npy")
-    draw("digits@staging", 50, 2, tmp_path / "drawn.npy", project.root)
+    expected = read_array(registered.samples(staged.recipe) / "seed-2.npy")
+    draw("digits@staging", 50, 2, tmp_path / "drawn.npy", registered.root)
     assert np.array_equal(read_array(tmp_path / "drawn.npy"), expected)
-    draw(f"digits/{staged.number}", 9, 2, tmp_path / "drawn.png", project.root)
+    draw(f"digits/{staged.number}", 9, 2, tmp_path / "drawn.png", registered.root)
     with Image.open(tmp_path / "drawn.png") as picture:
         assert picture.format == "PNG"
-    draw(str(project.model(staged.recipe)), 3, 2, tmp_path / "folder", project.root)
+    draw(str(registered.model(staged.recipe)), 3, 2, tmp_path / "folder", registered.root)
     names = sorted(path.name for path in (tmp_path / "folder").iterdir())
     assert names == ["00000.png", "00001.png", "00002.png"]
     with Image.open(tmp_path / "folder" / "00001.png") as picture:
@@ -283,9 +290,8 @@ def test_without_models_nothing_is_registered(project: Project) -> None:
     assert "baselines" in result["staging"]["reason"]
 
 
-def test_everything_is_sent_when_the_step_ends(project: Project) -> None:
-    run(project)
-    assert tracking.upload_all(project.root) == tracking.Uploaded(0, {})
+def test_everything_is_sent_when_the_step_ends(registered: Project) -> None:
+    assert tracking.upload_all(registered.root) == tracking.Uploaded(0, {})
 
 
 @pytest.mark.parametrize("place", ["steps.gates.Comparisons.verdict", "registry.registry.Registry.move"])

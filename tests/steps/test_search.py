@@ -6,12 +6,12 @@ import csv
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
@@ -46,7 +46,7 @@ def make_project(root: Path, trials: int) -> Project:
 
 
 def step(root: Path, *arguments: str) -> str:
-    environment = {**os.environ, "GENFORGE_UPLOADER": "off", "GENFORGE_THREADS": "2"}
+    environment = {**os.environ, "GENFORGE_UPLOADER": "off", "GENFORGE_THREADS": "1"}
     command = [sys.executable, "-m", "genforge.cli", "step", *arguments]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
@@ -56,8 +56,8 @@ def step(root: Path, *arguments: str) -> str:
 def killed_search(root: Path) -> tuple[int, int]:
     """A search of which everything is killed when a trial has a checkpoint: the trial's number, and that step."""
     command = [sys.executable, "-m", "genforge.cli", "step", "search", "vae"]
-    environment = {**os.environ, "GENFORGE_UPLOADER": "off", "GENFORGE_THREADS": "2"}
-    search = subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "GENFORGE_UPLOADER": "off", "GENFORGE_THREADS": "1"}
+    search = subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 400
         while not (
@@ -65,11 +65,8 @@ def killed_search(root: Path) -> tuple[int, int]:
         ):  # not its beginning
             assert search.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
-        family = [psutil.Process(search.pid), *psutil.Process(search.pid).children(recursive=True)]
-        for process in reversed(family):
-            process.kill()
     finally:
-        search.kill()
+        os.killpg(search.pid, signal.SIGKILL)  # at one moment: nobody gets a step further
         search.wait()
     return int(kept[0].parent.name.split("-")[1]), int(kept[0].name.removeprefix("step-"))
 

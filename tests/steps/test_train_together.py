@@ -60,7 +60,8 @@ def straight(project: Project, elsewhere: Path) -> str:
 def started(project: Project) -> tuple[subprocess.Popen[str], Identity]:
     """The step, and the process beside it, once they have a checkpoint behind them."""
     step = subprocess.Popen(COMMAND, cwd=project.root, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: others(step) and list(project.state.glob("checkpoints/vae/*/step-*2?")))
+    wait_for(lambda: step.poll() is not None or list(project.state.glob("checkpoints/vae/*/step-*2?")))
+    wait_for(lambda: others(step))
     return step, others(step)[0]
 
 

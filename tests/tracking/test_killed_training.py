@@ -22,7 +22,7 @@ STEPS, EVERY = 350, 5
 PARAMS = f"""
 data: {{name: digits, source: digits}}
 recipes:
-  vae: {{from: vae, training: {{steps: {STEPS}, batch_size: 4, checkpoint_every: 70, log_every: {EVERY}}}}}
+  vae: {{from: vae-mlp, training: {{steps: {STEPS}, batch_size: 4, checkpoint_every: 70, log_every: {EVERY}}}}}
 """
 
 

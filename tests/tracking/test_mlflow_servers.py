@@ -63,11 +63,16 @@ def uploaders(root: Path) -> list[psutil.Process]:
     return found
 
 
-def until(condition: Any, seconds: float = 600) -> None:
+def until(condition: Any, seconds: float = 600, pause: float = 0.05) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(pause)
+
+
+def all_gone(root: Path) -> None:
+    """Wait until the project has no uploader. To look through all processes of a machine takes a while."""
+    until(lambda: not uploaders(root), pause=0.5)
 
 
 def test_training_does_not_notice_a_server_that_never_answers(
@@ -87,12 +92,12 @@ def test_training_does_not_notice_a_server_that_never_answers(
         assert training.returncode == 0
         assert uploaders(tracked)
         assert statistics.median(json.loads(said)) < 0.02  # 30 microseconds on a quiet machine
-        until(lambda: not uploaders(tracked))
+        all_gone(tracked)
         network.moods = ["pass"]
         (log,) = all_runs(tracked)
         monkeypatch.delenv("GENFORGE_UPLOADER")
         subprocess.run([sys.executable, "-m", "genforge.cli", "recipes"], cwd=tracked, check=True, capture_output=True)
-        until(lambda: not uploaders(tracked))
+        all_gone(tracked)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
     client = mlflow_store.connect(tracked)
     assert stored_curves(client, log) == curves(log)
@@ -131,12 +136,12 @@ def test_a_server_that_is_killed_again_and_again(
     (tracked / "server" / "mlflow.db").write_bytes(new_store.read_bytes())
     server = Server(tracked / "server")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-    early = tell(tracked, points=500)
+    early = tell(tracked, points=50)
     assert list(tracking.upload_all(tracked, patience=0).left) == [early.id]
     try:
         server.start()
         assert tracking.upload_all(tracked).left == {}
-        late = tell(tracked, points=5000)
+        late = tell(tracked, points=3000)
         uploader = subprocess.Popen([sys.executable, "-m", "genforge.tracking.uploader", str(tracked)], cwd=tracked)
         until(lambda: 0 < offset(late) < late.size())
         server.kill()
@@ -173,7 +178,7 @@ def test_a_stage_that_is_killed_with_its_group(tracked: Path, monkeypatch: pytes
     stage.stdout.read()  # to its end: nobody else holds the pipe
     stage.wait()
     assert uploaders(tracked) == [uploader]
-    until(lambda: not uploaders(tracked))
+    all_gone(tracked)
     (log,) = all_runs(tracked)
     assert log.status() == "KILLED"
     client = mlflow_store.connect(tracked)
@@ -278,7 +283,7 @@ def test_32_stages_on_no_store_start_one_uploader(tmp_path: Path, monkeypatch: p
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert len(uploaders(tmp_path)) == 1
-    until(lambda: not uploaders(tmp_path))
+    all_gone(tmp_path)
     all_complete(mlflow_store.connect(tmp_path), 32)
     assert (tmp_path / ".genforge" / "uploader.log").read_text() == ""
 

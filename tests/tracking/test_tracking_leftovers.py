@@ -17,7 +17,7 @@ from genforge.tracking import runs as tracking
 from genforge.tracking.replay import Place, Replay
 from genforge.tracking.retention import forget_old
 from genforge.tracking.run_log import all_runs, runs_folder
-from tests.tracking.servers import free_port
+from tests.ports import free_port
 from tests.tracking.stories import check_whole, started, stored, tell
 
 DAY = 86400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -19,11 +21,12 @@ import pytest
 from genforge.search.dashboard import is_installed
 from genforge.tracking import mlflow_store
 from genforge.tracking import runs as tracking
+from tests.ports import free_port
 
 
 @pytest.mark.slow
 def test_the_ui_answers_on_loopback_and_ends_with_its_signal(tracked: Path) -> None:
-    port, search_port = free_ports(2)
+    port, search_port = free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-m", "genforge.cli", "ui", "--port", str(port), "--search-port", str(search_port)]
     with (tracked / "log").open("wb") as log:
@@ -33,10 +36,7 @@ def test_the_ui_answers_on_loopback_and_ends_with_its_signal(tracked: Path) -> N
         if is_installed():
             assert "<title>Optuna Dashboard</title>" in page(f"http://127.0.0.1:{search_port}/dashboard", ui)
         family = [psutil.Process(ui.pid), *psutil.Process(ui.pid).children(recursive=True)]
-        addresses = {
-            link.laddr.ip for process in family for link in process.net_connections() if link.status == "LISTEN"
-        }
-        assert addresses == {"127.0.0.1"}
+        assert set(listening(family)) == {"127.0.0.1"}
     finally:
         ui.send_signal(signal.SIGTERM)
         ui.wait(120)
@@ -59,14 +59,11 @@ def test_a_port_that_is_taken_is_told_and_nothing_is_left(tmp_path: Path) -> Non
         assert ui.returncode == 2 and f"port {port}" in ui.stderr and "--search-port" in ui.stderr
 
 
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+def listening(family: list[psutil.Process]) -> Iterator[str]:
+    """The addresses at which they wait for others. Servers start and end helpers at any time."""
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            yield from (link.laddr.ip for link in process.net_connections() if link.status == "LISTEN")
 
 
 def page(address: str, server: subprocess.Popen[bytes], seconds: float = 400) -> str:

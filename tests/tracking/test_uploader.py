@@ -18,7 +18,7 @@ import pytest
 from genforge.tracking import mlflow_store, replay
 from genforge.tracking import runs as tracking
 from genforge.tracking.run_log import RunLog, runs_folder
-from tests.tracking.servers import free_port
+from tests.ports import free_port
 from tests.tracking.stories import check_whole, curves, stored, stored_curves, tell
 
 
@@ -238,7 +238,11 @@ def test_a_run_that_mlflow_chokes_on_keeps_no_other_from_it(tracked: Path, monke
         send(self, run, event)
 
     monkeypatch.setattr(replay.Replay, "_send_start", choke)
-    assert tracking.upload_all(tracked, patience=1).left == {poison.id: "RuntimeError: 500"}
+    for _ in range(60):  # on a busy machine a second may be over before the good one is sent
+        left = tracking.upload_all(tracked, patience=1).left
+        if good.id not in left:
+            break
+    assert left == {poison.id: "RuntimeError: 500"}
     check_whole(mlflow_store.connect(tracked), good)
 
 
@@ -302,7 +306,7 @@ def start_uploader(root: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 def test_exactly_once_when_really_killed(tracked: Path) -> None:
-    log = tell(tracked, points=5000)
+    log = tell(tracked, points=3000)  # six batches
     offset = 0
     for _ in range(2):
         process = start_uploader(tracked)

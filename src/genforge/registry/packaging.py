@@ -15,6 +15,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,8 @@ def requirements(modules: Iterable[str]) -> list[str]:
     return sorted(f"{name}=={metadata.version(name).partition('+')[0]}" for name in distributions)
 
 
-def _foreign_imports(path: Path) -> set[str]:
+@cache
+def _foreign_imports(path: Path) -> frozenset[str]:
     """Top-level names of the packages that a file imports, neither ours nor Python's."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -114,7 +116,7 @@ def _foreign_imports(path: Path) -> set[str]:
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.partition(".")[0])
-    return names - {NAME} - sys.stdlib_module_names
+    return frozenset(names - {NAME} - sys.stdlib_module_names)
 
 
 def _carried(modules: Iterable[str], name: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from genforge.processes import Identity
 from genforge.randomness import derive
 from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Pruned, Row, State, Value
+from genforge.search.quick_import import without_scikit_learn
 from genforge.search.storage import Store
 
 MOST_DEATHS = 5  # deaths of one trial's workers in a row without progress: then the trial itself is to blame
@@ -205,10 +206,13 @@ class Tickets:
             return {}, "importance cannot be told: all complete trials have the same value"
         # The method compares the best trials with all of them, and wants about five of the best; half when few.
         quantile = min(0.5, max(0.1, 5 / len(values)))
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
+        with without_scikit_learn():
+            import optuna.importance as importance  # `from optuna` gives one that waits to be used
+
+        evaluator = importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of few trials; the page says how many there were
-            shares = optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+            shares = importance.get_param_importances(self._study, evaluator=evaluator)
         if not all(math.isfinite(share) for share in shares.values()) or sum(shares.values()) <= 0:
             return {}, "importance cannot be told: no setting sets the better trials apart"
         return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0]))), ""
