@@ -162,3 +162,29 @@ def test_it_begins_at_the_smallest_size_and_doubles(size: int, smallest: int) ->
     sides = [shape[1] for shape in network.noise_shapes]
     assert sides[0] == smallest and sides[-1] == size
     assert len(sides) == 1 + 2 * round(math.log2(size / smallest)) == network.styles - 1
+
+
+def test_a_start_that_the_style_says_has_nothing_in_common_and_a_constant_is_common_to_all() -> None:
+    """A constant leaves all that tells images apart to scales of its channels; the other way images differ at once."""
+    torch.manual_seed(0)
+    image = ImageShape(1, 16, 16)
+    common = {}
+    for start in ("constant", "style"):
+        network = build("style-generator", image, start=start, noise=False)
+        assert isinstance(network, Generator)
+        with torch.no_grad():
+            styles = network.styled(*inputs(network, 400)) - network.style_mean
+            begun = network.start(styles).flatten(1)
+        common[start] = (begun.mean(dim=0).square().sum() / begun.square().sum(dim=1).mean()).item()
+    assert common["constant"] == pytest.approx(1.0)
+    assert common["style"] < 0.1
+
+
+@pytest.mark.parametrize("start", ["constant", "style"])
+def test_latents_reach_the_images_and_images_teach_the_mapping(start: str) -> None:
+    network = build("style-generator", ImageShape(1, 16, 16), start=start, noise=False)
+    images = network(*inputs(network, 8))
+    assert images.var(dim=0).mean() > 0.05 * images.square().mean()
+    images.square().mean().backward()
+    for name, weight in network.named_parameters():
+        assert weight.grad is not None and weight.grad.abs().max() > 0, name

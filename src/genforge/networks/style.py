@@ -7,13 +7,15 @@ critic is residual (section 4.1, Figure 7: output skips, residual discriminator)
 
 Scaling inputs and outputs around one convolution is the same as a kernel of each image's own, and faster on a CPU.
 
-Two things are not the second paper's, and help short trainings (docs/gans.md has what was measured, and what is
-still wrong there):
+Three things are not the second paper's, and help short trainings (docs/gans.md has what was measured):
 
 - Layers get a style less the mean of all styles. The mapping ends in a rectifier, so that about a third of a style's
   power is the same for every latent. Adam moves all weights of a layer from style to scales by one length, and those
   moves add up along that common part: what all images share was learned several times as fast as what tells them
   apart.
+- Images may begin as what their style says of every place (`start: style`), which is configuration C of Karras et al.
+  2019, Table 1, whose "traditional input" the paper then replaces by a constant at no loss. A style can only scale a
+  constant, so that for hundreds of steps all images are variations of the one shape that the constant is learned to be.
 - Images are a quarter of what the layers sum up, as in Karras et al. 2021, "Alias-free generative adversarial networks"
   (their `output_scale`): so they begin with about the spread of real ones, and not with several times as much.
 """
@@ -59,6 +61,12 @@ class GeneratorSettings(Settings):
     mapping_layers: int = Field(
         4, ge=1, le=16, description="layers from latent to style (Karras et al.: 8; 2 for CIFAR-10 in their 2020 ADA)"
     )
+    start: Literal["constant", "style"] = Field(
+        "constant",
+        description="what the first layer scales: a learned constant, the same for all images (Karras et al. 2019, "
+        "section 2), or what the style says of every place (configuration C of their Table 1), which short trainings "
+        "need",
+    )
     noise: bool = Field(
         True,
         description="every layer adds noise of its own: for what is chance in large images, such as hair (Karras et "
@@ -88,7 +96,8 @@ class Generator(Network):
         self.label = joined_label(settings.conditioning, port.classes, port.latent_size)
         inputs = [port.latent_size + label_size(self.label), *[size] * (settings.mapping_layers - 1)]
         self.mapping = nn.ModuleList(EqualisedLinear(count, size, rate=MAPPING_RATE) for count in inputs)
-        self.start = nn.Parameter(torch.randn(1, widths[0], height, width))
+        shape = (widths[0], height, width)
+        self.start: nn.Module = StyledStart(size, shape) if settings.start == "style" else ConstantStart(shape)
         self.layers = nn.ModuleList([StyledLayer(widths[0], widths[0], size, settings.noise)])
         self.images = nn.ModuleList([Modulated(widths[0], image.channels, 1, size, demodulate=False)])
         self.image_biases = nn.ParameterList([torch.zeros(1, image.channels, 1, 1)])
@@ -135,7 +144,7 @@ class Generator(Network):
         if noise is None:
             noise = self._fresh(styles) if self.training else self._constant()
         styles = styles - self.style_mean
-        values = self.start.expand(len(styles), -1, -1, -1)
+        values = self.start(styles[:, 0])
         image = None
         for number, layer in enumerate(self.layers):
             values = layer(values, styles[:, number], noise[number] if noise else None)
@@ -150,6 +159,28 @@ class Generator(Network):
 
     def _constant(self) -> list[Tensor]:
         return [self.get_buffer(f"noise_{number}") for number in range(len(self.noise_shapes))]
+
+
+class ConstantStart(nn.Module):
+    """One learned constant for all images: styles (n, style_size) to (n, *shape)."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.values = nn.Parameter(torch.randn(1, *shape))
+
+    def forward(self, styles: Tensor) -> Tensor:
+        return self.values.expand(len(styles), -1, -1, -1)
+
+
+class StyledStart(nn.Module):
+    """What an image begins as is said by its style, place by place: styles (n, style_size) to (n, *shape)."""
+
+    def __init__(self, style_size: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.project, self.shape = EqualisedLinear(style_size, math.prod(shape)), shape
+
+    def forward(self, styles: Tensor) -> Tensor:
+        return self.project(styles).unflatten(1, self.shape)
 
 
 class Modulated(nn.Module):
