@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from genforge.contracts import CELL, Draw, ImageShape, Network, Port
+from genforge.contracts import CELL, POINT, Draw, ImageShape, Network, Port
 from genforge.densities.probability_flow import ProbabilityFlow, ProbabilityFlowSettings
 from genforge.networks.ddpm import DDPMDenoiser
 from genforge.networks.denoiser import Denoiser
@@ -34,14 +34,14 @@ class Silent(Network):
     settings_type = Settings
 
 
-def exact(kind: type[Denoiser], answer: Any, **settings: Any) -> Denoiser:
+def exact(kind: type[Denoiser], answer: Any, shape: ImageShape = SHAPE, **settings: Any) -> Denoiser:
     """The denoiser of a known distribution, with the noise levels of `kind`."""
 
     class Exact(kind):  # type: ignore[misc, valid-type]
         def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
             return answer(noisy, sigma[0])
 
-    port = Port("denoiser", SHAPE)
+    port = Port("denoiser", shape)
     network: Denoiser = Exact(kind.settings_type.read(settings, "test"), port, Silent(Settings(), port))
     return network.double().eval()
 
@@ -131,6 +131,24 @@ def test_an_image_s_likelihood_is_the_same_at_any_batch_size_and_leaves_nothing_
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-4, atol=1e-2)
     other = told.log_likelihood({"denoiser": network}, images, Draw(4, torch.arange(5), labels))
     assert not torch.allclose(other, whole)
+
+
+def two_heaps(noisy: Tensor, sigma: Tensor) -> Tensor:
+    """The clean point, on the average, of two normals of deviation 0.1 at (0.5, 0.5) and (-0.5, -0.5)."""
+    heap, share = 0.1**2, 0.1**2 / (0.1**2 + sigma**2)
+    which = (noisy.sum(dim=1, keepdim=True) * 0.5 / (heap + sigma**2)).tanh()  # of the middle, 1 or -1
+    return share * noisy + (1 - share) * 0.5 * which
+
+
+def test_points_are_told_of_as_they_are_and_their_density_integrates_to_one() -> None:
+    network = exact(FlowMatchingDenoiser, two_heaps, POINT)
+    axis = torch.linspace(-1.2, 1.2, 81, dtype=torch.float64)
+    places = torch.cartesian_prod(axis, axis).view(-1, 2, 1, 1)
+    flow = density(steps=30, trace="exact")
+    told = flow.log_likelihood({"denoiser": network}, places, Draw(0, torch.arange(len(places))))
+    assert told.exp().sum().item() * (2.4 / 80) ** 2 == pytest.approx(1.0, abs=0.01)
+    torch.testing.assert_close(told, flow.log_density(network, places, None, []))  # no noise over cells of levels
+    assert "dequantisation" not in flow.how_of(POINT)
 
 
 def test_how_it_was_found_is_said() -> None:

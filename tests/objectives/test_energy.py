@@ -67,3 +67,12 @@ def test_chains_go_on_where_they_were_left_and_walking_teaches_nothing() -> None
     assert vectors[0] and before
     for name, value in vectors[0].items():
         torch.testing.assert_close(value, vectors[1][name])
+
+
+def test_a_limit_holds_for_the_walks_of_training() -> None:
+    cd = objective(buffer=16, restart=0.0, limit=0.01)
+    cd.energy.temperature = 1e-6  # as steep as a wall
+    (player,) = cd.players
+    cd.loss(player, real(8))
+    assert cd.chains is not None
+    assert cd.chains.abs().max() < 1 + 5 * (0.01 + 5 * 0.1)  # five steps from the square, slope and noise

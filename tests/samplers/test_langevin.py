@@ -44,6 +44,18 @@ def test_cooling_ends_below_the_energy_s_own_temperature() -> None:
     assert (drawn(1000, cooling=0.3).var(dim=0)[1] < 0.5 * drawn(1000).var(dim=0)[1]).item()
 
 
+def test_a_limit_keeps_a_walk_from_running_away_where_a_slope_is_too_steep_and_elsewhere_changes_nothing() -> None:
+    def silent(step: int) -> Tensor:
+        return torch.zeros(5)
+
+    start = torch.linspace(-1.0, 1.0, 5)
+    steep = [walk(lambda x: 400 * x**2, start, 30, 0.1, silent, limit) for limit in (None, 0.1)]
+    assert steep[0].abs().max() > 1e6  # each step leads three times as far up the other side
+    assert steep[1].abs().max() <= 0.1
+    flat = [walk(lambda x: 4 * x**2, start, 30, 0.1, silent, limit) for limit in (None, 0.1)]
+    torch.testing.assert_close(flat[0], flat[1], rtol=0, atol=0)
+
+
 def test_two_wells_are_filled_by_their_weights() -> None:
     """Histogram agreement with a normalised density: two normals of 3 to 1, close enough to be crossed."""
 

@@ -23,7 +23,12 @@ SETTINGS = {
     "search": {"trials": 0},
     "recipes": {
         "mixture": {"from": "mixture", "networks": {"network": {"components": 8}}},
-        "flow": {"from": "flow-matching-points", "training": {"steps": 6}, "sampler": {"steps": 2}},
+        "flow": {
+            "from": "flow-matching-points",
+            "training": {"steps": 6},
+            "sampler": {"steps": 2},
+            "density": {"steps": 1},
+        },
     },
 }
 
@@ -59,9 +64,9 @@ def test_pictures_have_dots_and_real_points_beside(project: Project) -> None:
     for path in (project.samples("flow") / "grid.png", project.model("flow") / "samples.png"):
         assert Image.open(path).size == beside
     assert Image.open(project.model("flow") / "filmstrip.png").size[0] > 3 * scatter.SIDE
-    assert Image.open(project.model("mixture") / "density.png").size == beside
-    assert not (project.model("flow") / "density.png").exists()  # whose recipe names no density
-    assert read_json(project.evaluation("mixture"))["likelihood"]["protocol"]["of"] == "points of the plane"
+    for name in ("mixture", "flow"):
+        assert Image.open(project.model(name) / "density.png").size == beside
+        assert read_json(project.evaluation(name))["likelihood"]["protocol"]["of"] == "points of the plane"
     assert Image.open(project.prepared / "samples.png").size == (scatter.SIDE, scatter.SIDE)
 
 

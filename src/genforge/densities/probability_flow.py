@@ -13,8 +13,8 @@ of Runge and Kutta (fourth order) on even steps suits well. At the top y is take
 is Hutchinson's estimate, the mean of v' J v over random signs v, which is right on the average and costs one
 derivative; or exact, which costs d of them.
 
-Levels of 8-bit images are made continuous by uniform noise over their cells (Theis et al. 2016). Guidance and clipping,
-which change what is drawn, take no part.
+Levels of 8-bit images are made continuous by uniform noise over their cells (Theis et al. 2016); points are continuous
+already. Guidance and clipping, which change what is drawn, take no part.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pydantic import Field
 from torch import Tensor
 
 from genforge import randomness
-from genforge.contracts import CELL, Density, Draw, Network, Port
+from genforge.contracts import CELL, Density, Draw, ImageShape, Network, Port
 from genforge.networks.denoiser import Denoiser
 from genforge.settings import Settings
 
@@ -63,7 +63,11 @@ class ProbabilityFlow(Density):
         self.steps, self.trace, self.probes = settings.steps, settings.trace, settings.probes
         probes = "1 probe" if self.probes == 1 else f"{self.probes} probes"
         trace = f"Hutchinson's trace, {probes}" if self.trace == "hutchinson" else "exact trace"
-        self.how = f"probability-flow ODE, {self.steps} steps of Runge-Kutta; {trace}; uniform dequantisation, 1 draw"
+        self.how_of_points = f"probability-flow ODE, {self.steps} steps of Runge-Kutta; {trace}"
+        self.how = f"{self.how_of_points}; uniform dequantisation, 1 draw"
+
+    def how_of(self, image: ImageShape) -> str:
+        return self.how_of_points if image.is_point else self.how
 
     @torch.no_grad()
     def log_likelihood(self, networks: Mapping[str, Network], images: Tensor, draw: Draw) -> Tensor:
@@ -71,8 +75,10 @@ class ProbabilityFlow(Density):
         shape = tuple(images.shape[1:])
         indices = draw.indices.to(images.device)
         labels = None if draw.labels is None else draw.labels.to(images.device)
-        cells = randomness.uniform(draw.seed, indices, shape, DEQUANTISATION) - 0.5
         probes = [self._signs(draw.seed, indices, shape, PROBES + number) for number in range(self.probes)]
+        if network.port.image.is_point:
+            return self.log_density(network, images, labels, probes)
+        cells = randomness.uniform(draw.seed, indices, shape, DEQUANTISATION) - 0.5
         size = images[0].numel()
         return self.log_density(network, images + CELL * cells, labels, probes) + size * math.log(CELL)
 

@@ -26,6 +26,13 @@ class ContrastiveDivergenceSettings(Settings):
     step_size: float = Field(
         0.03, gt=0.0, le=1.0, description="standard deviation of each step's noise, of pixels in [-1, 1]"
     )
+    limit: float | None = Field(
+        None,
+        gt=0.0,
+        le=2.0,
+        description="how far the slope may move a pixel in one step, lest chains run away where the landscape is steep "
+        "(Du & Mordatch 2019 limit slopes too); null: freely",
+    )
     buffer: int = Field(2048, ge=1, le=1_000_000, description="chains that are kept")
     restart: float = Field(
         0.05, ge=0.0, le=1.0, description="share of the chains of a turn that begin anew, at uniform noise"
@@ -86,7 +93,7 @@ class ContrastiveDivergence(Objective):
         training = self.energy.training
         self.energy.eval()  # a walk is no lesson: what counts passes in training stands still
         steps, size = self.settings.steps, self.settings.step_size
-        drawn = walk(self.energy, begin, steps, size, lambda step: torch.randn_like(begin))
+        drawn = walk(self.energy, begin, steps, size, lambda step: torch.randn_like(begin), self.settings.limit)
         self.energy.train(training)
         self.chains[chosen] = drawn
         return drawn
