@@ -1,9 +1,9 @@
 """Seeds and noise that depend on nothing but their names.
 
-Training takes torch's own generators, whose states are in the checkpoint. Sampling takes `normal` and `uniform` below:
-a counter-based generator (Philox-4x32-10, Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") whose
-counter is (element, image index, stream), so that image i of a seed is the same image at any batch size, in any
-order and on any device.
+Training takes torch's own generators, whose states are in the checkpoint; so does `quick_uniform`. Sampling takes
+`normal` and `uniform` below: a counter-based generator (Philox-4x32-10, Salmon et al. 2011, "Parallel random numbers:
+as easy as 1, 2, 3") whose counter is (element, image index, stream), so that image i of a seed is the same image at any
+batch size, in any order and on any device.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:  # `derive` needs no torch, and a search's worker nothing else: it starts a second sooner
+    import torch
     from torch import Tensor
 
 _MASK = 0xFFFFFFFF
@@ -36,6 +38,22 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def quick_uniform(shape: Sequence[int], device: torch.device | str) -> Tensor:
+    """Uniform noise, float32, from torch's own generator, for where sixteen bits are enough: to decide with a
+    probability, that is.
+
+    On a CPU torch takes a number of its generator for every value; here one gives four, in a fifth of the time. They
+    are the middles of 65,536 cells of (0, 1), so that a probability is off by 2^-17 at most.
+    """
+    import torch
+
+    if torch.device(device).type != "cpu":
+        return torch.rand(shape, device=device)
+    size = math.prod(shape)
+    words = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    return words[:size].to(torch.float32).add_(2**15 + 0.5).mul_(2.0**-16).reshape(shape)
 
 
 def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:

@@ -1,18 +1,25 @@
 """What the pipeline costs beside the training itself: tracking, checkpoints, curves, orchestration.
 
-    python tests/benchmarks/overhead.py [--recipe gan-mlp] [--steps 1500] [--rounds 3] [--threads 2]
+    python tests/benchmarks/overhead.py [--recipe gan-mlp] [--steps 1000] [--rounds 3] [--minutes 10]
 
-The bare loop is `train` on the same recipe, without checkpoints, tracker or pictures. The pipeline is what a stage of
-dvc.yaml runs: `genforge step train`. It is taken at one and at two times `--steps`, and so is the bare loop: what the
-second half costs is the overhead that grows with training (`overhead_percent`), the rest is the same for any length
-(`fixed_seconds`: starting Python, importing torch and MLflow, five looks at the pictures, the model's files).
-`percent_of_an_hour` has both. A perceptron's step of some milliseconds with a state of 50 MB to checkpoint is the
-hardest case. Digits at 28x28.
+What a stage of dvc.yaml runs, `genforge step train`, runs in a process that keeps accounts of itself: what its steps
+take (the players' turns, the averages, now and then a batch of held-out images) is the loop alone, and whatever else
+the process and those that it starts take is overhead. Both are processor seconds of one and the same run, on one
+thread, so that a machine which others use slows both alike, and one run tells what two side by side would need an hour
+for.
+
+The training has twice `--steps` steps. Its second half shows what grows with training (`grows_percent`: checkpoints,
+log, curves, what is sent to MLflow meanwhile, system metrics). The rest is the same for any length (`fixed_s`: MLflow
+and its uploader, five looks at the pictures, the model's files; Python's start and torch's import count for neither,
+since the loop alone needs them too). `overhead_percent` has both, for a training of `--minutes`.
+
+A perceptron's step of some milliseconds with a state of 50 MB to checkpoint is the hardest case. Digits at 28x28.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -20,7 +27,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 from images import SCRATCH
@@ -30,16 +39,9 @@ from search import step_of
 NAME = "timed"
 
 
-def project(folder: Path, recipe: str) -> None:
-    """A project whose data are ready."""
+def project(folder: Path, recipe: str, steps: int) -> None:
+    """A project whose data are ready, and where nothing has been trained."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_steps(folder, recipe, 100)
-    for step, place in (("ingest", "data/raw"), ("prepare", "data/prepared")):
-        if not (folder / place).is_dir():
-            step_of(folder, step)
-
-
-def write_steps(folder: Path, recipe: str, steps: int) -> None:
     parameters = {
         "seed": 0,
         "device": "cpu",
@@ -48,80 +50,120 @@ def write_steps(folder: Path, recipe: str, steps: int) -> None:
         "recipes": {NAME: {"from": recipe, "training": {"steps": steps}}},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
-
-
-def in_pipeline(folder: Path, recipe: str, steps: int) -> tuple[float, float]:
-    """Wall and processor seconds of the whole stage."""
-    write_steps(folder, recipe, steps)
+    for step, place in (("ingest", "data/raw"), ("prepare", "data/prepared")):
+        if not (folder / place).is_dir():
+            step_of(folder, step)
     shutil.rmtree(folder / ".genforge", ignore_errors=True)
     step_of(folder, "resolve")
-    began, used = time.perf_counter(), processor_seconds()
-    step_of(folder, "train", NAME)
-    return time.perf_counter() - began, processor_seconds() - used
 
 
-def bare(folder: Path, recipe: str, steps: int) -> tuple[float, float]:
-    """Of the loop alone, in a process of its own."""
-    command = [sys.executable, __file__, "--bare", str(folder), "--recipe", recipe, "--steps", str(steps)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    wall, processor = json.loads(done.stdout.splitlines()[-1])
-    return wall, processor
+class Accounts:
+    """Processor seconds of this process, and what for.
+
+    steps: in steps, and in looks at held-out images. looks: in looks at the pictures. half, whole: (all, in steps, in
+    looks) so far, when half of the steps were done and when all were.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.count, self.done = steps, 0
+        self.steps = self.looks = 0.0
+        self.half = self.whole = (0.0, 0.0, 0.0)
+
+    def step(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.examine(function, *arguments)
+        self.done += 1
+        if self.done == self.count // 2:
+            self.half = processor_seconds(), self.steps, self.looks
+        elif self.done == self.count:
+            self.whole = processor_seconds(), self.steps, self.looks
+
+    def examine(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.thread_time()
+        try:
+            return function(*arguments)
+        finally:
+            self.steps += time.thread_time() - began
+
+    def look(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        began = time.thread_time()
+        try:
+            return function(*arguments)
+        finally:
+            self.looks += time.thread_time() - began
 
 
-def alone(folder: Path, recipe: str, steps: int) -> None:
-    """Print the seconds of `train`."""
-    import torch
+def stage(steps: int) -> None:
+    """Run the stage here, in the project's folder, and print what was found."""
+    import psutil
 
-    from genforge import catalog
-    from genforge.data.loading import DeviceData, Prepared
-    from genforge.randomness import seed_everything
-    from genforge.training.loop import train
-    from genforge.training.settings import TrainingSettings
+    from genforge.cli import main as genforge
+    from genforge.steps import train as of_stage
+    from genforge.training import loop
+    from genforge.training.history import History
 
-    torch.set_num_threads(int(os.environ["GENFORGE_THREADS"]))
-    prepared = Prepared.open(folder / "data" / "prepared")
-    entry = catalog.resolve(NAME, {"from": recipe, "training": {"steps": steps}})
-    seed_everything(0)
-    objective = catalog.build_objective(entry, prepared.shape, len(prepared.classes))
-    data, held_out = DeviceData(prepared), DeviceData(prepared, "validation")
-    began, used = time.perf_counter(), processor_seconds()
-    train(objective, data, TrainingSettings.read(entry.training, "training"), held_out=held_out)
-    print(json.dumps([time.perf_counter() - began, processor_seconds() - used]))
+    accounts = Accounts(steps)
+    # The names by which the loop and the stage call their own parts.
+    loop._step = functools.partial(accounts.step, loop._step)  # type: ignore[assignment]
+    loop._examined = functools.partial(accounts.examine, loop._examined)  # type: ignore[assignment]
+    of_stage.pictures_of = functools.partial(accounts.look, of_stage.pictures_of)  # type: ignore[assignment]
+    see = History.see
+    History.see = lambda *arguments: accounts.look(see, *arguments)  # type: ignore[method-assign]
+    words, sys.stdout = sys.stdout, sys.stderr
+    began = processor_seconds()
+    status = genforge(["step", "train", NAME])
+    if status or accounts.done != steps:
+        sys.exit(f"the stage ended with {status} after {accounts.done} of {steps} steps")
+    psutil.wait_procs(psutil.Process().children())  # what is sent to MLflow after the end counts too
+    (at_half, steps_at_half, looks_at_half), (at_end, steps_at_end, looks_at_end) = accounts.half, accounts.whole
+    bare = steps_at_end - steps_at_half
+    found = {
+        "bare": accounts.steps,
+        "all": processor_seconds() - began,
+        "grows": (at_end - at_half - bare - (looks_at_end - looks_at_half)) / bare,
+    }
+    print(json.dumps(found), file=words)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="gan-mlp")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument(
+        "--steps", type=int, default=1000, help="of the half that counts: whole intervals of checkpoints"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of the training that the percentage is told for")
     parser.add_argument("--scratch", type=Path, default=SCRATCH)
-    parser.add_argument("--bare", type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--stage", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    recipe, steps = arguments.recipe, arguments.steps
-    os.environ["GENFORGE_THREADS"] = str(arguments.threads)
-    if arguments.bare is not None:
-        alone(arguments.bare, recipe, steps)
+    steps, seconds = 2 * arguments.steps, 60 * arguments.minutes
+    if arguments.stage:
+        stage(steps)
         return
-    folder = arguments.scratch / f"overhead-{recipe}"
-    project(folder, recipe)
-    seconds: dict[str, list[tuple[float, float]]] = {}
+    environment = {**os.environ, "GENFORGE_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    folder = arguments.scratch / f"overhead-{arguments.recipe}"
+    command = [sys.executable, str(Path(__file__).resolve()), "--stage", "--steps", str(arguments.steps)]
+    found = []
     for _ in range(arguments.rounds):
-        for times in (1, 2):
-            seconds.setdefault(f"pipeline{times}", []).append(in_pipeline(folder, recipe, times * steps))
-            seconds.setdefault(f"bare{times}", []).append(bare(folder, recipe, times * steps))
-    line: dict[str, object] = {"name": "overhead", "recipe": recipe, "steps": steps, "rounds": arguments.rounds}
-    for which, prefix in enumerate(("", "processor_")):
-        middle = {side: statistics.median(pair[which] for pair in pairs) for side, pairs in seconds.items()}
-        grows = (middle["pipeline2"] - middle["pipeline1"]) / (middle["bare2"] - middle["bare1"]) - 1
-        fixed = middle["pipeline2"] - middle["bare2"] * (1 + grows)
-        line |= {
-            f"{prefix}bare_s": round(middle["bare2"], 2),
-            f"{prefix}pipeline_s": round(middle["pipeline2"], 2),
-            f"{prefix}overhead_percent": round(100 * grows, 2),
-            f"{prefix}fixed_seconds": round(fixed, 2),
-            f"{prefix}percent_of_an_hour": round(100 * (grows + fixed / 3600), 2),
-        }
+        project(folder, arguments.recipe, steps)
+        done = subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    grows = statistics.median(one["grows"] for one in found)
+    fixed = statistics.median(one["all"] - one["bare"] * (1 + one["grows"]) for one in found)
+    line = {
+        "name": "overhead",
+        "recipe": arguments.recipe,
+        "steps": steps,
+        "rounds": arguments.rounds,
+        "ms_per_step": round(1e3 * statistics.median(one["bare"] for one in found) / steps, 2),
+        "minutes": arguments.minutes,
+        "bare_s": seconds,
+        "pipeline_s": round(seconds * (1 + grows) + fixed, 1),
+        "overhead_percent": round(100 * (grows + fixed / seconds), 2),
+        "grows_percent": round(100 * grows, 2),
+        "grows_percent_each": [round(100 * one["grows"], 2) for one in found],
+        "fixed_s": round(fixed, 1),
+        "percent_of_an_hour": round(100 * (grows + fixed / 3600), 2),
+    }
     print(json.dumps(line))
 
 

@@ -181,7 +181,7 @@ ROWS: dict[str, Turns | Tool] = {
         theirs="peer_s",
     ),
     "overhead": Tool(
-        "tracking, checkpoints, orchestration",
+        "tracking, checkpoints, orchestration, in ten minutes of an MLP GAN",
         ("overhead.py",),
         "the loop alone",
         "overhead_percent",

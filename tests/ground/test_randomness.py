@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genforge.randomness import derive, normal, philox, uniform
+from genforge.randomness import derive, normal, philox, quick_uniform, uniform
 
 FULL = 0xFFFFFFFF
 
@@ -25,6 +25,26 @@ FULL = 0xFFFFFFFF
 def test_philox_gives_the_published_answers(counter, key, answer) -> None:
     words = philox(tuple(torch.tensor([word]) for word in counter), key)  # type: ignore[arg-type]
     assert tuple(int(word) for word in words) == answer
+
+
+def test_quick_noise_is_uniform_and_neither_end_is_reached() -> None:
+    torch.manual_seed(0)
+    noise = quick_uniform((65_537, 4), "cpu")
+    assert noise.min() > 0 and noise.max() < 1
+    expected = noise.numel() / 64
+    squared = (torch.histc(noise, 64, 0, 1) - expected).square().sum() / expected
+    assert 25 < squared < 120, "chi-squared with 63 degrees of freedom: 63 +- 11"
+    correlations = torch.corrcoef(noise.T)  # of the four that one number gives
+    assert (correlations - torch.eye(4)).abs().max() < 0.02
+
+
+def test_quick_noise_goes_on_from_where_torch_s_generator_stands() -> None:
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first = quick_uniform((5, 7), "cpu")
+    assert not torch.equal(quick_uniform((5, 7), "cpu"), first)
+    torch.set_rng_state(state)
+    assert torch.equal(quick_uniform((5, 7), "cpu"), first)
 
 
 @pytest.mark.parametrize("draw", [normal, uniform])

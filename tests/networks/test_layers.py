@@ -10,6 +10,7 @@ from torch import nn
 
 from genforge.contracts import ImageShape
 from genforge.networks.layers import (
+    Dropout,
     FourierEmbedding,
     SinusoidalEmbedding,
     SpectralNorm,
@@ -25,6 +26,18 @@ from genforge.networks.layers import (
 def test_halving_stops_at_four_or_an_odd_side(side: int, count: int, smallest: int) -> None:
     assert halvings(ImageShape(1, side, side)) == count
     assert side >> count == smallest
+
+
+def test_dropout_keeps_the_mean_and_tells_the_gradient_which_values_it_dropped() -> None:
+    torch.manual_seed(0)
+    values, dropout = torch.ones(400, 500, requires_grad=True), Dropout(0.3)
+    dropped = dropout(values)
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.3, abs=0.005)
+    torch.testing.assert_close(dropped[dropped != 0].unique(), torch.tensor([1 / 0.7]))
+    dropped.sum().backward()
+    assert values.grad is not None and torch.equal(values.grad, dropped.detach())
+    assert dropout(values.bfloat16()).dtype == torch.bfloat16
+    assert torch.equal(dropout.eval()(values), values)
 
 
 def test_spectral_norm_brings_the_largest_singular_value_to_one() -> None:

@@ -76,6 +76,19 @@ def test_bernoulli_nats_are_torch_s_and_finite_at_the_ends() -> None:
     assert torch.isfinite(network(-images, images)).all()
 
 
+def test_bernoulli_slopes_are_those_of_the_formula_and_end_where_probabilities_are_kept_back() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(2, (3, 1, 4, 4)) * 2.0 - 1
+    decoded = (4 * torch.randn(3, 1, 4, 4)).tanh()
+    decoded[0, 0, 0] = torch.tensor([1.0, -1.0, 0.999999, -0.999999])
+    decoded.requires_grad_()
+    (ours,) = torch.autograd.grad(law("bernoulli-pixels", ImageShape(1, 4, 4))(decoded, images).mean(), decoded)
+    told = ((decoded * images + 1) / 2).clamp(1e-6, 1 - 1e-6)
+    (expected,) = torch.autograd.grad(told.log().flatten(1).sum(dim=1).mean(), decoded)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=0)
+    assert torch.equal(ours == 0, expected == 0) and (ours == 0).any()
+
+
 def test_grays_become_white_as_often_as_they_are_light() -> None:
     unit = torch.rand(2000, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     grays = torch.full_like(unit, -0.5)  # a quarter of the way from black to white

@@ -30,6 +30,15 @@ def test_kept_memory_gives_the_same_bits() -> None:
     assert_same_bits(weights(trained(keep_memory=True)), weights(trained(keep_memory=False)))
 
 
+def test_a_training_takes_no_more_threads_than_it_is_given_and_gives_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    for most in (1, None, 16):
+        trained(threads=most)
+    assert taken == [1, 4, 4, 4, 4, 4]
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_glibc_takes_what_it_is_told() -> None:
     assert acceleration._keep_memory()

@@ -3,6 +3,7 @@ use."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -17,11 +18,13 @@ from toy_training import Denoise, Duel, ToyData, ToyObjective, assert_same_bits,
 from genforge.contracts import Batch, Loss, Network, Player
 from genforge.randomness import seed_everything
 from genforge.training.checkpoint import Checkpoints
+from genforge.training.environment import environment
 from genforge.training.failure import Rollback, TrainingFailed
-from genforge.training.history import Log
+from genforge.training.history import History, Log
 from genforge.training.loop import Trained, train
 from genforge.training.optimization import OptimizerSettings
 from genforge.training.settings import TrainingSettings
+from genforge.training.state import RunState
 from genforge.training.termination import Terminated
 from tests.disasters import REACHED, strike
 
@@ -242,6 +245,16 @@ def test_a_memory_that_overflowed_is_never_checkpointed(tmp_path: Path) -> None:
     with pytest.raises(TrainingFailed, match="a value in the optimizer's memory of player `denoiser` is inf"):
         train(Huge(), ToyData(), SHORT, checkpoints=Checkpoints(tmp_path, warn=lambda text: None))
     assert weights(Huge()) and Checkpoints(tmp_path).steps() == [0]
+
+
+@pytest.mark.parametrize("value", [1e30, math.inf, math.nan])
+def test_a_weight_whose_square_overflows_is_large_and_no_failure(value: float) -> None:
+    objective = Denoise()
+    state = RunState(objective, [], 0.0, History(), environment("cpu"))
+    with torch.no_grad():
+        next(iter(objective.exported.parameters())).view(-1)[0] = value
+    with contextlib.nullcontext() if math.isfinite(value) else pytest.raises(TrainingFailed, match=f"is {value}"):
+        state.check_finite("training")
 
 
 def test_every_optimizer_s_memory_is_looked_at(tmp_path: Path) -> None:

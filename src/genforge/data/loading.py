@@ -100,11 +100,12 @@ class DeviceData(TrainingData):
         """The turn-th batch (0, 1, ...) of `size` images of the endless shuffled stream."""
         chosen, mirrored = self._positions(turn, size)
         here = chosen.to(self.device)
-        images = self._held[here] if self._held is not None else self._fetched(turn, size, chosen)
+        # `index_select` copies whole images, where `[]` copies values one by one.
+        images = self._fetched(turn, size, chosen) if self._held is None else self._held.index_select(0, here)
         batch = to_network(images)
         if self.horizontal_flip:
             batch = torch.where(mirrored.to(self.device)[:, None, None, None], batch.flip(3), batch)
-        return Batch(batch, None if self._labels is None else self._labels[here])
+        return Batch(batch, None if self._labels is None else self._labels.index_select(0, here))
 
     def chunks(self, size: int = 1024) -> Iterator[Batch]:
         """Every image once, as it is, in the order on disk, in batches of at most `size`."""

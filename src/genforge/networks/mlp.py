@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from genforge.contracts import Network, Port, PortKind
 from genforge.networks.conditioning import Projection, join, joined_label, label_size
-from genforge.networks.layers import spectral_norm
+from genforge.networks.layers import Dropout, spectral_norm
 from genforge.settings import Settings
 
 SLOPE = 0.2  # of the leaky rectifier below zero
@@ -81,7 +81,7 @@ class Critic(Network):
         for width in settings.widths:
             layers += [spectral_norm(nn.Linear(inputs, width), spectral), nn.LeakyReLU(SLOPE)]
             if settings.dropout:
-                layers.append(nn.Dropout(settings.dropout))
+                layers.append(Dropout(settings.dropout))
             inputs = width
         self.layers = nn.Sequential(*layers)
         self.head = spectral_norm(nn.Linear(inputs, port.outputs), spectral)

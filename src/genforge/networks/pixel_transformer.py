@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from genforge.contracts import Port
 from genforge.networks.autoregressive import AutoregressiveNetwork, AutoregressiveSettings, Walk, to_levels
-from genforge.networks.layers import LabelEmbedding, draw_weights
+from genforge.networks.layers import Dropout, LabelEmbedding, draw_weights
 
 FIRST_WEIGHTS = 0.02  # standard deviation, as in GPT-2
 
@@ -48,7 +48,7 @@ class Block(nn.Module):
         self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.project_in, self.project_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.hidden, self.leave = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Tokens (n, tokens, width) to the same shape; with a cache, of the tokens that follow those in it."""
@@ -91,7 +91,7 @@ class PixelTransformer(AutoregressiveNetwork):
         self.start = LabelEmbedding(port.classes or 1, settings.width)
         self.pixel = nn.ModuleList(nn.Embedding(2**settings.bits, settings.width) for _ in range(image.channels))
         self.row, self.column = nn.Embedding(image.height, settings.width), nn.Embedding(image.width, settings.width)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.blocks = nn.ModuleList(
             Block(settings.width, settings.heads, settings.dropout) for _ in range(settings.layers)
         )

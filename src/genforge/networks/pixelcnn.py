@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from genforge.contracts import ImageShape, Port
 from genforge.networks.autoregressive import AutoregressiveNetwork, AutoregressiveSettings, Walk
-from genforge.networks.layers import LabelEmbedding
+from genforge.networks.layers import Dropout, LabelEmbedding
 
 
 class PixelCNNSettings(AutoregressiveSettings):
@@ -55,7 +55,7 @@ class GatedLayer(nn.Module):
         self.across = nn.Conv2d(2 * width, 2 * width, 1)  # from the vertical stack to the horizontal one
         self.out = nn.Conv2d(width, width, 1)
         self.label = LabelEmbedding(classes, 4 * width) if classes else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, above: Tensor, left: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both stacks, each (n, inputs, h, w), to (n, width, h, w)."""

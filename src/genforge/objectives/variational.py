@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port, TrainingData
 from genforge.networks.pixels import GaussianPixels, Pixels
 from genforge.objectives.conditioning import check_conditioning
+from genforge.randomness import quick_uniform
 from genforge.settings import Settings
 
 CALIBRATED_ON, CALIBRATED_AT_ONCE = 10_000, 250  # images of the training split; in a batch
@@ -86,7 +87,7 @@ class Variational(Objective):
         return self.settings.beta * min(1.0, self.steps.item() / warmup) if warmup else self.settings.beta
 
     def loss(self, player: Player, batch: Batch) -> Loss:
-        images = self.pixels.observe(batch.images, torch.rand_like(batch.images))
+        images = self._observed(batch)
         mean, log_variance = self.encode(images, batch.labels)
         latent = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         decoded = self.decoder(latent, batch.labels).float()
@@ -112,11 +113,15 @@ class Variational(Objective):
         errors = []
         for turn in range(-(-min(data.count, CALIBRATED_ON) // CALIBRATED_AT_ONCE)):
             batch = data.batch(turn, CALIBRATED_AT_ONCE)
-            images = self.pixels.observe(batch.images, torch.rand_like(batch.images))
+            images = self._observed(batch)
             mean, log_variance = self.encode(images, batch.labels)
             decoded = self.decoder(mean + (0.5 * log_variance).exp() * torch.randn_like(mean), batch.labels)
             errors.append((images - decoded.float()).square().mean())
         self.pixels.calibrate(torch.stack(errors).mean())
+
+    def _observed(self, batch: Batch) -> Tensor:
+        """The images as the law of pixels knows them."""
+        return self.pixels.observe(batch.images, quick_uniform(batch.images.shape, batch.images.device))
 
     def state(self) -> dict[str, Tensor]:
         return {"steps": self.steps}

@@ -6,11 +6,13 @@ docs/benchmarks.md has what each of them gains, and that images are no worse for
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
 import platform
 import shutil
+from collections.abc import Iterator
 from functools import cache
 
 import torch
@@ -31,6 +33,17 @@ def prepare_process(settings: TrainingSettings) -> None:
         _left_out("flush_denormals: this processor does not flush numbers below 1e-38 to zero")
     if settings.keep_memory and not _keep_memory():
         _left_out("keep_memory: memory is not glibc's here, and is kept as it likes")
+
+
+@contextlib.contextmanager
+def threads(most: int | None) -> Iterator[None]:
+    """Within the block PyTorch computes on at most so many CPU threads; None: on as many as the process has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if most is None else min(before, most))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def uses_bfloat16(settings: TrainingSettings, device: str) -> bool:

@@ -58,6 +58,12 @@ class TrainingSettings(Settings):
         description="torch.compile the networks: a minute at the start, faster afterwards; not for objectives that "
         "differentiate gradients; left out where there is no compiler",
     )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads at most, of those that the process has (GENFORGE_THREADS); null: all. To wake a "
+        "second one takes longer than a small layer does",
+    )
     keep_memory: bool = Field(
         True,
         description="blocks of memory that are freed stay with the process for the next step (glibc's mallopt; on a "

@@ -131,8 +131,11 @@ class RunState:
             TrainingFailed: something is not finite; names the player, or `exported`.
         """
         self.window.read(title, self.peers)
+        seen: set[int] = set()
         for owner, module in self._modules().items():
-            self._check(title, owner, "a weight", list(module.parameters()))
+            own = [weight for weight in module.parameters() if id(weight) not in seen]
+            seen |= {id(weight) for weight in own}
+            self._check(title, owner, "a weight", own)
 
     def check_memory(self, title: str) -> None:
         """Look at what optimizers and the average remember: with an infinite square in Adam's memory a weight would
@@ -150,8 +153,12 @@ class RunState:
             if tensor.numel():
                 on_device.setdefault(tensor.device, []).append(tensor.detach())
         for detached in on_device.values():
-            largest = torch.stack(torch._foreach_norm(detached, float("inf"))).max().item()  # NaN wins a maximum
-            if not math.isfinite(largest):
+            # The length tells as much in a fiftieth of the time; but the square of a finite number may not be finite.
+            for order in (2.0, float("inf")):
+                largest = torch.stack(torch._foreach_norm(detached, order)).max().item()  # NaN wins a maximum
+                if math.isfinite(largest):
+                    break
+            else:
                 raise TrainingFailed(title, self.step, owner, what, largest)
 
     def _enter(self, environments: Sequence[Environment], warn: Callable[[str], None]) -> None:

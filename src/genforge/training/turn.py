@@ -75,7 +75,8 @@ class Turn:
             when `measured`, with the length of the gradient.
         """
         set_learning_rate(self.optimizer, factor * self.learning_rate)
-        self.optimizer.zero_grad(set_to_none=True)
+        for weight in self.own:
+            weight.grad = None
         for weight in self.others:
             weight.requires_grad_(False)
         try:
