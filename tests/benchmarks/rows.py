@@ -136,7 +136,7 @@ ROWS: dict[str, Turns | Tool] = {
     ),
     "ddim": Turns(
         "50 DDIM steps, 64 images, 2.6 M parameters",
-        ("sampling", "ddpm", *UNET),
+        ("sampling", "ddpm", *UNET, "--set", "sampler.precision=bfloat16"),
         ("--data", "cifar"),
         (Peer("diffusers", 1.5, ("--draw",)),),
         rounds=3,
