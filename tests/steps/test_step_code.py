@@ -42,7 +42,8 @@ def before(package: Path) -> dict[str, dict[str, str]]:
         ("samplers/drawing.py", {"train"}),
         ("steps/sample.py", {"sample"}),
         ("training/loop.py", {"extractor"}),  # of recipes, it stands in the recipe's digest
-        ("networks/unet.py", set()),  # so does this
+        ("networks/unet.py", set()),  # so do these
+        ("networks/denoiser.py", set()),
         ("tracking/runs.py", set()),
         ("search/dashboard.py", set()),
     ],

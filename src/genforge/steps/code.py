@@ -19,6 +19,8 @@ from genforge.files import digest_file
 from genforge.imports import NAME, closure
 
 LOOP = "training"
+# Networks that densities know by their type: each stands in the digest of the recipes that use it.
+DENSITIES_KNOW = tuple(f"networks.{name}" for name in ("autoregressive", "denoiser", "flow", "pixel_heads", "pixels"))
 PLUMBING = (
     *("catalog", "config", "dimension", "files", "imports", "locks", "ownership", "parallel", "processes", "progress"),
     *("settings", "slots", "steps.code", "steps.project", "torchvision_cure", "tracking", "webhook"),
@@ -48,7 +50,8 @@ STAGES = {
     "train": Code(("steps.train",), (LOOP, "steps.plane")),
     "sample": Code(("steps.sample",), (LOOP, "data.loading")),
     "evaluate": Code(
-        ("steps.evaluate", *_named_in(DENSITIES)), (LOOP, "data.loading", "evaluation.leaderboard", "pictures")
+        ("steps.evaluate", *_named_in(DENSITIES)),
+        (LOOP, *DENSITIES_KNOW, "data.loading", "evaluation.leaderboard", "pictures"),
     ),
     # Real images have no model, no latents and no likelihood.
     "floor": Code(
