@@ -4,7 +4,8 @@
 
 FOLDER is a project whose steps `prepare` and `extractor` are done. Each seed trains both sides from the same first
 weights on the same batches. Prints a line of JSON for each training, then one with means, their spread over seeds, and
-the mean of the differences. A difference within the spread is noise.
+the mean of the differences with its 95% interval (Student's t over the pairs). Where that holds zero, no difference is
+seen; how large a one may hide, the interval says.
 """
 
 from __future__ import annotations
@@ -43,6 +44,18 @@ def fid_of(
     return judge.score(drawn, ["fid"])["fid"], seconds
 
 
+def interval(differences: list[float]) -> list[float] | None:
+    """The 95% interval of their mean; None of a single one."""
+    count = len(differences)
+    if count < 2:
+        return None
+    from scipy.stats import t
+
+    middle = statistics.mean(differences)
+    half = float(t.ppf(0.975, count - 1)) * statistics.stdev(differences) / count**0.5
+    return [round(middle - half, 4), round(middle + half, 4)]
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
@@ -73,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     for side, values in {**found, "difference": differences}.items():
         spread = statistics.stdev(values) if len(values) > 1 else None
         summary[side] = {"mean": round(statistics.mean(values), 4), "deviation": spread and round(spread, 4)}
+    summary["interval"] = interval(differences)
     print(json.dumps(summary))
 
 

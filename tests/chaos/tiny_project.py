@@ -19,7 +19,7 @@ TRIALS = 3
 _RESULTS = ("search", "models", "curves", "samples", "evaluations", "metrics", "report")
 FORGOTTEN = [f"results/{name}" for name in _RESULTS]
 FORGOTTEN += [".genforge/checkpoints", ".genforge/search", ".dvc/cache/runs"]
-HEAD_START = ["data/raw", "data/prepared", "results/recipes", "results/extractor"]
+HEAD_START = ["data/raw", "data/prepared", "results/code", "results/recipes", "results/extractor"]
 STEPS = {"steps": 400, "checkpoint_every": 10, "log_every": 5, "batch_size": 16}
 
 

@@ -15,23 +15,10 @@ import yaml
 
 from genforge.imports import closure
 from genforge.settings import UserError
+from genforge.steps import code
 from pipelines.stages import Graph, Processes, StageFailed, run_stage
 
 ROOT = Path(__file__).parents[2]
-# Rooms whose code decides what a step makes. Training, like the contracts, is in the digest of each recipe's code,
-# which `resolve` writes; the rest is plumbing.
-DECIDING = ("data", "evaluation", "networks", "objectives", "samplers", "report", "search", "registry")
-SPARED = {  # imported for something that does not decide
-    ("extractor", "metrics"),
-    ("extractor", "protocol"),
-    ("sample", "loading"),
-    ("evaluate", "loading"),
-    ("evaluate", "leaderboard"),
-    ("floor", "leaderboard"),
-    ("report", "protocol"),
-    ("register", "loading"),
-    ("register", "classifier"),
-}
 PIPELINE = """
 stages:
   first:
@@ -127,14 +114,18 @@ def test_a_file_that_dvc_cannot_take_is_a_users_mistake(blank: Path, name: bytes
 
 def test_stages_depend_on_the_code_that_decides_what_they_make() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    del stages["resolve"]  # it writes the digests themselves: see test_dependencies.py
+    assert "src/genforge" in stages.pop("resolve")["deps"]  # it writes the digests
     for name, entry in stages.items():
         stage = entry.get("do", entry)
+        if name in code.STAGES:
+            assert f"results/code/{name}.json" in stage["deps"]
+            continue
         watched = tuple(dep for dep in stage["deps"] if dep.startswith("src/"))
-        for path in closure([f"genforge.steps.{stage['cmd'].split()[2]}"]).values():
-            code = path.relative_to(ROOT).as_posix()
-            if path.parent.name in DECIDING and path.name != "__init__.py" and (name, path.stem) not in SPARED:
-                assert code.startswith(watched), f"{name} uses {code} and does not watch it"
+        for path in closure([f"genforge.steps.{name}"]).values():
+            if path.parent.name == "data" and path.name != "__init__.py":
+                assert path.relative_to(ROOT).as_posix().startswith(watched), (
+                    f"{name} uses {path} and does not watch it"
+                )
 
 
 def test_keys_that_dvc_watches_are_asked_for_with_their_defaults(blank: Path) -> None:

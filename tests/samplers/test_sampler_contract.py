@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genforge import randomness
 from genforge.catalog import SAMPLERS, build_sampler, target
 from genforge.contracts import Draw
 from genforge.networks.denoiser import Denoiser
+from genforge.samplers import diffusion
 from genforge.samplers.diffusion import DiffusionSampler
 from genforge.settings import UserError
 from tests.networks.network_cases import EIGHT, build
@@ -108,6 +109,34 @@ def test_levels_that_do_not_fall_within_the_range_are_told(levels: tuple[float, 
 def test_a_network_in_training_mode_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="training mode"):
         sampler(name, steps=2).sample(denoiser().train(), Draw(0, torch.arange(2)))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_bfloat16_is_the_network_s_alone_and_gives_nearly_the_same_images(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diffusion, "_multiplies_bfloat16", lambda: True)  # what it lacks, a processor imitates
+    network, draw, types = denoiser(), Draw(5, torch.arange(3)), set()
+    layer = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    layer.register_forward_hook(lambda _, inputs, output: types.add(output.dtype))
+    wanted = sampler(name, steps=3).sample(network, draw)
+    assert types == {torch.float32}
+    types.clear()
+    found = sampler(name, steps=3, precision="bfloat16").sample(network, draw)
+    assert types == {torch.bfloat16} and found.dtype == torch.float32
+    assert 0 < (found - wanted).abs().mean() < 0.02
+
+
+def test_bfloat16_is_left_out_where_the_processor_lacks_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(diffusion, "multiplies_bfloat16", lambda: False)
+    diffusion._multiplies_bfloat16.cache_clear()
+    network, draw = denoiser(), Draw(5, torch.arange(2))
+    lacking = [sampler("ddim", steps=2, precision="bfloat16").sample(network, draw) for _ in range(2)]
+    diffusion._multiplies_bfloat16.cache_clear()
+    assert torch.equal(lacking[0], sampler("ddim", steps=2).sample(network, draw))
+    assert capsys.readouterr().err.count("left out: sampler.precision: bfloat16") == 1, "one line a process"
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -15,6 +15,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -22,10 +23,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from genforge import randomness
+from genforge.bfloat16 import multiplies_bfloat16
 from genforge.contracts import Draw, Network, Port, Sampler, State, Taught
 from genforge.networks.autoguided import Autoguided
 from genforge.networks.denoiser import Denoiser, PathName, karras_levels
-from genforge.samplers.drawing import begin
+from genforge.progress import say
+from genforge.samplers.drawing import begin, device_of
 from genforge.settings import Settings, UserError
 
 Denoise = Callable[[Tensor, Tensor], Tensor]  # noisy (n, c, h, w) at noise level sigma () to clean (n, c, h, w)
@@ -56,6 +59,12 @@ class DiffusionSettings(Settings):
         ge=0.0,
         description="strength of autoguidance (Karras 2024, arXiv:2406.02507) by the guide of an autoguided-denoiser: "
         "1 none, more is further from what a worse network would draw. Other than 1 takes an evaluation of the guide",
+    )
+
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the denoiser's arithmetic; the steps between are in float32. bfloat16 on a CPU without "
+        "instructions for it (AVX512-BF16): float32, and one line says so",
     )
 
     @model_validator(mode="before")
@@ -212,17 +221,29 @@ class DiffusionSampler(Sampler):
         by Karras et al. 2024, eq. 4. Both are linear in the predicted noise, and so the same in the clean image.
         """
         guidance, autoguidance = self.settings.guidance, self.settings.autoguidance
+        device = device_of(network).type
+        lower = self.settings.precision == "bfloat16" and (device != "cpu" or _multiplies_bfloat16())
 
         def evaluate(noisy: Tensor, sigma: Tensor) -> Tensor:
             levels = sigma.expand(len(noisy))
-            answer = clean = network(noisy, levels, labels)
-            if guidance != 1.0:
-                assert labels is not None
-                without = network(noisy, levels, torch.full_like(labels, network.port.classes))
-                clean = clean + (guidance - 1) * (answer - without)
-            if autoguidance != 1.0:
-                assert isinstance(network, Autoguided)
-                clean = clean + (autoguidance - 1) * (answer - network.guide(noisy, levels, labels))
+            with torch.autocast(device, torch.bfloat16, enabled=lower):
+                answer = clean = network(noisy, levels, labels)
+                if guidance != 1.0:
+                    assert labels is not None
+                    without = network(noisy, levels, torch.full_like(labels, network.port.classes))
+                    clean = clean + (guidance - 1) * (answer - without)
+                if autoguidance != 1.0:
+                    assert isinstance(network, Autoguided)
+                    clean = clean + (autoguidance - 1) * (answer - network.guide(noisy, levels, labels))
             return clean.clamp(-1, 1) if self.settings.clip else clean
 
         return evaluate
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor does; where not, one line a process says what is left out."""
+    if not multiplies_bfloat16():
+        say("left out: sampler.precision: bfloat16: this processor has no instructions for it (AVX512-BF16); float32")
+        return False
+    return True

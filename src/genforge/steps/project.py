@@ -55,6 +55,10 @@ class Project:
         """The recipe as resolved, with the digest of its code."""
         return self.results / "recipes" / f"{name}.json"
 
+    def code_file(self, stage: str) -> Path:
+        """The digests of the code that decides what a stage makes."""
+        return self.results / "code" / f"{stage}.json"
+
     @property
     def extractor(self) -> Path:
         return self.results / "extractor"

@@ -17,6 +17,7 @@ from functools import cache
 
 import torch
 
+from genforge.bfloat16 import multiplies_bfloat16
 from genforge.progress import say
 from genforge.training.settings import TrainingSettings
 
@@ -69,12 +70,6 @@ def uses_compiler(settings: TrainingSettings, device: str) -> bool:
     if not found:
         _left_out(f"compile: torch.compile wants {lacks}, which is not here")
     return found
-
-
-@cache
-def multiplies_bfloat16() -> bool:
-    """Whether this processor does, in hardware: elsewhere float32 is faster."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 @cache
