@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,12 @@ def fill(folder: Path, *paths: str) -> Path:
     return folder
 
 
-def test_digits_are_scikit_learns_over_the_whole_range_of_gray(tmp_path: Path) -> None:
+def test_digits_are_scikit_learns_over_the_whole_range_of_gray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sklearn.datasets", None)  # it takes seconds to import, and is not imported
+        raw = ingested(tmp_path / "raw", source="digits")
     from sklearn.datasets import load_digits
 
-    raw = ingested(tmp_path / "raw", source="digits")
     theirs = load_digits()
     images, labels = read_array(raw / "all-images.npy"), read_array(raw / "all-labels.npy")
     assert images.shape == (1797, 8, 8, 1) and images.dtype == np.uint8 and images.max() == 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib
 import json
@@ -66,7 +67,8 @@ def killed_search(root: Path) -> tuple[int, int]:
             assert search.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
     finally:
-        os.killpg(search.pid, signal.SIGKILL)  # at one moment: nobody gets a step further
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself, which is told above
+            os.killpg(search.pid, signal.SIGKILL)  # at one moment: nobody gets a step further
         search.wait()
     return int(kept[0].parent.name.split("-")[1]), int(kept[0].name.removeprefix("step-"))
 
