@@ -42,7 +42,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 # The longest files first, so that no worker begins a story of minutes when the others are through.
 LONGEST = (
-    "test_story", "test_servers", "test_retrain_apart", "test_campaign", "test_schedule", "test_retrain",
+    "test_servers", "test_story", "test_campaign", "test_retrain_apart", "test_retrain", "test_schedule",
     "test_far_repository", "test_presets_run", "test_mlflow_servers", "test_train_together", "test_inception",
     "test_search",
 )  # fmt: skip
