@@ -42,7 +42,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 # The longest files first, so that no worker begins a story of minutes when the others are through.
 LONGEST = (
-    "test_story", "test_servers", "test_retrain_apart", "test_campaign", "test_schedule", "test_retrain",
+    "test_servers", "test_story", "test_campaign", "test_retrain_apart", "test_retrain", "test_schedule",
     "test_far_repository", "test_presets_run", "test_mlflow_servers", "test_search_run", "test_doctor_mends",
     "test_train_together", "test_parallel", "test_search", "test_ui", "test_uploader", "test_serving",
     "test_killed_training", "test_inception", "test_train_stopped",

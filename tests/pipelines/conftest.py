@@ -34,8 +34,8 @@ def blank(tmp_path: Path, made_once: MadeOnce) -> Path:
 
 @pytest.fixture
 def history(made_once: MadeOnce, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
-    """Gives a folder the database of a Prefect server that has run nothing yet: its first start takes most of the time.
-    That a server starts without one is shown by test_story.py."""
+    """Gives a folder the database of a Prefect server that has run nothing yet: its first start takes most of the time,
+    and is made here, as the flows make it."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     made = made_once("prefect", _new_history)
 

@@ -22,8 +22,8 @@ LOOP = "training"
 # Networks that densities know by their type: each stands in the digest of the recipes that use it.
 DENSITIES_KNOW = tuple(f"networks.{name}" for name in ("autoregressive", "denoiser", "flow", "pixel_heads", "pixels"))
 PLUMBING = (
-    *("catalog", "config", "dimension", "environment", "files", "imports", "locks", "ownership", "parallel", "processes"),
-    *("progress", "settings", "slots", "steps.code", "steps.project", "torchvision_cure", "tracking", "webhook"),
+    *("catalog", "config", "dimension", "environment", "files", "imports", "locks", "ownership", "parallel"),
+    *("processes", "progress", "settings", "slots", "steps.code", "steps.project", "torchvision_cure", "tracking", "webhook"),
 )
 
 
