@@ -56,7 +56,7 @@ def search_worker(recipe: str, commit: str, repository: str = ".") -> Any:
     try:
         with workplace(repository, branch=commit, commit=commit) as place, within(place.environment):
             place.project.config  # noqa: B018  a wrong params.yaml is told before anything is fetched
-            dvc(place.folder, place.environment, processes, "pull", "--quiet", *NEEDED)
+            dvc(place.folder, place.environment, processes, "pull", "--quiet", "--force", *NEEDED)
             command = ["genforge", "step", "search", recipe]
             run_program(f"search@{recipe}", command, place.folder, place.environment, processes)
     finally:
@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         root = Path()
-        Project.load(root).recipe(arguments.recipe)
+        Project.load(root).check_recipe(arguments.recipe)
         _check_storage()
         if not os.environ.get("PREFECT_API_URL"):
             raise UserError("PREFECT_API_URL should name the server that the workers of the pool talk to")

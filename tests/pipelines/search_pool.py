@@ -1,0 +1,118 @@
+"""A search by two machines on the servers of `make servers`: a part of their story, in test_servers.py.
+
+A machine is a worker of the work pool that takes one run at a time. What tells two of them apart on one computer is the
+process of the worker, and the workplace that its run works in.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import psutil
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from genforge import ownership
+from genforge.processes import words_of
+from genforge.search.storage import open_existing_database
+from tests.pipelines import small_project
+
+if TYPE_CHECKING:
+    from tests.pipelines.test_servers import Set
+
+RECIPE, BRANCH = "ddpm", "wider-search"
+TRIALS = 3
+SEARCH = {"trials": TRIALS, "workers": 1, "reports": 2, "images": 50, "steps_share": 0.25}
+
+
+def search_by_two_machines(servers: Set) -> None:
+    """Adding a machine is starting a worker; a worker process that is killed in the middle of a trial costs nothing."""
+    commit = _commit_with_a_search(servers)
+    with mock.patch.dict(os.environ, servers.environment):
+        servers.run(sys.executable, "-m", "pipelines.search_worker", RECIPE, "--workers", "2", "--commit", commit)
+
+        # One machine, which takes one run: the other run waits. Its trial is held, so that it does not end before.
+        held, holder = servers.wait_until(_hold_a_trial)
+        runs = [run for run in servers.flow_runs() if run["parameters"].get("commit") == commit]
+        assert sorted(run["state_type"] for run in runs) == ["RUNNING", "SCHEDULED"]
+
+        # Another machine is added, and takes part.
+        another = _start_worker(servers)
+        try:
+            others = servers.wait_until(lambda: [trial for trial in _running() if trial.number != held.number])
+            joined = _process_of(others[0])
+            assert _machine_of(joined) == another.pid != _machine_of(holder)
+            assert joined.cwd() != holder.cwd()
+
+            # The process that works on the first trial is killed. Both runs complete all the same.
+            holder.kill()
+            for run in runs:
+                servers.wait_until(functools.partial(servers.ended, run["id"]))
+        finally:
+            another.terminate()
+            another.wait()
+
+        # One study; as many trials as were asked for, each finished once, beside the attempt that failed.
+        trials = _trials()
+        assert [trial.number for trial in trials if trial.state == TrialState.FAIL] == [held.number]
+        finished = sorted(trial.user_attrs["ticket"] for trial in trials if trial.number != held.number)
+        assert finished == list(range(TRIALS)) and all(trial.state.is_finished() for trial in trials)
+        (again,) = [trial for trial in trials if trial.user_attrs["attempt"] == 1]
+        assert again.user_attrs["ticket"] == held.user_attrs["ticket"]
+
+
+def _commit_with_a_search(servers: Set) -> str:
+    """A commit that has the lock of the last retraining, and settings that ask for trials; on a branch of its own."""
+    (branch,) = servers.run("git", "branch", "--list", "genforge/retrain-*", "--format=%(refname:short)").split()
+    aside = servers.folder.with_name("aside")
+    servers.run("git", "worktree", "add", "--quiet", "-b", BRANCH, str(aside), branch)
+    params = aside / "params.yaml"
+    params.write_text(yaml.safe_dump({**yaml.safe_load(params.read_text()), "search": SEARCH}))
+    small_project.commit(aside, "look further")
+    return servers.run("git", "rev-parse", BRANCH).strip()
+
+
+def _start_worker(servers: Set) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "gpu", "--name", "another", "--limit", "1"]
+    own: Mapping[str, str] = {**servers.environment, **ownership.environment(), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    with (servers.state / "another.log").open("wb") as log:
+        return subprocess.Popen(command, cwd=servers.folder, env=own, stdout=log, stderr=log, start_new_session=True)
+
+
+def _hold_a_trial() -> tuple[FrozenTrial, psutil.Process] | None:
+    """A trial that has begun, and its process, which stands still from now on; None while there is none."""
+    for trial in _running():
+        process = _process_of(trial)
+        process.suspend()
+        if any(still.number == trial.number for still in _running()):
+            return trial, process
+        process.resume()  # it was at its end
+    return None
+
+
+def _process_of(trial: FrozenTrial) -> psutil.Process:
+    return psutil.Process(trial.user_attrs["worker"]["pid"])
+
+
+def _machine_of(process: psutil.Process) -> int:
+    """The pid of the worker of the pool that a process works for."""
+    return next(parent.pid for parent in process.parents() if {"worker", "start"} <= set(words_of(parent.pid)))
+
+
+def _running() -> list[FrozenTrial]:
+    """Trials that somebody has signed."""
+    return [trial for trial in _trials() if trial.state == TrialState.RUNNING and "worker" in trial.user_attrs]
+
+
+def _trials() -> list[FrozenTrial]:
+    """Every attempt at a trial, of the one study that there is."""
+    database = open_existing_database()
+    if database is None:
+        return []
+    return [trial for study in database.get_all_studies() for trial in database.get_all_trials(study._study_id)]
