@@ -16,6 +16,7 @@ from unittest import mock
 
 import psutil
 import yaml
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from genforge import ownership
@@ -38,17 +39,18 @@ def search_by_two_machines(servers: Set) -> None:
         servers.run(sys.executable, "-m", "pipelines.search_worker", RECIPE, "--workers", "2", "--commit", commit)
 
         # One machine, which takes one run: the other run waits. Its trial is held, so that it does not end before.
-        held, holder = servers.wait_until(_hold_a_trial)
+        database: BaseStorage = servers.wait_until(open_existing_database)
+        held, holder = servers.wait_until(lambda: _hold_a_trial(database))
         runs = [run for run in servers.flow_runs() if run["parameters"].get("commit") == commit]
         assert sorted(run["state_type"] for run in runs) == ["RUNNING", "SCHEDULED"]
 
         # Another machine is added, and takes part.
         another = _start_worker(servers)
         try:
-            others = servers.wait_until(lambda: [trial for trial in _running() if trial.number != held.number])
-            joined = _process_of(others[0])
-            assert _machine_of(joined) == another.pid != _machine_of(holder)
-            assert joined.cwd() != holder.cwd()
+            servers.wait_until(lambda: len(_signed(database)) > 1)
+            ours, theirs = sorted(_searches(), key=lambda search: _machine_of(search) == another.pid)
+            assert _machine_of(ours) == _machine_of(holder) and _machine_of(theirs) == another.pid
+            assert ours.cwd() != theirs.cwd()
 
             # The process that works on the first trial is killed. Both runs complete all the same.
             holder.kill()
@@ -59,7 +61,7 @@ def search_by_two_machines(servers: Set) -> None:
             another.wait()
 
         # One study; as many trials as were asked for, each finished once, beside the attempt that failed.
-        trials = _trials()
+        trials = _trials(database)
         assert [trial.number for trial in trials if trial.state == TrialState.FAIL] == [held.number]
         finished = sorted(trial.user_attrs["ticket"] for trial in trials if trial.number != held.number)
         assert finished == list(range(TRIALS)) and all(trial.state.is_finished() for trial in trials)
@@ -85,19 +87,21 @@ def _start_worker(servers: Set) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=servers.folder, env=own, stdout=log, stderr=log, start_new_session=True)
 
 
-def _hold_a_trial() -> tuple[FrozenTrial, psutil.Process] | None:
+def _hold_a_trial(database: BaseStorage) -> tuple[FrozenTrial, psutil.Process] | None:
     """A trial that has begun, and its process, which stands still from now on; None while there is none."""
-    for trial in _running():
-        process = _process_of(trial)
+    for trial in _running(database):
+        process = psutil.Process(trial.user_attrs["worker"]["pid"])
         process.suspend()
-        if any(still.number == trial.number for still in _running()):
+        if any(still.number == trial.number for still in _running(database)):
             return trial, process
         process.resume()  # it was at its end
     return None
 
 
-def _process_of(trial: FrozenTrial) -> psutil.Process:
-    return psutil.Process(trial.user_attrs["worker"]["pid"])
+def _searches() -> list[psutil.Process]:
+    """The processes that supervise the search, one a machine."""
+    family = psutil.Process().children(recursive=True)
+    return [process for process in family if words_of(process.pid)[-3:] == ["step", "search", RECIPE]]
 
 
 def _machine_of(process: psutil.Process) -> int:
@@ -105,14 +109,15 @@ def _machine_of(process: psutil.Process) -> int:
     return next(parent.pid for parent in process.parents() if {"worker", "start"} <= set(words_of(parent.pid)))
 
 
-def _running() -> list[FrozenTrial]:
-    """Trials that somebody has signed."""
-    return [trial for trial in _trials() if trial.state == TrialState.RUNNING and "worker" in trial.user_attrs]
+def _running(database: BaseStorage) -> list[FrozenTrial]:
+    return [trial for trial in _signed(database) if trial.state == TrialState.RUNNING]
 
 
-def _trials() -> list[FrozenTrial]:
+def _signed(database: BaseStorage) -> list[FrozenTrial]:
+    """Trials that some worker has begun."""
+    return [trial for trial in _trials(database) if "worker" in trial.user_attrs]
+
+
+def _trials(database: BaseStorage) -> list[FrozenTrial]:
     """Every attempt at a trial, of the one study that there is."""
-    database = open_existing_database()
-    if database is None:
-        return []
     return [trial for study in database.get_all_studies() for trial in database.get_all_trials(study._study_id)]
