@@ -10,6 +10,7 @@ import functools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -47,7 +48,7 @@ def search_by_two_machines(servers: Set) -> None:
         # Another machine is added, and takes part.
         another = _start_worker(servers)
         try:
-            servers.wait_until(lambda: len(_signed(database)) > 1)
+            servers.wait_until(lambda: [trial for trial in _signed(database) if _worker_of(trial) != holder.pid])
             ours, theirs = sorted(_searches(), key=lambda search: _machine_of(search) == another.pid)
             assert _machine_of(ours) == _machine_of(holder) and _machine_of(theirs) == another.pid
             assert ours.cwd() != theirs.cwd()
@@ -89,12 +90,14 @@ def _start_worker(servers: Set) -> subprocess.Popen[bytes]:
 
 def _hold_a_trial(database: BaseStorage) -> tuple[FrozenTrial, psutil.Process] | None:
     """A trial that has begun, and its process, which stands still from now on; None while there is none."""
-    for trial in _running(database):
-        process = psutil.Process(trial.user_attrs["worker"]["pid"])
-        process.suspend()
-        if any(still.number == trial.number for still in _running(database)):
-            return trial, process
-        process.resume()  # it was at its end
+    for _ in range(5):
+        for trial in _running(database):
+            process = psutil.Process(_worker_of(trial))
+            process.suspend()
+            if any(still.number == trial.number for still in _running(database)):
+                return trial, process
+            process.resume()  # it was at its end
+        time.sleep(0.1)
     return None
 
 
@@ -116,6 +119,11 @@ def _running(database: BaseStorage) -> list[FrozenTrial]:
 def _signed(database: BaseStorage) -> list[FrozenTrial]:
     """Trials that some worker has begun."""
     return [trial for trial in _trials(database) if "worker" in trial.user_attrs]
+
+
+def _worker_of(trial: FrozenTrial) -> int:
+    """The pid of the process that has begun a trial."""
+    return int(trial.user_attrs["worker"]["pid"])
 
 
 def _trials(database: BaseStorage) -> list[FrozenTrial]:
