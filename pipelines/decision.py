@@ -90,8 +90,8 @@ def _decide_drift(place: Workplace, said: str, processes: Processes) -> Decision
 
 def fetch(place: Workplace, processes: Processes) -> None:
     """Bring what the lock and the .dvc files name into the workplace, from the shared cache or the remote; what is in
-    neither has to be made."""
-    dvc(place.folder, place.environment, processes, "pull", "--quiet", "--allow-missing")
+    neither has to be made. A search or a run that was killed may have left something else there, which is no loss."""
+    dvc(place.folder, place.environment, processes, "pull", "--quiet", "--allow-missing", "--force")
 
 
 def bring_known(place: Workplace, tags: Mapping[str, str], out: Path) -> None:

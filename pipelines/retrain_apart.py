@@ -40,7 +40,7 @@ from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.decision import TRIGGERS, check_trigger, decide, fetch  # noqa: E402
 from pipelines.dvc_commands import dvc, verify_remote  # noqa: E402
 from pipelines.engine import RETRY_SECONDS, Engine, engine, may_pass, publish, runner, stop_on_signal  # noqa: E402
-from pipelines.killed_runs import project_tag, watch_heartbeats  # noqa: E402
+from pipelines.killed_runs import noted, project_tag, watch_heartbeats  # noqa: E402
 from pipelines.new_data import bring  # noqa: E402
 from pipelines.notification import notify  # noqa: E402
 from pipelines.server import api  # noqa: E402
@@ -187,7 +187,7 @@ def retrain_apart(
     """
     end_with_owner()  # on a schedule the flow runs in a process of its own
     try:
-        with workplace(repository, branch) as place, within(place.environment):
+        with workplace(repository, branch) as place, noted(place.folder), within(place.environment):
             outcome = story(place, trigger, jobs, _as_task)
             _publish(place, trigger, outcome)
     except Exception as error:

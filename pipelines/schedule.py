@@ -41,7 +41,7 @@ from genforge.steps.resolve import check  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.decision import Trigger  # noqa: E402
 from pipelines.engine import stop_on_signal  # noqa: E402
-from pipelines.killed_runs import project_tag, watch_heartbeats  # noqa: E402
+from pipelines.killed_runs import crash_left, project_tag, watch_heartbeats  # noqa: E402
 from pipelines.promotion import compare, history, promote, rollback  # noqa: E402
 from pipelines.retrain_apart import retrain_apart  # noqa: E402
 from pipelines.search_worker import search_worker  # noqa: E402
@@ -172,11 +172,13 @@ def _work(arguments: argparse.Namespace) -> None:
         raise UserError("schedule: nothing is scheduled; set cron, every, on_data or on_drift in params.yaml")
     mend_locks(root)
     branch = settings.branch or current_branch(repository_of(root))
-    with workplace(repository_of(root), branch):  # whatever is wrong with the surroundings is told now, not at three
+    with workplace(repository_of(root), branch) as place:  # what is wrong with the surroundings is told now, not at 3
         warn_of_uncommitted(root)
+    home = place.folder.parent
     folder = (arguments.folder or str(root.resolve())) if arguments.pool else None
     with stop_on_signal(), api(root, Processes(), pages=True) as url, temporary_settings({PREFECT_API_URL: url}):
         watch_heartbeats(retrain_apart.name)
+        crash_left(home)
         found = deployments(root, settings, branch, arguments.jobs, folder)
         said = in_words(times(settings))
         if arguments.pool:

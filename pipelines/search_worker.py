@@ -33,6 +33,7 @@ from genforge.settings import UserError  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.dvc_commands import dvc  # noqa: E402
+from pipelines.killed_runs import noted  # noqa: E402
 from pipelines.stages import Processes, run_program  # noqa: E402
 from pipelines.workplace import git, repository_of, workplace  # noqa: E402
 
@@ -55,9 +56,10 @@ def search_worker(recipe: str, commit: str, repository: str = ".") -> Any:
     _check_storage()
     processes = Processes()
     try:
-        with workplace(repository, branch=commit, commit=commit) as place, within(place.environment):
+        at_commit = workplace(repository, branch=commit, commit=commit)
+        with at_commit as place, noted(place.folder), within(place.environment):
             place.project.config  # noqa: B018  a wrong params.yaml is told before anything is fetched
-            dvc(place.folder, place.environment, processes, "pull", "--quiet", *NEEDED)
+            dvc(place.folder, place.environment, processes, "pull", "--quiet", "--force", *NEEDED)
             command = ["genforge", "step", "search", recipe]
             run_program(f"search@{recipe}", command, place.folder, place.environment, processes)
     finally:
@@ -101,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         root = Path()
-        Project.load(root).recipe(arguments.recipe)
+        Project.load(root).check_recipe(arguments.recipe)
         _check_storage()
         if not os.environ.get("PREFECT_API_URL"):
             raise UserError("PREFECT_API_URL should name the server that the workers of the pool talk to")

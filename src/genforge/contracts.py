@@ -190,10 +190,16 @@ class WithStyles(Protocol):
 
 @dataclass
 class Batch:
-    """Real images of one turn: float (n, c, h, w) in [-1, 1], and labels (n,) int64 where the data has them."""
+    """Real images of one turn: float (n, c, h, w) in [-1, 1], and labels (n,) int64 where the data has them.
+
+    A turn's batch may be cut into `parts` of equal size, of which this is number `part`, from 0: it goes by these
+    numbers, and not by the process that computes it, what is drawn for an image and what is remembered.
+    """
 
     images: Tensor
     labels: Tensor | None = None
+    part: int = 0
+    parts: int = 1
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -227,10 +233,22 @@ class Player:
 
 @dataclass
 class Loss:
-    """A scalar to minimise, and detached scalars to log beside it (tensors: reading them would stall the device)."""
+    """A scalar to minimise, and detached scalars to log beside it (tensors: reading them would stall the device).
+
+    seen: detached scalars too, float32, which the objective goes by: it hears their mean over all parts of the batch.
+    """
 
     value: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
+    seen: dict[str, Tensor] = field(default_factory=dict)
+
+
+PART = "part."  # how names in `Objective.state` begin that belong to one part of every batch alone
+
+
+def of_part(part: int) -> str:
+    """How they begin for this part."""
+    return f"{PART}{part}."
 
 
 class Objective(ABC):
@@ -279,6 +297,11 @@ class Objective(ABC):
     def loss(self, player: Player, batch: Batch) -> Loss:
         """The player's loss on its turn. Parameters of the other players are frozen by the loop meanwhile."""
 
+    def hear(self, player: Player, seen: Mapping[str, Tensor]) -> None:
+        """Called before `after_step` on turns whose losses have `seen` something, with the mean over all parts of the
+        batch, those of other processes too: so that all processes go by the same numbers."""
+        return None
+
     def after_step(self, player: Player) -> None:
         """Called after the player's optimizer has stepped (weight clipping)."""
         return None
@@ -298,12 +321,17 @@ class Objective(ABC):
 
         It goes into every checkpoint, so that a run that was stopped ends with the same bits as one that was not. Any
         types and shapes, also such that change; the tensors themselves, not copies: they are written before the next
-        step. Of several processes that train together each has a state of its own; the first one's is written.
+        step.
+
+        What belongs to one part of every batch alone (`Batch.part`) has a name that begins with `of_part`: a checkpoint
+        has that of all parts, wherever they are computed. All else is the same in every process that trains with this
+        one.
         """
         return {}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave. The tensors are on the CPU, and the objective's to keep."""
+        """Take over what `state` gave, of all parts, which may have been more or fewer than they are now. The tensors
+        are on the CPU, and the objective's to keep."""
         if state:
             raise NotImplementedError(f"{type(self).__name__} has a `state` ({', '.join(state)}) and no `load_state`")
 

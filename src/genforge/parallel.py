@@ -1,7 +1,8 @@
 """Processes that train one model together, as `torchrun` starts them: each on its share of the batch.
 
 Every process holds the whole model and takes the same steps. What they have to agree on is little: the mean of their
-gradients, of their losses and of their buffers, and whether to stop. The first one alone writes and is heard.
+gradients, of their losses and of their buffers, and whether to stop. The first one alone writes and is heard; for a
+checkpoint the others tell it what they alone know.
 
 `torchrun` says who is who: RANK, WORLD_SIZE and LOCAL_RANK in the environment, and where to meet.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genforge.settings import UserError
@@ -53,6 +54,29 @@ class Peers:
                 parts = (flat / self.size).split([tensor.numel() for tensor in group])
                 for tensor, part in zip(group, parts, strict=True):
                     tensor.copy_(part.view(tensor.shape))
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All processes' tensors in the first one, on the CPU; in the others nothing. All call this at the same moment,
+        and no two with the same name."""
+        if self.size == 1:
+            return dict(tensors)
+        import torch
+        from safetensors.torch import load, save
+
+        here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        content = torch.frombuffer(bytearray(save(here)), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        torch.distributed.all_gather(lengths, torch.tensor([len(content)]), self._words)
+        longest = int(torch.cat(lengths).max())  # messages of one length are all that can be gathered
+        padded = torch.cat([content, content.new_zeros(longest - len(content))])
+        found = [torch.empty_like(padded) for _ in range(self.size)] if self.is_first else None
+        torch.distributed.gather(padded, found, group=self._words)
+        told = zip(found or [], lengths, strict=False)
+        return {
+            name: tensor
+            for message, length in told
+            for name, tensor in load(message[: int(length)].numpy().tobytes()).items()
+        }
 
     def any(self, answer: bool) -> bool:
         """True where it is true for some process. All ask at the same moment, so that all hear the same."""

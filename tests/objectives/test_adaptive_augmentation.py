@@ -4,6 +4,7 @@ critic."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from genforge.objectives.adaptive_augmentation import (
     _hue,
     _resampled,
     strength_after,
+    sureness,
     vary,
 )
 from genforge.settings import UserError
@@ -96,14 +98,14 @@ def test_the_strength_rises_from_0_to_1_in_as_many_images_as_were_said_and_stays
     assert strength_after(torch.zeros(()), torch.tensor(-1.0), 0.6, 50, 1000) == 0
 
 
-def test_a_batch_in_parts_adapts_once_by_all_its_images() -> None:
+def test_how_sure_a_critic_is() -> None:
+    assert sureness(torch.tensor([[3.0]] * 6 + [[-0.1]] * 4)).item() == pytest.approx(0.2)
+
+
+def test_a_critic_that_is_less_sure_than_the_target_is_shown_weaker_changes() -> None:
     adaptation = Adaptation(0.6, 100)
-    adaptation.note(torch.full((6, 1), 3.0))
-    adaptation.note(torch.full((4, 1), -0.1))  # together 0.2: less sure than the target
     adaptation.strength = torch.tensor(0.5)
-    adaptation.settle()
-    assert adaptation.strength.item() == pytest.approx(0.4)
-    adaptation.settle()
+    adaptation.settle(torch.tensor(0.2), torch.tensor(10.0))
     assert adaptation.strength.item() == pytest.approx(0.4)
 
 
@@ -120,6 +122,9 @@ def test_a_critic_that_is_sure_is_shown_stronger_changes_and_the_strength_is_in_
     assert logs["augmentation_strength"].item() == pytest.approx(4 * 8 / 100)
     again.load_state(objective.state())
     assert again.state()["adaptive_strength"].item() == pytest.approx(0.4)
+    halves = [Part(replace(real(), part=part, parts=2), seed=part) for part in range(2)]
+    turn(objective).take(halves, 1.0)  # once, by all images of the batch
+    assert objective.state()["adaptive_strength"].item() == pytest.approx((5 * 8 + 2 * 8) / 100)
 
 
 def test_a_loss_whose_critic_only_compares_has_nothing_to_adapt_to() -> None:

@@ -21,12 +21,14 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from genforge.processes import words_of
-from pipelines.killed_runs import watch_heartbeats
+from genforge.steps.workplaces import lock_of
+from pipelines.killed_runs import crash_left, watch_heartbeats
 from pipelines.server import api
 from pipelines.stages import Processes
 
 ROOT = Path(__file__).parents[2]
 Give = Callable[[Path], Path]
+RUNNING = {"type": "RUNNING", "name": "Running"}
 LONG = "stages:\n  long: {cmd: 'echo $$ > pid; test -e short || sleep 600; touch out', outs: [out]}\n"
 AFTER_LONG = """
   a: {cmd: "sleep 1; echo 1 > a", deps: [out], outs: [a]}
@@ -152,6 +154,7 @@ def test_on_a_lasting_server_a_closed_terminal_ends_all_that_make_runs_and_a_kil
         flow.communicate()
         crashed = wait_for(lambda: [each for each in flow_runs(url, "CRASHED") if each["id"] == run["id"]])
         assert "no heartbeat" in crashed[0]["state"]["message"]
+        see_that_what_is_left_beside_a_workplace_is_marked(tmp_path / "workplaces", url)
 
 
 def close_the_terminal_of_make(folder: Path) -> None:
@@ -176,18 +179,37 @@ def close_the_terminal_of_make(folder: Path) -> None:
     (folder / "pid").unlink()
 
 
+def see_that_what_is_left_beside_a_workplace_is_marked(home: Path, url: str) -> None:
+    """At once, and not the run that still works."""
+    flow = ask(f"{url}/flows/", {"name": "retrain-apart"})["id"]
+    killed, at_work = (ask(f"{url}/flow_runs/", {"flow_id": flow, "state": RUNNING})["id"] for _ in range(2))
+    home.mkdir()
+    (home / "1.run").write_text(killed)
+    (home / "2.run").write_text(at_work)
+    held = lock_of(home / "2")
+    assert held.acquire()
+    with temporary_settings({PREFECT_API_URL: url}):
+        crash_left(home)
+    held.release()
+    assert {at_work, killed} & {run["id"] for run in flow_runs(url, "RUNNING")} == {at_work}
+    assert "was killed" in next(run for run in flow_runs(url, "CRASHED") if run["id"] == killed)["state"]["message"]
+    assert [path.name for path in home.glob("*.run")] == ["2.run"]
+
+
 def flow_runs(address: str, *states: str) -> list[dict[str, Any]]:
     """Runs in one of these states, or in any."""
     wanted = {"flow_runs": {"state": {"type": {"any_": states}}}} if states else {}
-    body = json.dumps(wanted).encode()
-    request = urllib.request.Request(
-        f"{address}/flow_runs/filter", data=body, headers={"Content-Type": "application/json"}
-    )
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+        found: list[dict[str, Any]] = ask(f"{address}/flow_runs/filter", wanted)
     except OSError:
         return []
+    return found
+
+
+def ask(address: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
 
 
 def wait_for(look: Callable[[], Any], seconds: float = 400) -> Any:

@@ -31,6 +31,7 @@ from genforge.processes import words_of
 from genforge.settings import UserError
 from infra import postgresql
 from tests.pipelines import small_project
+from tests.pipelines.search_pool import search_by_two_machines
 from tests.pipelines.small_project import IMAGES, ROOT, draw_images
 
 PATIENCE = 600.0  # seconds for anything; a machine that is five times slower has time enough
@@ -169,6 +170,8 @@ def test_a_schedule_retrains_through_the_servers(servers: Set) -> None:
     assert "shapes@staging is version 1" in servers.wait_until(lambda: servers.ended(first["id"]))
     assert not (servers.folder / "mlflow.db").exists()
     assert list((servers.state / "artifacts").rglob("weights.safetensors"))
+
+    search_by_two_machines(servers)
 
     # New data arrives, which the model of before knows nothing of.
     for old in (servers.folder / IMAGES).iterdir():

@@ -17,7 +17,7 @@ from genforge.processes import Identity
 from genforge.search import lease
 from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Row
-from genforge.search.storage import STORAGE_VARIABLE
+from genforge.search.storage import STORAGE_VARIABLE, open_journal
 from genforge.search.tickets import MOST_DEATHS, Loss, Tickets
 from genforge.search.worker import work
 from genforge.settings import UserError
@@ -57,6 +57,18 @@ def test_a_search_made_longer_goes_on_from_what_it_has(tmp_path: Path) -> None:
     assert [row.number for row in rows] == [0, 1, 2, 3, 4]
     calls = [line.split()[0] for line in (tmp_path / "calls.txt").read_text().splitlines()]
     assert calls == ["0", "1", "2", "3", "4"]  # each once, over both
+
+
+def test_pages_know_what_a_value_is_also_of_a_study_that_had_no_name_for_it(tmp_path: Path) -> None:
+    """Else Optuna's dashboard says "Objective 0"."""
+    plan = toy("bowl", tmp_path).model_copy(update={"measure": "FID"})
+    journal = tmp_path / "search" / "journal.log"
+    journal.parent.mkdir()
+    optuna.create_study(storage=open_journal(journal), study_name="toy/search")
+    for _ in range(2):
+        Tickets(plan, journal.parent)
+    assert journal.read_text().count("FID") == 1  # written once, and not by every worker
+    assert optuna.load_study(storage=open_journal(journal), study_name="toy/search").metric_names == ["FID"]
 
 
 def test_a_search_gets_near_the_bottom_of_a_bowl(tmp_path: Path) -> None:

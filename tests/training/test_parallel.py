@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from toy_training import assert_same_bits
 
-from genforge.contracts import ImageShape
+from genforge.contracts import PART, ImageShape, of_part
 from genforge.parallel import ALONE, Peers, meeting
 from genforge.settings import UserError
 from genforge.training.settings import TrainingSettings
 from genforge.training.shares import Shares
 from tests.networks.network_cases import some_pixels
-from tests.training.parallel_training import LIBRARY, trained
-
-OWN_CHAINS = ("energy", "energy-points")  # each process has chains of its own, so that there are twice as many
+from tests.training.parallel_training import CASES, RESUMED, trained
 
 
 def train_by_two(folder: Path) -> None:
@@ -38,21 +37,32 @@ def by_two(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LIBRARY)
+@pytest.mark.parametrize("name", CASES)
 def test_two_processes_train_as_one_with_the_batch_of_both(name: str, by_two: Path) -> None:
     """The one cuts its batch in two, because what a batch knows of itself (its mean, in normalisation and relativistic
-    losses) it knows by parts in both."""
+    losses) it knows by parts in both. What is remembered of a part, one of the two remembers."""
     first, second = (load_file(by_two / f"{name}-{rank}.safetensors") for rank in (0, 1))
     one = trained(name, accumulation=2)
-    assert first.keys() == second.keys() == one.keys()
-    for key in one:
+    of_parts = {key for key in one if key.startswith(f"state.{PART}")}
+    assert first.keys() | second.keys() == one.keys()
+    assert first.keys() & second.keys() == one.keys() - of_parts
+    for key in one.keys() - of_parts:
         torch.testing.assert_close(first[key], second[key], atol=0, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
-    if name in OWN_CHAINS:
-        return
+    both = {**first, **second}
     for key, value in one.items():
-        torch.testing.assert_close(first[key], value, atol=2e-5, rtol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(both[key], value, atol=2e-5, rtol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
     half = trained(name, batch_size=4)
-    assert any(not torch.allclose(half[key], value, atol=2e-5, rtol=2e-5) for key, value in one.items())
+    learned = [key for key in one if not key.startswith("state.")]
+    assert any(not torch.allclose(half[key], one[key], atol=2e-5, rtol=2e-5) for key in learned)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_a_checkpoint_with_the_same_bits(by_two: Path) -> None:
+    """It holds what each of them alone remembered."""
+    for rank in (0, 1):
+        straight, again = (load_file(by_two / f"{name}-{rank}.safetensors") for name in (RESUMED, "resumed"))
+        assert f"state.{of_part(rank)}chains" in again
+        assert_same_bits(straight, again)
 
 
 def test_the_shares_are_the_batch() -> None:

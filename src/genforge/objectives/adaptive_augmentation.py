@@ -29,14 +29,14 @@ BRIGHTER, CONTRAST, SATURATION = 0.2, 0.5 * math.log(2), math.log(2)  # standard
 Matrix = Tensor  # (n, 3, 3): where a place of the new image comes from, in coordinates of -1 to 1
 
 
-def strength_after(strength: Tensor, sure: Tensor, target: float, images: int, over: int) -> Tensor:
+def strength_after(strength: Tensor, sure: Tensor, target: float, images: int | Tensor, over: int) -> Tensor:
     """p after `images` more real images of which the critic is `sure`, E[sign D(x)] = r_t of eq. 1, -1 to 1: it rises
     where that is above the target and falls where it is below, from 0 to 1 in `over` images; 0 to `STRONGEST`."""
     return (strength + (sure - target).sign() * (images / over)).clamp(0.0, STRONGEST)
 
 
 class Adaptation:
-    """How strong the changes are, and what the critic was seen to be since that was last settled.
+    """How strong the changes are.
 
     Attributes:
         strength: p, ().
@@ -45,19 +45,16 @@ class Adaptation:
     def __init__(self, target: float, over: int) -> None:
         self.target, self.over = target, over
         self.strength = torch.zeros(())
-        self._seen: list[Tensor] = []
 
-    def note(self, sides: Tensor) -> None:
-        """The critic's outputs on real images (n, 1), less the value at which it takes them for neither."""
-        self._seen.append(sides.detach().sign())
+    def settle(self, sure: Tensor, images: Tensor) -> None:
+        """The critic's turn is over: on so many real images, (), it was so `sure`, see `strength_after`."""
+        self.strength = strength_after(self.strength.to(sure.device), sure, self.target, images, self.over)
 
-    def settle(self) -> None:
-        """The critic's turn is over."""
-        if self._seen:
-            sure = torch.cat(self._seen)
-            strength = self.strength.to(sure.device)
-            self.strength = strength_after(strength, sure.mean(), self.target, len(sure), self.over)
-            self._seen = []
+
+def sureness(sides: Tensor) -> Tensor:
+    """E[sign D(x)], (), of the critic's outputs on real images (n, 1), less the value at which it takes them for
+    neither."""
+    return sides.detach().float().sign().mean()
 
 
 def vary(images: Tensor, names: Iterable[str], strength: float | Tensor) -> Tensor:

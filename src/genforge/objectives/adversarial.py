@@ -27,7 +27,7 @@ from genforge.contracts import (
     WithStyles,
 )
 from genforge.networks.progressive import Growing
-from genforge.objectives.adaptive_augmentation import Adaptation, vary
+from genforge.objectives.adaptive_augmentation import Adaptation, sureness, vary
 from genforge.objectives.adversarial_settings import AdversarialSettings, check_critic, check_generator, looks_across
 from genforge.objectives.augmentation import augment
 from genforge.objectives.conditioning import check_conditioning
@@ -88,18 +88,21 @@ class Adversarial(Objective):
         return self._critic_loss(batch) if player.name == "critic" else self._generator_loss(batch)
 
     @torch.no_grad()
+    def hear(self, player: Player, seen: Mapping[str, Tensor]) -> None:
+        if self.adaptation is not None and "sure" in seen:
+            self.adaptation.settle(seen["sure"], seen["images"])
+        if self.path_length is not None and "path_length" in seen:
+            self.path_length.settle(seen["path_length"])
+
+    @torch.no_grad()
     def after_step(self, player: Player) -> None:
         if player.name == "generator":
             self.generator_turns += 1
-            if self.path_length is not None:
-                self.path_length.settle()
             return
         self.critic_turns += 1
         if (limit := self.settings.weight_clip) is not None:
             for weight in self.critic.parameters():
                 weight.clamp_(-limit, limit)
-        if self.adaptation is not None:
-            self.adaptation.settle()
         self._grow()
 
     def finish(self, data: TrainingData) -> None:
@@ -169,9 +172,11 @@ class Adversarial(Objective):
         real, fake = self._outputs(real_images, fake_images, batch.labels)
         value = self._told(real, fake)
         logs = {"critic_loss": value.detach(), "critic_real": real.detach().mean(), "critic_fake": fake.detach().mean()}
+        seen: dict[str, Tensor] = {}
         if self.adaptation is not None:
             assert self.formulas.boundary is not None
-            self.adaptation.note(real - self.formulas.boundary)
+            sure = sureness(real - self.formulas.boundary)
+            seen = {"sure": sure, "images": torch.full_like(sure, len(batch) * batch.parts)}
             logs["augmentation_strength"] = self.adaptation.strength.to(real.device)
 
         # Slopes are those at the images as the critic is shown them.
@@ -186,7 +191,7 @@ class Adversarial(Objective):
         for name, weight in weights.items():
             value = value + weight * self.settings.penalties_every * penalties[name]
             logs[name] = penalties[name].detach()
-        return Loss(value, logs)
+        return Loss(value, logs, seen)
 
     def _generator_loss(self, batch: Batch) -> Loss:
         fake_images = self._shown(self._fake(batch))
@@ -205,13 +210,14 @@ class Adversarial(Objective):
             distance = self._feature_distance(real_images, fake_images, batch.labels)
             value = value + matching * distance
             logs["feature_distance"] = distance.detach()
+        seen: dict[str, Tensor] = {}
         every = self.settings.path_length_every
         if self.path_length is not None and self.generator_turns % every == 0:
             assert isinstance(self.generator, WithStyles)
             lengths = path_lengths(self.generator, self._latent(batch), batch.labels)
             value = value + self.settings.path_length * every * self.path_length.penalty(lengths)
-            logs["path_length"] = lengths.detach().mean()
-        return Loss(value, logs)
+            seen["path_length"] = logs["path_length"] = lengths.detach().mean()
+        return Loss(value, logs, seen)
 
     def _latent(self, batch: Batch) -> Tensor:
         """As many latents as the batch holds images."""

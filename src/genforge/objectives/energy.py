@@ -5,6 +5,8 @@ The gradient of the log-likelihood of exp(-E) / Z is the mean slope of E over sa
 that go on from where earlier ones ended (Tieleman 2008), kept in a replay buffer, of which some begin anew (Du &
 Mordatch 2019, "Implicit generation and modeling with energy based models", section 3.2). As there, the squares of both
 energies are kept small, so that they do not wander off together.
+
+Of a batch that is cut into parts, each has its share of the buffer to itself.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port
+from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port, of_part
 from genforge.samplers.langevin import walk
 from genforge.settings import Settings
 
@@ -65,10 +67,11 @@ class ContrastiveDivergence(Objective):
         self.settings = settings
         self.energy = self.exported = networks["energy"]
         self.players = [Player("energy", self.energy)]
-        self.chains: Tensor | None = None  # (buffer, c, h, w), where each was left
+        self.chains: dict[int, Tensor] = {}  # of each part computed here (its share of the buffer, c, h, w), as left
+        self._stopped: Tensor | None = None  # those of all parts (n, c, h, w), of a run that goes on from there
 
     def loss(self, player: Player, batch: Batch) -> Loss:
-        drawn = self._drawn(batch.images)
+        drawn = self._drawn(batch)
         real = self.energy(batch.images + self.settings.noise * torch.randn_like(batch.images))
         sampled = self.energy(drawn)
         squares = real.square().mean() + sampled.square().mean()
@@ -82,27 +85,46 @@ class ContrastiveDivergence(Objective):
             },
         )
 
-    def _drawn(self, like: Tensor) -> Tensor:
+    def _drawn(self, batch: Batch) -> Tensor:
         """As many samples as there are images, from chains that go on and are put back."""
-        if self.chains is None:
-            self.chains = _uniform(like.new_empty(self.settings.buffer, *like.shape[1:]))
-        self.chains = self.chains.to(like.device)
-        chosen = torch.randint(len(self.chains), (len(like),), device=like.device)
+        like, chains = batch.images, self._chains_of(batch)
+        chosen = torch.randint(len(chains), (len(like),), device=like.device)
         anew = torch.rand(len(like), 1, 1, 1, device=like.device) < self.settings.restart
-        begin = torch.where(anew, _uniform(torch.empty_like(like)), self.chains[chosen])
+        begin = torch.where(anew, _uniform(torch.empty_like(like)), chains[chosen])
         training = self.energy.training
         self.energy.eval()  # a walk is no lesson: what counts passes in training stands still
         steps, size = self.settings.steps, self.settings.step_size
         drawn = walk(self.energy, begin, steps, size, lambda step: torch.randn_like(begin), self.settings.limit)
         self.energy.train(training)
-        self.chains[chosen] = drawn
+        chains[chosen] = drawn
         return drawn
 
+    def _chains_of(self, batch: Batch) -> Tensor:
+        """The part's own: as it left them, or its share of those of a run that was stopped, or noise."""
+        if batch.part not in self.chains:
+            share = max(1, self.settings.buffer // batch.parts)
+            own = None if self._stopped is None else self._stopped.tensor_split(batch.parts)[batch.part]
+            if own is None or len(own) == 0:
+                own = _uniform(batch.images.new_empty(share, *batch.images.shape[1:]))
+            self.chains[batch.part] = own.to(batch.images.device)
+        return self.chains[batch.part]
+
+    def after_step(self, player: Player) -> None:
+        self._stopped = None  # every part has taken its share
+
     def state(self) -> dict[str, Tensor]:
-        return {} if self.chains is None else {"chains": self.chains}
+        if self._stopped is not None:
+            return {_chains(0): self._stopped}
+        return {_chains(part): chains for part, chains in self.chains.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        self.chains = state.get("chains")
+        """However many parts there were, each of those that there are now takes up an equal share of all chains."""
+        self.chains = {}
+        self._stopped = torch.cat([state[_chains(part)] for part in range(len(state))]) if state else None
+
+
+def _chains(part: int) -> str:
+    return f"{of_part(part)}chains"
 
 
 def _uniform(like: Tensor) -> Tensor:

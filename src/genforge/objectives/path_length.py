@@ -33,18 +33,14 @@ class PathLength:
 
     def __init__(self) -> None:
         self.mean = torch.zeros(())
-        self._seen: list[Tensor] = []
 
     def penalty(self, lengths: Tensor) -> Tensor:
-        """Of these lengths, (n,), which also count for a."""
-        self._seen.append(lengths.detach().mean())
-        return (lengths - self._next()).square().mean()
+        """Of these lengths, (n,), from a as it is once they count for it."""
+        return (lengths - self._with(lengths.detach().mean())).square().mean()
 
-    def settle(self) -> None:
-        """The turn is over: a takes in what it saw."""
-        if self._seen:
-            self.mean, self._seen = self._next(), []
+    def settle(self, length: Tensor) -> None:
+        """The turn is over: a takes in the mean of its lengths, ()."""
+        self.mean = self._with(length)
 
-    def _next(self) -> Tensor:
-        seen = torch.stack(self._seen).mean()
-        return torch.lerp(self.mean.to(seen.device), seen, 1 - KEPT)
+    def _with(self, length: Tensor) -> Tensor:
+        return torch.lerp(self.mean.to(length.device), length, 1 - KEPT)

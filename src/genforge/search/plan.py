@@ -41,6 +41,7 @@ class Plan(Settings):
         "every `Trial` and returns the value",
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="for the objective; plain values")
+    measure: str = Field("value", description="what the value is called, on pages")
     better: Literal["lower", "higher"] = Field(description="which values are better: a property of the metric")
     trials: int = Field(ge=1, description="how many, exactly")
     seed: int = Field(ge=0, description="decides every suggestion, given the values of the trials before")

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -112,6 +112,7 @@ class Tickets:
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=plan.warmup),
                 load_if_exists=True,
             )
+            self._name_the_measure()
         self._study_id = self._storage.get_study_id_from_name(name)
 
     # Claiming and finishing: the workers' part.
@@ -218,6 +219,14 @@ class Tickets:
         return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0]))), ""
 
     # Between this file and Optuna.
+
+    def _name_the_measure(self) -> None:
+        """The dashboard calls the value of a study that has no name for it "Objective 0". Written once: a study that
+        an older genforge has made gets it too."""
+        if self._study.metric_names != [self.plan.measure]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self._study.set_metric_names([self.plan.measure])
 
     def _latest(self) -> dict[int, FrozenTrial]:
         """The last attempt of each ticket that the plan asks for (a study made for more trials may hold more)."""

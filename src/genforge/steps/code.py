@@ -23,7 +23,8 @@ LOOP = "training"
 DENSITIES_KNOW = tuple(f"networks.{name}" for name in ("autoregressive", "denoiser", "flow", "pixel_heads", "pixels"))
 PLUMBING = (
     *("catalog", "config", "dimension", "environment", "files", "imports", "locks", "ownership", "parallel"),
-    *("processes", "progress", "settings", "slots", "steps.code", "steps.project", "torchvision_cure", "tracking", "webhook"),
+    *("processes", "progress", "settings", "slots", "steps.code", "steps.project", "torchvision_cure", "tracking"),
+    "webhook",
 )
 
 

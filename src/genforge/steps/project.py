@@ -163,12 +163,16 @@ class Project:
             torch.set_num_threads(max(1, int(threads)))
             threadpool_limits(max(1, int(threads)), user_api="blas")
 
-    def recipe(self, name: str) -> Recipe:
-        """The resolved recipe, as the step `resolve` wrote it."""
-        from genforge.catalog import Recipe  # with torch, which not every command needs
-
+    def check_recipe(self, name: str) -> None:
+        """Raises UserError with the nearest name when params.yaml has no such recipe."""
         if name not in self.config.recipes:
             from genforge.settings import nearest
 
             raise UserError(f"params.yaml has no recipe {name!r}; {nearest(name, sorted(self.config.recipes))}")
+
+    def recipe(self, name: str) -> Recipe:
+        """The resolved recipe, as the step `resolve` wrote it."""
+        from genforge.catalog import Recipe  # with torch, which not every command needs
+
+        self.check_recipe(name)
         return Recipe.read(read_json(self.recipe_file(name))["recipe"], f"recipes.{name}")

@@ -112,6 +112,7 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
             "seed": derive(project.config.seed, "search", name),
             "parent": parent,
         },
+        measure=metric.upper(),
         better=METRICS[metric].better,
         trials=settings.trials,
         seed=project.config.seed,

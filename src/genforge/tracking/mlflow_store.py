@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlruns"
-EXPERIMENT_KIND = {
-    "mlflow.experimentKind": "custom_model_development"
-}  # else the UI may show traces of chats, not runs
+# Else the UI may show traces of chats, not runs. That of 3.17 goes by the address alone (`workflowType`), see runs.py.
+EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _SQLITE = "sqlite:///"
 # How long MLflow's client waits for a server: its own seven tries take minutes.
 PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}

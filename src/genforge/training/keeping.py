@@ -57,8 +57,10 @@ class Keeper:
         if self.checkpoints is not None and self.run.step != self.kept_step:
             self.run.check_finite(self.title)
             self.run.check_memory(self.title)
+            parts = self.run.peers.gather(self.run.parts())
             if self.run.peers.is_first:
-                self.checkpoints.save(replace(self.run.snapshot(), passing=passing))
+                snapshot = self.run.snapshot()
+                self.checkpoints.save(replace(snapshot, tensors={**snapshot.tensors, **parts}, passing=passing))
             self.run.peers.wait()
             self.kept_step = self.run.step
 

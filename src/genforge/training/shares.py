@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from genforge.contracts import TrainingData
+from dataclasses import replace
+
+from genforge.contracts import Batch, TrainingData
 from genforge.parallel import Peers
 from genforge.randomness import derive
 from genforge.settings import UserError
@@ -34,7 +36,7 @@ class Shares:
     def of(self, turn: int) -> list[Part]:
         if self.count == 1:
             return [Part(self.data.batch(turn, self.size))]
-        return [
-            Part(self.data.batch(turn * self.count + part, self.size), derive(self.seed, "part", turn, part))
-            for part in self.own
-        ]
+        return [Part(self._batch(turn, part), derive(self.seed, "part", turn, part)) for part in self.own]
+
+    def _batch(self, turn: int, part: int) -> Batch:
+        return replace(self.data.batch(turn * self.count + part, self.size), part=part, parts=self.count)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from genforge.contracts import Objective
+from genforge.contracts import PART, Objective
 from genforge.parallel import ALONE, Peers
 from genforge.settings import UserError
 from genforge.training.checkpoint import Snapshot
@@ -65,8 +65,15 @@ class RunState:
         """What rollbacks have left of the learning rate."""
         return self.rollbacks[-1].factor if self.rollbacks else 1.0
 
+    def parts(self) -> dict[str, Tensor]:
+        """What is remembered of those parts of every batch that this process computes: other processes know of others,
+        and the snapshot of the run wants them all."""
+        remembered = _over("objective.", self.objective.state())
+        return {name: tensor for name, tensor in remembered.items() if name.startswith(f"objective.{PART}")}
+
     def snapshot(self) -> Snapshot:
-        """The run as it is now. Tensors on the CPU are not copied: write it before the next step."""
+        """The run as it is now, as far as this process knows. Tensors on the CPU are not copied: write it before the
+        next step."""
         random_states = RandomStates.capture()
         tensors = {
             **self._placed(),

@@ -2,15 +2,16 @@
 
 A batch may be cut into parts, one after the other in this process (accumulation) or side by side in several (`Peers`).
 Where a part is computed changes nothing: each has its own random numbers and begins with the buffers (running means,
-vectors of spectral norms) that all of them begin with; afterwards these are the mean of what the parts made of them. So
-two processes give, to rounding, what one gives that cuts the same batch in two.
+vectors of spectral norms) that all of them begin with; afterwards these are the mean of what the parts made of them.
+What an objective goes by it hears as a mean over the parts too, and what it remembers of one part, that part finds
+again. So two processes give, to rounding, what one gives that cuts the same batch in two.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -80,15 +81,15 @@ class Turn:
         for weight in self.others:
             weight.requires_grad_(False)
         try:
-            loss, logs = _mean(self._losses(parts))
+            loss = _mean(self._losses(parts))
         finally:
             for weight in self.others:
                 weight.requires_grad_(True)
         gradients = [weight.grad for weight in self.own if weight.grad is not None]
         if len(parts) > 1:
             torch._foreach_div_(gradients, len(parts))
-        self.settings.peers.mean_(gradients)
-        logs = logs or {f"{self.player.name}_loss": loss}
+        self.settings.peers.mean_([*gradients, *loss.seen.values()])
+        logs = loss.logs or {f"{self.player.name}_loss": loss.value}
         if self.settings.clip_norm is not None:
             length = clip_grad_norm_(self.own, self.settings.clip_norm).detach()
         elif measured:
@@ -97,8 +98,10 @@ class Turn:
         if measured:
             logs[f"{self.player.name}_gradient"] = length
         self.optimizer.step()
+        if loss.seen:
+            self.objective.hear(self.player, loss.seen)
         self.objective.after_step(self.player)
-        return loss, logs
+        return loss.value, logs
 
     def _losses(self, parts: Sequence[Part]) -> list[Loss]:
         """The loss of each part; the sum of their gradients is left in the weights."""
@@ -120,7 +123,7 @@ class Turn:
     def _backward(self, batch: Batch) -> Loss:
         """The loss of a batch, its gradient added to what is there."""
         if self.settings.channels_last:
-            batch = Batch(batch.images.contiguous(memory_format=torch.channels_last), batch.labels)
+            batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
         if self.settings.bfloat16:
             with torch.autocast(self.settings.device.partition(":")[0], torch.bfloat16):
                 loss = self.objective.loss(self.player, batch)
@@ -149,9 +152,12 @@ def _middle(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean(dim=0) if values[0].is_floating_point() else values[-1]
 
 
-def _mean(losses: list[Loss]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The mean over the parts of a batch of the loss and of what is logged beside it, detached."""
+def _mean(losses: list[Loss]) -> Loss:
+    """The mean over the parts of a batch of the loss and of all that stands beside it, detached."""
     if len(losses) == 1:
-        return losses[0].value.detach(), losses[0].logs
-    value = torch.stack([loss.value.detach() for loss in losses]).mean()
-    return value, {name: torch.stack([loss.logs[name] for loss in losses]).mean() for name in losses[0].logs}
+        return replace(losses[0], value=losses[0].value.detach())
+    return Loss(
+        torch.stack([loss.value.detach() for loss in losses]).mean(),
+        {name: torch.stack([loss.logs[name] for loss in losses]).mean() for name in losses[0].logs},
+        {name: torch.stack([loss.seen[name] for loss in losses]).mean() for name in losses[0].seen},
+    )
