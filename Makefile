@@ -9,8 +9,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 .DEFAULT_GOAL := help
-# Tests that start servers mostly wait: two workers more than there are cores.
-WORKERS ?= $(shell expr $$(nproc) + 2)
+# Tests that start servers mostly wait: a worker more than there are cores. Each costs seconds to begin.
+WORKERS ?= $(shell expr $$(nproc) + 1)
 .PHONY: help install run schedule servers test quick chaos bench check lint types layers lock clean
 
 help: ## show these lines

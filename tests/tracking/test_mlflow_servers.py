@@ -275,14 +275,22 @@ def test_32_stages_on_no_store_start_one_uploader(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("GENFORGE_UPLOADER", "on")
     (tmp_path / "params.yaml").write_text("recipes: {gan: {from: hinge-sngan}}\n")
     code = (
-        "import os\nfrom pathlib import Path\nfrom genforge.tracking import runs as tracking\n"
-        "pids = [os.fork() for _ in range(5)]\n"  # 2 ** 5 processes
+        "import os, sys\nfrom pathlib import Path\nfrom genforge.tracking import runs as tracking\n"
+        "first, children = os.getpid(), []\n"
+        "for _ in range(5):\n"  # 2 ** 5 processes
+        "    children = [*children, child] if (child := os.fork()) else []\n"
         "with tracking.run(Path(), 'train', experiment='together') as run:\n"
         "    [run.metrics(step, {'loss': step}) for step in range(3)]\n"
-        "[os.waitpid(pid, 0) for pid in pids if pid]"
+        "    assert all(os.waitpid(child, 0)[1] == 0 for child in children)\n"
+        "    if os.getpid() == first: print('all through', flush=True), sys.stdin.read()\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    assert len(uploaders(tmp_path)) == 1
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stages:
+        assert stages.stdout is not None and stages.stdin is not None
+        assert stages.stdout.readline() == b"all through\n"
+        until(lambda: len(uploaders(tmp_path)) == 1)  # it stays while a run is open
+        stages.stdin.close()
+    assert stages.returncode == 0
     all_gone(tmp_path)
     all_complete(mlflow_store.connect(tmp_path), 32)
     assert (tmp_path / ".genforge" / "uploader.log").read_text() == ""

@@ -108,9 +108,9 @@ def damage(checkpoint: Path, chance: random.Random) -> None:
             file.unlink()
 
 
-def check(build: Build, settings: TrainingSettings, folder: Path, kills: int = 2) -> None:
-    """Struck again and again, in a step, while the disk is written to, when it is full, with torn writes between, and
-    resumed each time: the same bits."""
+def check(build: Build, settings: TrainingSettings, folder: Path, kills: int = 2, fills: int = 1) -> None:
+    """Struck again and again, in a step, while the disk is written to (`kills`), when it is full (`fills`), with torn
+    writes between, and resumed each time: the same bits."""
     began = time.monotonic()
     straight = run(build, settings, None)
     seconds = time.monotonic() - began
@@ -128,7 +128,8 @@ def check(build: Build, settings: TrainingSettings, folder: Path, kills: int = 2
             assert status in (-signal.SIGKILL, 0, REACHED)
             if len(checkpoints := whole(kept)) > 1:
                 damage(checkpoints[0], chance)
-        strike("full", chance.randrange(3, 40), kept, work)
+        for _ in range(fills):
+            strike("full", chance.randrange(3, 40), kept, work)
     result.unlink(missing_ok=True)
     assert in_child(work) == 0
     assert_same_bits(straight, safetensors.torch.load_file(result))
@@ -151,7 +152,7 @@ def test_recipes_struck_and_resumed_end_with_the_same_bits(tmp_path: Path, name:
         "warmup_steps": 4,
     }
     settings = TrainingSettings.read({**recipe.training, **shortened}, "training")
-    check(lambda: build_objective(recipe, SHAPE, classes=3), settings, tmp_path, kills=1)
+    check(lambda: build_objective(recipe, SHAPE, classes=3), settings, tmp_path, kills=1, fills=0)
 
 
 def test_the_judges_eyes_struck_and_resumed_end_with_the_same_bits(tmp_path: Path) -> None:
