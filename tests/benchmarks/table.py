@@ -2,9 +2,10 @@
 
     python tests/benchmarks/table.py [--only NAME ...] [--resume] [--files FOLDER] [--peers FOLDER] [--write-only]
 
-Each row of rows.py is measured by itself and kept in .genforge/benchmarks/results; the page is made from all that are
-there, so that one row can be measured again. `--resume` leaves out rows that are there for the commit that is checked
-out. The peers are installed once from the package index into a folder of their own, and are on the path of nobody else.
+Each row of rows.py is measured by itself and kept in docs/benchmarks.json, beside the page that is made from all that
+are there, so that one row can be measured again. `--resume` leaves out rows that are there for the commit that is
+checked out. The peers are installed once from the package index into a folder of their own, and are on the path of
+nobody else.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import IO, Any
 
 from images import SCRATCH
 from rows import ROWS, Tool, Turns
+
+from genforge.files import replacing
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
@@ -216,13 +219,21 @@ def _at(values: dict[str, Any], key: str) -> float:
     return float(found)
 
 
-def page(results: Path) -> str:
+def kept_in(record: Path) -> dict[str, dict[str, Any]]:
+    """What was measured, by row, in the order of the table."""
+    found = json.loads(record.read_text()) if record.is_file() else {}
+    return {name: found[name] for name in ROWS if name in found}
+
+
+def keep(record: Path, name: str, result: dict[str, Any]) -> None:
+    """Lay a row's result over what the record has of it."""
+    with replacing(record, "w") as file:
+        json.dump({**kept_in(record), name: result}, file, indent=1)
+        file.write("\n")
+
+
+def page(kept: dict[str, dict[str, Any]]) -> str:
     """What stands between the marks."""
-    kept = {
-        name: json.loads((results / f"{name}.json").read_text())
-        for name in ROWS
-        if (results / f"{name}.json").is_file()
-    }
     lines = [
         "| work | peer | peer's | ours | ratio (spread over rounds) | of processor seconds | meant | held |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -256,11 +267,12 @@ def page(results: Path) -> str:
     return "\n".join([*lines, "", "### Targets that are missed", "", *(missed or ["None."])])
 
 
-def write(results: Path, path: Path) -> None:
+def write(record: Path, path: Path) -> None:
     """Put what was measured between the marks of the page."""
     before, _, rest = path.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n\n{page(results)}\n\n{END}{after}")
+    with replacing(path, "w") as file:
+        file.write(f"{before}{BEGIN}\n\n{page(kept_in(record))}\n\n{END}{after}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -270,11 +282,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--files", type=Path, default=Path("data/incoming"), help="folder of mnist/ and cifar10/")
     parser.add_argument("--peers", type=Path, default=SCRATCH / "peers", help="where peers are installed")
     parser.add_argument("--scratch", type=Path, default=SCRATCH)
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--page", type=Path, default=PAGE, help="the record is the file beside it that ends in .json")
     parser.add_argument("--write-only", action="store_true", help="measure nothing")
     arguments = parser.parse_args(argv)
-    results = arguments.scratch / "results"
-    results.mkdir(parents=True, exist_ok=True)
+    record, failed = arguments.page.with_suffix(".json"), []
     if not arguments.write_only:
         arguments.peers.mkdir(parents=True, exist_ok=True)
         install_peers(arguments.peers)
@@ -282,14 +293,9 @@ def main(argv: list[str] | None = None) -> None:
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(arguments.peers)]))
         environment = {**os.environ, **QUIET, "PYTHONPATH": path}
         environment.pop("OMP_NUM_THREADS", None)  # each is told its number
-        failed = []
         for name in arguments.only or ROWS:
-            place, here = results / f"{name}.json", machine()
-            if (
-                arguments.resume
-                and place.is_file()
-                and json.loads(place.read_text())["machine"]["commit"] == here["commit"]
-            ):
+            here = machine()
+            if arguments.resume and kept_in(record).get(name, {}).get("machine", {}).get("commit") == here["commit"]:
                 continue
             print(f"{datetime.now():%H:%M:%S} {name}", file=sys.stderr, flush=True)
             row = ROWS[name]
@@ -302,12 +308,11 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"{name}: {error}; see {arguments.scratch / f'{name}.log'}", file=sys.stderr)
                 failed.append(name)
                 continue
-            place.write_text(json.dumps({**result, "machine": here}, indent=1))
+            keep(record, name, {**result, "machine": here})
             print("\n".join(lines_of(name, result)[0]), flush=True)
-        write(results, arguments.page)
-        if failed:
-            sys.exit(f"not measured: {', '.join(failed)}")
-    write(results, arguments.page)
+    write(record, arguments.page)
+    if failed:
+        sys.exit(f"not measured: {', '.join(failed)}")
 
 
 def _jpegs(row: Tool, arguments: argparse.Namespace) -> str:

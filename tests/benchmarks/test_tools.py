@@ -81,20 +81,26 @@ def measured(ratio: float) -> dict[str, Any]:
 
 
 def test_the_page_names_what_was_missed_and_leaves_the_rest_as_it_was(tmp_path: Path) -> None:
-    page, results = tmp_path / "page.md", tmp_path / "results"
-    results.mkdir()
+    page, record = tmp_path / "page.md", tmp_path / "page.json"
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
-    (results / "dcgan.json").write_text(json.dumps(measured(2.5)))
-    table.write(results, page)
+    table.keep(record, "dcgan", measured(2.5))
+    table.write(record, page)
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "**2.50x** (2.40 to 2.60)" in text and "| yes |" in text and "None." in text
-    (results / "dcgan.json").write_text(json.dumps(measured(1.5)))
+    table.keep(record, "dcgan", measured(1.5))
     overhead = {"lines": [{"overhead_percent": 4.5, "pipeline_s": 10.4, "bare_s": 10.0}]}
-    (results / "overhead.json").write_text(json.dumps({**overhead, "machine": measured(1)["machine"]}))
-    table.write(results, page)
+    table.keep(record, "overhead", {**overhead, "machine": measured(1)["machine"]})
+    table.write(record, page)
     assert "beside examples-dcgan: 1.50x where 2x was meant" in page.read_text()
     assert "beside the loop alone: 4.50 % more where at most 3 % more was meant" in page.read_text()
+
+
+def test_the_page_in_the_docs_is_made_of_the_record_beside_it(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(table.PAGE.read_text())
+    table.write(table.PAGE.with_suffix(".json"), page)
+    assert page.read_text() == table.PAGE.read_text(), "run tests/benchmarks/table.py --write-only"
 
 
 def test_images_that_are_missing_are_random_ones_of_their_number(tmp_path: Path) -> None:
