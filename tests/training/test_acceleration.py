@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +38,25 @@ def test_a_training_takes_no_more_threads_than_it_is_given_and_gives_them_back(m
     for most in (1, None, 16):
         trained(threads=most)
     assert taken == [1, 4, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_products_of_a_gpu_are_rounded_while_it_trains_as_it_was_told(
+    allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The switches are there without a GPU, too."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    seen, step = [], loop._step
+
+    def spying(*arguments: Any) -> None:
+        seen.append((matmul.allow_tf32, cudnn.allow_tf32))
+        step(*arguments)
+
+    monkeypatch.setattr(loop, "_step", spying)
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    trained(tf32=allowed)
+    assert set(seen) == {(allowed, allowed)}
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == before
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")

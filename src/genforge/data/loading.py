@@ -99,12 +99,12 @@ class DeviceData(TrainingData):
     def batch(self, turn: int, size: int) -> Batch:
         """The turn-th batch (0, 1, ...) of `size` images of the endless shuffled stream."""
         chosen, mirrored = self._positions(turn, size)
-        here = chosen.to(self.device)
+        here = self._moved(chosen)
         # `index_select` copies whole images, where `[]` copies values one by one.
         images = self._fetched(turn, size, chosen) if self._held is None else self._held.index_select(0, here)
         batch = to_network(images)
         if self.horizontal_flip:
-            batch = torch.where(mirrored.to(self.device)[:, None, None, None], batch.flip(3), batch)
+            batch = torch.where(self._moved(mirrored)[:, None, None, None], batch.flip(3), batch)
         return Batch(batch, None if self._labels is None else self._labels.index_select(0, here))
 
     def chunks(self, size: int = 1024) -> Iterator[Batch]:
@@ -148,11 +148,15 @@ class DeviceData(TrainingData):
 
     def _read(self, chosen: Tensor) -> Tensor:
         """Images from disk, uint8 (n, h, w, c), in pinned memory where a GPU waits for them."""
-        images = torch.from_numpy(self._on_disk[chosen.numpy()])
-        return images.pin_memory() if self.device.type == "cuda" else images
+        return self._pinned(torch.from_numpy(self._on_disk[chosen.numpy()]))
 
-    def _moved(self, images: Tensor) -> Tensor:
-        return images.to(self.device, non_blocking=True)
+    def _moved(self, values: Tensor) -> Tensor:
+        """On the device. Nobody waits for a GPU to have them."""
+        return self._pinned(values).to(self.device, non_blocking=True)
+
+    def _pinned(self, values: Tensor) -> Tensor:
+        """In memory that a GPU reads by itself, where there is one: from any other, a copy holds the process up."""
+        return values.pin_memory() if self.device.type == "cuda" else values
 
 
 def _free_memory(device: torch.device) -> int:

@@ -47,6 +47,18 @@ def threads(most: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Within the block a GPU's float32 products and convolutions round their inputs to 10 bits, or do not."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32, cudnn.allow_tf32 = allowed, allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
 def uses_bfloat16(settings: TrainingSettings, device: str) -> bool:
     """Whether losses are computed under autocast to bfloat16."""
     if settings.precision == "float32" or (settings.precision == "auto" and not device.startswith("cuda")):

@@ -20,7 +20,7 @@ from genforge.parallel import ALONE, Peers
 from genforge.progress import Bar
 from genforge.randomness import derive, seed_everything
 from genforge.settings import UserError, nearest
-from genforge.training.acceleration import prepare_process, threads, uses_bfloat16, uses_compiler
+from genforge.training.acceleration import prepare_process, tf32, threads, uses_bfloat16, uses_compiler
 from genforge.training.checkpoint import Checkpoints
 from genforge.training.environment import Environment, environment
 from genforge.training.failure import Rollback, TrainingFailed
@@ -108,7 +108,7 @@ def train(
         Terminated: SIGTERM came. The run was checkpointed first.
     """
     prepare_process(settings)
-    with threads(settings.threads), Termination() as termination:
+    with threads(settings.threads), tf32(settings.tf32), Termination() as termination:
         # All is made ready. Nothing can be lost yet, so that SIGTERM is heard at once.
         with termination.at_once():
             shares = Shares(data, settings, peers, seed)

@@ -48,6 +48,11 @@ class TrainingSettings(Settings):
         description="of the losses' arithmetic; weights are float32. auto: bfloat16 on a GPU, float32 on a CPU. "
         "bfloat16 on a CPU without instructions for it (AVX512-BF16): float32, and one line says so",
     )
+    tf32: bool = Field(
+        True,
+        description="on a GPU, products and convolutions that stay in float32 round their inputs to 10 bits (TF32); "
+        "false: all 23",
+    )
     channels_last: bool | None = Field(
         None,
         description="images and weights lie in memory with channels last, which convolutions in bfloat16 like; null: "
