@@ -22,6 +22,7 @@ from genforge.locks import Busy, Lock, alone, busy  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
+from genforge.steps import checked  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
 from genforge.steps.summary import summarise  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
@@ -77,9 +78,7 @@ def _work(jobs: int | None) -> None:
         summarise(project, "Everything is up to date: nothing to do.")
         return
     _check_folder(project)
-    from genforge.steps.resolve import check  # with torch, and settings that DVC takes for done have been checked
-
-    check(project.config)
+    checked.ensure(project)
     with stop_on_signal(), api(root, Processes()) as url, temporary_settings({PREFECT_API_URL: url}):
         watch_heartbeats(retrain.name)
         say(f"{len(graph.stale)} of {len(graph.order)} stages to look at")
