@@ -7,16 +7,9 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from pipelines.surroundings import prepare
-
-prepare()
-
-from prefect.exceptions import TerminationSignal  # noqa: E402  its settings are read at import
-
-from genforge.commands.arguments import EXIT_FAILED, EXIT_USER  # noqa: E402
-from genforge.settings import UserError  # noqa: E402
-from pipelines.engine import PipelineFailed  # noqa: E402
-from pipelines.stages import StageFailed  # noqa: E402
+from genforge.commands.arguments import EXIT_FAILED, EXIT_USER
+from genforge.settings import UserError
+from pipelines.stages import PipelineFailed, StageFailed
 
 
 def status_of(work: Callable[[], None], interrupted: str) -> int:
@@ -39,7 +32,7 @@ def status_of(work: Callable[[], None], interrupted: str) -> int:
     except StageFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER if error.mistake else EXIT_FAILED
-    except (KeyboardInterrupt, TerminationSignal):  # the second is Prefect's own, while it begins or ends a flow run
+    except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
     return 0

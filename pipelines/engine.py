@@ -26,6 +26,7 @@ prepare()
 from prefect import task  # noqa: E402  its settings are read at import
 from prefect.artifacts import create_image_artifact, create_markdown_artifact  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.exceptions import TerminationSignal  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
 from genforge import slots  # noqa: E402
@@ -34,19 +35,11 @@ from genforge.steps.project import Project  # noqa: E402
 from genforge.steps.summary import pictures  # noqa: E402
 from genforge.tracking import runs as tracking  # noqa: E402
 from pipelines.screen import Screen  # noqa: E402
-from pipelines.stages import Graph, Processes, StageFailed, run_stage  # noqa: E402
+from pipelines.stages import Graph, PipelineFailed, Processes, StageFailed, run_stage  # noqa: E402
 
 ON_DEVICE = ("extractor", "search", "train", "sample", "evaluate", "floor", "gates")  # steps that use a GPU
 _stopping = threading.Event()  # set from the first signal to the end of all that it ends
 RETRY_SECONDS = [1.0, 4.0, 10.0]
-
-
-class PipelineFailed(Exception):
-    """Some stages failed; the others that did not need them have run."""
-
-    def __init__(self, failures: list[StageFailed], skipped: list[str]) -> None:
-        super().__init__("; ".join(str(failure) for failure in failures))
-        self.failures, self.skipped = failures, skipped
 
 
 def may_pass(task: Any, run: Any, state: Any) -> bool:
@@ -202,7 +195,11 @@ def publish(root: Path) -> None:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop this process as Ctrl-C does: through every `finally`. `nohup` is heard."""
+    """SIGTERM and a closed terminal stop this process as Ctrl-C does: through every `finally`. `nohup` is heard.
+
+    Raises:
+        KeyboardInterrupt: a signal came, here or where Prefect itself listens.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers; whoever runs the flow in another one has set its own
         return
@@ -219,6 +216,8 @@ def stop_on_signal() -> Iterator[None]:
     is_outermost = not any(getattr(handler, "__name__", "") == stop.__name__ for handler in before.values())
     try:
         yield
+    except TerminationSignal:  # Prefect's own, while it begins or ends a flow run
+        raise KeyboardInterrupt from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

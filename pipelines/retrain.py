@@ -1,7 +1,6 @@
-"""The flow `retrain`: every stage of dvc.yaml that is out of date, side by side where it can be.
+"""`genforge run`: look at what is out of date, and have the flow `retrain` do it (`retrain_here.py`).
 
-A task a stage, taken from DVC's own graph; each runs `dvc repro --single-item`, so that DVC alone decides what is up
-to date, and `dvc repro` by hand and this flow do the same work and skip the same work.
+Where nothing is to be done neither Prefect nor torch is imported, which together take three times as long as the look.
 """
 
 from __future__ import annotations
@@ -10,81 +9,34 @@ import argparse
 import time
 from pathlib import Path
 
-from pipelines.surroundings import prepare
-
-prepare()
-
-from prefect import flow, tags  # noqa: E402  its settings are read at import
-from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
-
-from genforge.commands.arguments import positive  # noqa: E402
-from genforge.locks import Busy, Lock, alone, busy  # noqa: E402
-from genforge.ownership import end_with_owner  # noqa: E402
-from genforge.progress import say  # noqa: E402
-from genforge.settings import UserError  # noqa: E402
-from genforge.steps.project import Project  # noqa: E402
-from genforge.steps.summary import summarise  # noqa: E402
-from pipelines.command import leave, status_of  # noqa: E402
-from pipelines.engine import engine, publish, runner, stop_on_signal  # noqa: E402
-from pipelines.killed_runs import crash_forgotten, project_tag, watch_heartbeats  # noqa: E402
-from pipelines.server import api  # noqa: E402
-from pipelines.stages import Graph, Processes, mend_locks  # noqa: E402
-
-RETRAIN = "retrain this project"
-
-
-@flow(name="retrain", task_runner=runner, persist_result=False, validate_parameters=False)
-def retrain(root: str = ".", jobs: int | None = None) -> list[str]:
-    """Bring the project in `root` up to date.
-
-    Args:
-        root: the project's folder, with params.yaml and dvc.yaml.
-        jobs: stages side by side; None: one a core, at most four.
-
-    Returns:
-        Names of the stages that were looked at, in the order in which they ended.
-
-    Raises:
-        PipelineFailed: some stage failed. Stages that did not need it have run all the same.
-        Busy: another flow retrains this project.
-    """
-    end_with_owner()  # on a schedule the flow runs in a process of its own
-    folder = Path(root)
-    with alone(_flow_lock(folder), RETRAIN):
-        crash_forgotten(folder)
-        graph = Graph.read(folder)
-        if not graph.stale:
-            say("everything is up to date: nothing to do")
-            return []
-        with engine(folder, jobs, "retrain") as running:
-            done = running.run(graph)
-        publish(folder)
-        return done
-
-
-def _flow_lock(root: Path) -> Path:
-    return Project.load(root).lock("flow")
+from genforge.cli import set_environment
+from genforge.commands.arguments import positive
+from genforge.ownership import end_with_owner
+from genforge.progress import say
+from genforge.settings import UserError
+from genforge.steps import checked
+from genforge.steps.project import Project
+from genforge.steps.summary import summarise
+from pipelines.command import leave, status_of
+from pipelines.one_flow import turn_away
+from pipelines.stages import Graph, mend_locks
 
 
 def _work(jobs: int | None) -> None:
     root, began = Path(), time.monotonic()
     project = Project.load(root)
-    if (lock := Lock(_flow_lock(root))).is_held():
-        raise Busy(busy(lock, RETRAIN))
+    turn_away(project)
     mend_locks(root)
     graph = Graph.read(root)
     if not graph.stale:
         summarise(project, "Everything is up to date: nothing to do.")
         return
     _check_folder(project)
-    from genforge.steps.resolve import check  # with torch, and settings that DVC takes for done have been checked
+    checked.ensure(project)
+    from pipelines.retrain_here import run
 
-    check(project.config)
-    with stop_on_signal(), api(root, Processes()) as url, temporary_settings({PREFECT_API_URL: url}):
-        watch_heartbeats(retrain.name)
-        say(f"{len(graph.stale)} of {len(graph.order)} stages to look at")
-        with tags(project_tag(root)):
-            retrain(str(root.absolute()), jobs)
+    say(f"{len(graph.stale)} of {len(graph.order)} stages to look at")
+    run(root, jobs)
     summarise(project, f"Done in {time.monotonic() - began:.0f} s.")
 
 
@@ -103,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.retrain", description="Bring everything up to date.")
     parser.add_argument("--jobs", type=positive, default=None, metavar="N", help="stages side by side")
     arguments = parser.parse_args(argv)
+    set_environment()
     end_with_owner()
     return status_of(
         lambda: _work(arguments.jobs), "interrupted; what was done is kept, and `genforge run` goes on from there"

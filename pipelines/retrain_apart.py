@@ -34,6 +34,7 @@ from genforge.files import read_json  # noqa: E402
 from genforge.ownership import end_with_owner  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
+from genforge.steps import checked  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
 from genforge.steps.summary import data_address  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
@@ -93,9 +94,7 @@ def story(place: Workplace, trigger: str, jobs: int | None, step: Step) -> Outco
         brought = step("data", lambda: bring(place, before))
         decision = step("decide", lambda: decide(place, check_trigger(trigger), before))
         if decision.retrain:
-            from genforge.steps.resolve import check  # with torch, which a look that finds nothing new need not import
-
-            check(place.project.config)
+            checked.ensure(place.project)
             step("fetch", lambda: fetch(place, before))
     finally:
         before.end_all()

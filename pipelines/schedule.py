@@ -36,8 +36,8 @@ from genforge.commands.arguments import positive  # noqa: E402
 from genforge.config import ScheduleSettings  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.settings import UserError  # noqa: E402
+from genforge.steps import checked  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
-from genforge.steps.resolve import check  # noqa: E402
 from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.decision import Trigger  # noqa: E402
 from pipelines.engine import stop_on_signal  # noqa: E402
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
 def _work(arguments: argparse.Namespace) -> None:
     root = Path()
     project = Project.load(root)
-    check(project.config)
+    checked.ensure(project)
     given = {key: getattr(arguments, key) for key in ("cron", "every", "on_data", "on_drift", "branch")}
     given = {key: value for key, value in given.items() if value is not None}
     settings = ScheduleSettings.read({**project.config.schedule.model_dump(), **given}, "schedule")

@@ -180,6 +180,14 @@ class StageFailed(Exception):
         self.stage, self.reason, self.passing, self.mistake = stage, reason, passing, mistake
 
 
+class PipelineFailed(Exception):
+    """Some stages failed; the others that did not need them have run."""
+
+    def __init__(self, failures: list[StageFailed], skipped: list[str]) -> None:
+        super().__init__("; ".join(str(failure) for failure in failures))
+        self.failures, self.skipped = failures, skipped
+
+
 class Processes:
     """The process groups that this process has started, so that none outlives it."""
 

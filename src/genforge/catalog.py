@@ -1,8 +1,8 @@
 """The table of contents: every name that a recipe may use, and how a recipe becomes objects.
 
 Adding a network, an objective, a sampler or a density takes its file, its line here and a recipe that uses it; it
-inherits the contract tests, which run over these tables. Targets are `module:class`, imported when first used, so that
-listing recipes does not import torch's world.
+inherits the contract tests, which run over these tables. Targets are `module:class`, imported when first used: to read
+a recipe that has been resolved does not import torch's world.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import torch
 from pydantic import Field, field_validator
 
-from genforge.contracts import POINT, SMALLEST, Density, ImageShape, Network, Objective, Port, Sampler
 from genforge.dimension import Dimension as Dimension
 from genforge.files import read_yaml
 from genforge.imports import code_digest
 from genforge.settings import Settings, UserError, nearest
+from genforge.shapes import POINT, SMALLEST, ImageShape, Port
+
+if TYPE_CHECKING:
+    from genforge.contracts import Density, Network, Objective, Sampler
 
 NETWORKS: dict[str, str] = {
     "dcgan-generator": "genforge.networks.dcgan:Generator",
@@ -359,7 +361,7 @@ def build_network(choice: Mapping[str, Any], port: Port, where: str) -> Network:
         key: build_network(getattr(settings, key), kind.inner_port(key, settings, port), f"{where}.{key}")
         for key in getattr(kind, "inner", ())
     }
-    return cast(Network, kind(settings, port, **inner))
+    return cast("Network", kind(settings, port, **inner))
 
 
 def build_objective(recipe: Recipe, image: ImageShape, classes: int) -> Objective:
@@ -368,7 +370,7 @@ def build_objective(recipe: Recipe, image: ImageShape, classes: int) -> Objectiv
     settings = kind.settings_type.read(_without_name(recipe.objective), "objective")
     ports = kind.ports(settings, image, classes)
     networks = {role: build_network(recipe.networks[role], port, f"networks.{role}") for role, port in ports.items()}
-    return cast(Objective, kind(settings, networks))
+    return cast("Objective", kind(settings, networks))
 
 
 def exported(recipe: Recipe, image: ImageShape, classes: int) -> Exported:
@@ -381,7 +383,7 @@ def exported(recipe: Recipe, image: ImageShape, classes: int) -> Exported:
 
 def build_sampler(choice: Mapping[str, Any], where: str = "sampler") -> Sampler:
     kind = target("sampler", choice["name"], where)
-    return cast(Sampler, kind(kind.settings_type.read(_without_name(choice), where)))
+    return cast("Sampler", kind(kind.settings_type.read(_without_name(choice), where)))
 
 
 Told = Literal["sampler", "density"]  # parts that ask something of a trained network
@@ -403,7 +405,7 @@ def check_suits(table: Told, name: str, port: Port, where: str) -> None:
 
 def build_density(choice: Mapping[str, Any], where: str = "density") -> Density:
     kind = target("density", choice["name"], where)
-    return cast(Density, kind(kind.settings_type.read(_without_name(choice), where)))
+    return cast("Density", kind(kind.settings_type.read(_without_name(choice), where)))
 
 
 def _without_name(choice: Mapping[str, Any]) -> dict[str, Any]:
@@ -475,6 +477,8 @@ def _check_built(recipe: Recipe, where: str, points: bool) -> None:
     """Everything is built once, for the smallest images and for larger ones, for which some networks have layers that
     they else have not; or for points. What the parts have to say about each other (an inner network, a player's name, a
     sampler's steps) is said before any work."""
+    import torch  # as the networks that are built here do
+
     shapes = [POINT] if points else [ImageShape(1, side, side) for side in (2 * SMALLEST, SMALLEST)]
     try:
         with torch.random.fork_rng(devices=[]):  # the weights drawn here are thrown away

@@ -1,10 +1,12 @@
-"""What the rooms promise each other: images, ports, batches, players, objectives, samplers, densities.
+"""What the rooms promise each other: images, batches, networks, players, objectives, samplers, densities.
 
 Images are uint8 NHWC on disk and float NCHW in [-1, 1] in networks; the functions below are the only doors. Gray stays
 one channel everywhere but at the feature extractor's own door.
 
 A point of the plane is an image of one place with two channels, x and y: float32 (n, 1, 1, 2) on disk, in [-1, 1]
 already, so that nothing is rounded. Wherever images are spoken of, points may stand; `ImageShape.is_point` tells.
+
+Shapes and ports, which need no torch, are in `shapes.py`; who computes has them from here.
 """
 
 from __future__ import annotations
@@ -12,55 +14,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from genforge.settings import Settings, UserError
-
-CELL = 2 / 255  # of [-1, 1]: how far apart the levels of 8-bit images lie
-SMALLEST, LARGEST, MULTIPLE = 8, 64, 4  # pixels: image sides that the networks of the catalog take
-
-
-@dataclass(frozen=True)
-class ImageShape:
-    """Channels (1 or 3), height and width in pixels; or `POINT`."""
-
-    channels: int
-    height: int
-    width: int
-
-    @property
-    def size(self) -> int:
-        """Number of values in one image."""
-        return self.channels * self.height * self.width
-
-    @property
-    def is_point(self) -> bool:
-        """Whether these are no images but points of the plane, real numbers that are not rounded to levels."""
-        return self == POINT
-
-    @property
-    def stored(self) -> str:
-        """Name of the type that values have on disk."""
-        return "float32" if self.is_point else "uint8"
-
-    def check(self) -> None:
-        """Raises UserError unless networks of the catalog can take this shape."""
-        if self.is_point:
-            return
-        if self.channels not in (1, 3):
-            raise UserError(f"images have {self.channels} channels; genforge trains on 1 (gray) or 3 (RGB)")
-        for name, side in (("height", self.height), ("width", self.width)):
-            if not SMALLEST <= side <= LARGEST or side % MULTIPLE:
-                raise UserError(
-                    f"image {name} is {side}; it should be {SMALLEST} to {LARGEST} and a multiple of {MULTIPLE}: "
-                    f"set data.image_size to resize"
-                )
-
-
-POINT = ImageShape(2, 1, 1)
+from genforge.settings import Settings
+from genforge.shapes import CELL as CELL
+from genforge.shapes import EIGHT_BIT, POINTS, ImageShape, Port, PortKind
+from genforge.shapes import POINT as POINT
+from genforge.shapes import Taught as Taught
 
 
 def to_network(images: Tensor) -> Tensor:
@@ -94,46 +57,6 @@ def to_stored(images: Tensor) -> Tensor:
     if not torch.isfinite(images).all():
         raise ValueError("points hold values that are not finite (NaN or infinity)")
     return images.float().permute(0, 2, 3, 1).contiguous()
-
-
-Taught = Literal["score", "consistency"]  # what the answers of a denoiser are
-PortKind = Literal["latent_to_image", "image_to_vector", "denoiser", "backbone", "pixels", "autoregressive", "energy"]
-
-
-@dataclass(frozen=True)
-class Port:
-    """What an objective asks of a network that plays one of its roles.
-
-    kind `latent_to_image`: forward(latent (n, latent_size), labels (n,) or None) -> (n, channels, height, width).
-    kind `image_to_vector`: forward(images (n, c, h, w), labels or None) -> (n, outputs).
-    kind `denoiser`: forward(noisy (n, c, h, w), sigma (n,), labels or None) -> an estimate of the clean images, where
-        noisy = clean + sigma * standard normal noise (the convention of Karras et al. 2022). Which estimate, its
-        `taught` tells: the mean of all that may be there, from which the score follows (Karras et al. 2022, eq. 3), or
-        the one image at the end of the probability-flow ODE (a consistency function, Song et al. 2023).
-    kind `backbone`: forward(images (n, c, h, w), time (n,), labels or None) -> (n, outputs, h, w): what a denoiser is
-        built over; `outputs` counts channels.
-    kind `energy`: forward(images (n, c, h, w), labels or None) -> (n,): minus the log-density, but for a constant.
-    kind `pixels`: forward(decoded (n, c, h, w), images (n, c, h, w)) -> log-likelihood (n,) of the images, in nats:
-        what a pixel is, given the decoded image.
-    kind `autoregressive`: forward(images (n, c, h, w), labels or None) -> the log-probability in nats of each value,
-        given those before it, (n, c, h, w); see genforge.networks.autoregressive.
-    A network states in `Network.kind` which one it serves.
-    """
-
-    kind: PortKind
-    image: ImageShape
-    latent_size: int = 0
-    outputs: int = 0
-    classes: int = 0  # 0: not conditioned on labels
-    unlabelled: bool = False  # a label may also be `classes`, which stands for none (classifier-free guidance)
-    taught: Taught = "score"  # of a denoiser
-
-    @property
-    def description(self) -> str:
-        """In words, for errors."""
-        if self.kind == "denoiser" and self.taught == "consistency":
-            return "denoiser network that was taught as a consistency function, and so knows no score"
-        return f"{self.kind} network"
 
 
 class Network(nn.Module):
@@ -410,9 +333,6 @@ class WithLatents(Protocol):
 
     def from_latents(self, network: Network, latents: Tensor, draw: Draw) -> Tensor:
         """The images (n, c, h, w) that begin as these; all else that is random is the draw's."""
-
-
-EIGHT_BIT, POINTS = "8-bit images", "points of the plane"  # what a likelihood may be of
 
 
 class Density(ABC):

@@ -31,9 +31,10 @@ from genforge.contracts import (
     to_pixels,
     to_stored,
 )
-from genforge.files import digest_file, digest_json, read_json
+from genforge.files import read_json
 from genforge.samplers.interpolation import interpolate
 from genforge.settings import UserError
+from genforge.trained_folder import digest as digest
 
 Find = Callable[[Literal["network", "sampler", "density"], str], Any]  # a table and a name to the class
 COMPANIONS = "companions.safetensors"  # tensors by "<role>.<name>"
@@ -138,18 +139,6 @@ class Model:
             counts = np.array(self.card.get("label_counts") or [1] * self.classes)
             labels = torch.from_numpy(in_proportion(counts, first + count)[first:])
         return Draw(seed, indices, labels)
-
-
-def digest(folder: Path) -> str:
-    """Digest of what the images of a trained folder depend on: its weights, its network's settings and its sampler's.
-
-    Raises:
-        UserError: the folder holds no trained model.
-    """
-    weights = folder / "weights.safetensors"
-    if not weights.is_file():
-        raise UserError(f"{weights} does not exist; train the model first (`dvc repro`)")
-    return digest_json([digest_file(weights), read_json(folder / "model.json")["exported"]])
 
 
 def load(folder: Path, find: Find, device: str = "cpu", companions: bool = False) -> Model:

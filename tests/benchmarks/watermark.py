@@ -28,7 +28,7 @@ import numpy as np
 from genforge import watermark
 from genforge.catalog import target
 from genforge.data.loading import Prepared
-from genforge.evaluation.extractor import Features
+from genforge.evaluation.features import Features
 from genforge.evaluation.fidelity import Judge
 from genforge.evaluation.metrics import METRICS
 from genforge.evaluation.statistics import statistic_of

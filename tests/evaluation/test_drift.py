@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genforge.evaluation.drift import look_for_drift
-from genforge.evaluation.extractor import Features
+from genforge.evaluation.features import Features
 from genforge.evaluation.statistics import KernelDistance
 
 DIMENSIONS = 6

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from genforge.contracts import ImageShape
-from genforge.evaluation.extractor import Features
+from genforge.evaluation.features import Features
 from genforge.evaluation.harm import ClassDetector, OnnxDetector
 from genforge.settings import UserError
 

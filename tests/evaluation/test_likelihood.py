@@ -14,7 +14,8 @@ from torch import Tensor
 from genforge import randomness
 from genforge.contracts import Density, Draw, Network
 from genforge.evaluation import leaderboard
-from genforge.evaluation.likelihood import Likelihood, measure, require_comparable
+from genforge.evaluation.likelihood import Likelihood, require_comparable
+from genforge.evaluation.log_likelihood import measure
 from genforge.evaluation.protocol import ProtocolMismatch
 from genforge.settings import Settings
 from tests.evaluation.test_leaderboard import RESULTS

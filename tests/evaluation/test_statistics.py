@@ -10,7 +10,7 @@ import pytest
 
 from genforge.contracts import ImageShape
 from genforge.evaluation import statistics
-from genforge.evaluation.extractor import Features
+from genforge.evaluation.features import Features
 from genforge.evaluation.metrics import METRICS
 from genforge.evaluation.statistics import (
     Coverage,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from genforge.evaluation.extractor import Features
+from genforge.evaluation.features import Features
 from genforge.evaluation.statistics import Coverage, FrechetDistance, Precision, Recall, Statistic
 from genforge.evaluation.uncertainty import (
     SURE,

@@ -12,7 +12,7 @@ from genforge import imports
 
 
 def test_closure_holds_every_module_that_an_import_loads() -> None:
-    module = "genforge.networks.dcgan"
+    module = "genforge.data.preparation"
     found = imports.closure([module])
     program = (
         f"import json, sys, {module}; print(json.dumps([m for m in sys.modules if m.split('.')[0] == 'genforge']))"
@@ -23,7 +23,7 @@ def test_closure_holds_every_module_that_an_import_loads() -> None:
 
 
 def test_a_copy_of_the_closure_is_enough_to_import_the_module(tmp_path: Path) -> None:
-    module = "genforge.networks.dcgan"
+    module = "genforge.data.preparation"
     for path in imports.closure([module]).values():
         target = tmp_path / path.relative_to(imports.PACKAGE.parent)
         target.parent.mkdir(parents=True, exist_ok=True)

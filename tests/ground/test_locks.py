@@ -12,6 +12,8 @@ import pytest
 
 from genforge.locks import Busy, Lock, alone
 from genforge.settings import UserError
+from genforge.steps import checked
+from genforge.steps.project import Project
 
 HOLD = (
     "import subprocess, sys, time; from pathlib import Path; from genforge.locks import alone\n"
@@ -80,6 +82,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_second_step_on_the_same_outputs_is_turned_away(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("recipes: {box: {from: box}}\n")
+    checked.ensure(Project.load(tmp_path))  # no need to check them in the other process, too
     process, child = holder(tmp_path / ".genforge" / "locks" / "resolve.lock")
     try:
         program = (

@@ -336,7 +336,9 @@ def test_the_uploader_comes_by_itself_and_goes_by_itself(tracked: Path, monkeypa
     log = tell(tracked)
     tracking.start_uploader(tracked)  # one is on its way already
     (child,) = [child for child in psutil.Process().children() if child.pid not in before]
+    deadline = time.monotonic() + 600
     while not (tracked / "mlruns").exists():
+        assert time.monotonic() < deadline, "the uploader has not begun"
         time.sleep(0.05)
     tell(tracked)
     assert [c.pid for c in psutil.Process().children() if c.pid not in before] == [child.pid]  # one serves both runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from toy_training import assert_same_bits
 from genforge.contracts import PART, ImageShape, of_part
 from genforge.parallel import ALONE, Peers, meeting
 from genforge.settings import UserError
+from genforge.training.checkpoint import whole
 from genforge.training.settings import TrainingSettings
 from genforge.training.shares import Shares
 from tests.networks.network_cases import some_pixels
@@ -63,6 +65,21 @@ def test_two_processes_go_on_from_a_checkpoint_with_the_same_bits(by_two: Path) 
         straight, again = (load_file(by_two / f"{name}-{rank}.safetensors") for name in (RESUMED, "resumed"))
         assert f"state.{of_part(rank)}chains" in again
         assert_same_bits(straight, again)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (4, 2)])
+def test_chains_that_are_remembered_are_shared_out_anew_when_a_run_goes_on_in_other_parts(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    """All of them, in equal shares: a step moves no more of them than a batch has images."""
+    straight = trained(RESUMED, accumulation=before, kept=tmp_path)
+    shutil.rmtree(whole(tmp_path)[0])  # so that it is the second of two steps which is made again
+    again = trained(RESUMED, accumulation=after, kept=tmp_path)
+    was, now = ([found[f"state.{of_part(part)}chains"] for part in range(parts)]
+                for found, parts in ((straight, before), (again, after)))  # fmt: skip
+    assert len({len(share) for share in now}) == 1
+    stayed = (torch.cat(was) == torch.cat(now)).flatten(1).all(1)
+    assert stayed.sum() >= len(stayed) - 2 * 8
 
 
 def test_the_shares_are_the_batch() -> None:

@@ -61,11 +61,11 @@ def _step(arguments: argparse.Namespace) -> None:
     end_with_owner()
     stop_on_signals()
 
+    from genforge.steps import checked
     from genforge.steps.project import Project
-    from genforge.steps.resolve import check
 
     project = Project.load()
-    check(project.config)  # before any work, also in steps that know no recipe
+    checked.ensure(project)  # before any work, also in steps that know no recipe
     project.use_threads()
     words = [arguments.step, *([arguments.name] if arguments.name else [])]
     # Of several processes that `torchrun` starts for one training, the first holds the lock for all.

@@ -17,13 +17,13 @@ import polars as pl
 from PIL import Image
 
 from genforge.config import DataSettings
-from genforge.contracts import SMALLEST, ImageShape
 from genforge.data.decoding import Rules, content_digest, draw_lot, fitted
 from genforge.data.decoding_pool import Decoders
 from genforge.data.decoding_worker import FACTS, Columns, Job
 from genforge.files import digest_bytes, read_array
 from genforge.progress import Bar
 from genforge.settings import UserError
+from genforge.shapes import SMALLEST, ImageShape
 
 GRAY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes without colour
 AT_ONCE = 512  # images of an array that are brought to size together

@@ -26,7 +26,7 @@ from torch import Tensor
 from genforge import randomness
 from genforge.contracts import Density, Network, to_network
 from genforge.evaluation.latent import LatentSpace
-from genforge.evaluation.likelihood import log_likelihoods
+from genforge.evaluation.log_likelihood import log_likelihoods
 from genforge.networks.denoiser import Denoiser
 from genforge.settings import UserError
 

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from genforge.contracts import ImageShape, Port, to_network
+from genforge.evaluation.features import Features
 from genforge.files import digest_file, read_json, replacing, write_json
 from genforge.networks.classifier import Classifier
 from genforge.progress import Bar
@@ -36,14 +37,6 @@ NO_CLASSES = (
     "the extractor learned rotations, because the data has no two classes; IS needs an extractor that names classes: "
     "give the images labels (one folder a class), or set extractor.name: inception"
 )
-
-
-@dataclass(frozen=True)
-class Features:
-    """What an extractor sees in n images: features float32 (n, dimensions); logits float32 (n, classes), or None."""
-
-    features: np.ndarray
-    logits: np.ndarray | None
 
 
 class Extractor(ABC):

@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from genforge.contracts import ImageShape, Network
-from genforge.evaluation.extractor import CARD, Extractor, Features, load_extractor, plain_float32
+from genforge.evaluation.extractor import CARD, Extractor, load_extractor, plain_float32
+from genforge.evaluation.features import Features
 from genforge.evaluation.metric import Evidence, LatentEvidence
 from genforge.evaluation.metrics import METRICS, check_metrics
 from genforge.evaluation.protocol import Protocol

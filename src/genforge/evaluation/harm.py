@@ -9,13 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genforge.evaluation.extractor import Extractor, Features
+from genforge.evaluation.features import Features
 from genforge.files import digest_file
 from genforge.settings import UserError, nearest
+
+if TYPE_CHECKING:
+    from genforge.evaluation.extractor import Extractor
 
 BATCH = 250
 

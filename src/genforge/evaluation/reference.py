@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from genforge.evaluation.extractor import Extractor
 from genforge.evaluation.metrics import METRICS
 from genforge.files import read_array, replacing, write_array
 from genforge.settings import UserError
+
+if TYPE_CHECKING:
+    from genforge.evaluation.extractor import Extractor
 
 REFERENCE_FEATURES, REFERENCE_PREPARED = "reference-features.npy", "reference.safetensors"
 REFERENCE_SPLIT = "train"  # as is the field's convention

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from genforge.evaluation.extractor import Features
+from genforge.evaluation.features import Features
 from genforge.evaluation.measures.frechet import MEAN, ROOT, moments, root_of
 from genforge.evaluation.measures.neighbours import COVERAGE_NEIGHBOURS, FIDELITY_NEIGHBOURS, part_of
 from genforge.evaluation.metric import Evidence, Metric

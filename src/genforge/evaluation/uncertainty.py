@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from genforge.evaluation.extractor import Features
+from genforge.evaluation.features import Features
 from genforge.evaluation.statistics import FrechetDistance, Statistic
 
 DEALS = 50  # with three seeds the standard error is then known to a few percent

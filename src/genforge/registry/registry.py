@@ -34,6 +34,7 @@ from genforge.processes import Identity
 from genforge.registry.alias_history import AliasHistory, Move, Record, Taken, holders
 from genforge.settings import UserError
 from genforge.tracking import mlflow_store
+from genforge.trained_folder import digest as model_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -123,8 +124,6 @@ class Registry:
             protocol: name of the protocol that they were judged by.
             tags: what else the version should know; under `genforge.` unless their names have a dot.
         """
-        from genforge.models import digest as model_digest  # with torch, which no move of an alias needs
-
         digest = model_digest(folder)
         judged = {f"genforge.scores.{protocol}": json.dumps(scores)}
         with self._in_turn():

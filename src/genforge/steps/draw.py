@@ -87,7 +87,7 @@ def origin(model: str, root: Path) -> Provenance:
     """What the images of `model` say of where they came from, but for their seed and number. Arguments as of `draw`."""
     place = trained_folder(model, root)
     if place.is_dir():
-        from genforge.models import digest
+        from genforge.trained_folder import digest
 
         card = read_json(place / "model.json")
         if not isinstance(card, dict) or "exported" not in card:

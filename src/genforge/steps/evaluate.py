@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from genforge.contracts import Network
     from genforge.data.loading import Prepared
-    from genforge.evaluation.extractor import Features
+    from genforge.evaluation.features import Features
     from genforge.evaluation.fidelity import Judge
     from genforge.evaluation.reference import Reference
     from genforge.models import Model

@@ -25,9 +25,10 @@ from genforge.files import read_array, read_json, replacing_folder, write_json
 from genforge.progress import say
 from genforge.settings import UserError
 from genforge.steps.project import Project
+from genforge.trained_folder import digest
 
 if TYPE_CHECKING:
-    from genforge.evaluation.extractor import Features
+    from genforge.evaluation.features import Features
     from genforge.evaluation.gates.gate import Alone, Candidate, Ground, Holder
 
 _PACKAGING = threading.Lock()  # MLflow silences warnings for the whole process while it writes a model
@@ -71,8 +72,6 @@ def _looked_at(project: Project, names: Sequence[str], ground: Ground) -> Iterat
 
 def look_at(project: Project, candidate: Candidate, ground: Ground) -> dict[str, Any]:
     """What the gates that look at a model alone find."""
-    from genforge.models import digest
-
     gates = build_gates(project.config.gates)
     entries = [entry(name, gate, gate.check(candidate, ground)) for name, gate in gates.items() if not gate.compares]
     return {
@@ -221,8 +220,6 @@ def own_verdict(project: Project, name: str) -> dict[str, Any]:
     Raises:
         UserError: nothing, or of other weights.
     """
-    from genforge.models import digest
-
     kept = read_json(project.gates / f"{name}.json")
     if kept["weights"] != digest(project.model(name)):
         raise UserError(

@@ -31,7 +31,7 @@ def likelihood_of(project: Project, name: str, model: Model) -> Likelihood | Non
         say(f"{name}: no likelihood, since of its density a constant is not known ({model.density.how})")
         return None
     from genforge.data.loading import Prepared
-    from genforge.evaluation.likelihood import measure
+    from genforge.evaluation.log_likelihood import measure
 
     settings, prepared = project.config.evaluation, Prepared.open(project.prepared)
     images, labels = held_out(prepared, settings.likelihood_images)

@@ -6,7 +6,7 @@ import numpy as np
 
 from genforge import scatter
 from genforge.data.loading import Prepared
-from genforge.evaluation.likelihood import log_likelihoods
+from genforge.evaluation.log_likelihood import log_likelihoods
 from genforge.models import Model
 from genforge.pictures import POINTS_TO_SEE
 from genforge.samplers.drawing import device_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -153,14 +154,15 @@ class Project:
         """Take as many CPU threads as `GENFORGE_THREADS` says (a flow that runs steps side by side sets it).
 
         NumPy has been imported by now, and its BLAS with a thread a core: left so, two steps on two cores spend four
-        times as long in small matrices, waiting for one another.
+        times as long in small matrices, waiting for one another. Torch may still be to come, or never come.
         """
         threads = os.environ.get("GENFORGE_THREADS")
         if threads:
-            import torch
             from threadpoolctl import threadpool_limits
 
-            torch.set_num_threads(max(1, int(threads)))
+            os.environ["OMP_NUM_THREADS"] = str(max(1, int(threads)))  # what torch takes when it is imported
+            if torch := sys.modules.get("torch"):
+                torch.set_num_threads(max(1, int(threads)))
             threadpool_limits(max(1, int(threads)), user_api="blas")
 
     def check_recipe(self, name: str) -> None:
@@ -172,7 +174,7 @@ class Project:
 
     def recipe(self, name: str) -> Recipe:
         """The resolved recipe, as the step `resolve` wrote it."""
-        from genforge.catalog import Recipe  # with torch, which not every command needs
+        from genforge.catalog import Recipe
 
         self.check_recipe(name)
         return Recipe.read(read_json(self.recipe_file(name))["recipe"], f"recipes.{name}")

@@ -23,6 +23,7 @@ from genforge.steps.kept import checkpoints_of, forget_others
 from genforge.steps.labels import label_counts, labels_of, labels_to_see
 from genforge.steps.project import Project
 from genforge.steps.together import peers
+from genforge.trained_folder import digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,7 @@ def run(project: Project, name: str | None = None) -> None:
         raise UserError("step train: name a recipe, such as `genforge step train gan`")
     from genforge.catalog import build_density, build_objective, build_sampler
     from genforge.data.loading import DeviceData, Prepared
-    from genforge.models import Model, digest
+    from genforge.models import Model
     from genforge.pictures import enough, sheet
     from genforge.tracking import runs as tracking
     from genforge.training.loop import train

@@ -11,18 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from genforge.evaluation.extractor import Extractor, Features
+from genforge.evaluation.features import Features
 from genforge.evaluation.memorization import Nearest, nearest
 from genforge.evaluation.metrics import METRICS
 from genforge.evaluation.reference import Reference
 from genforge.evaluation.statistics import Statistic, statistic_of
 from genforge.evaluation.uncertainty import pooled
 from genforge.settings import Settings
+
+if TYPE_CHECKING:
+    from genforge.evaluation.extractor import Extractor
 
 Reason = Annotated[str, Field(min_length=1, description="why this gate is there: told with its verdict")]
 
