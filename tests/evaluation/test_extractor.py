@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from genforge.contracts import ImageShape, Port, to_network
-from genforge.evaluation.extractor import CARD, WEIGHTS, load_extractor, write_classifier
+from genforge.evaluation.extractor import CARD, WEIGHTS, ClassifierExtractor, load_extractor, write_classifier
 from genforge.files import write_json
 from genforge.networks.classifier import Classifier
 from genforge.settings import UserError
@@ -28,6 +31,14 @@ def pictures() -> np.ndarray:
     return np.random.RandomState(0).randint(0, 256, (30, SHAPE.height, SHAPE.width, SHAPE.channels)).astype(np.uint8)
 
 
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets PyTorch's threads for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 def test_what_is_read_back_sees_what_was_written(tmp_path: Path) -> None:
     network, images = write(tmp_path), pictures()
     seen = load_extractor(tmp_path).features(images)
@@ -43,6 +54,71 @@ def test_features_of_an_image_do_not_depend_on_its_batch(tmp_path: Path) -> None
     extractor, images = load_extractor(tmp_path), pictures()
     together, alone = extractor.features(images, 30), extractor.features(images, 1)
     np.testing.assert_allclose(together.features, alone.features, rtol=1e-4, atol=1e-6)
+
+
+def test_features_are_the_same_bits_on_any_number_of_threads_which_are_given_back(
+    tmp_path: Path, threads: Callable[[int], None]
+) -> None:
+    write(tmp_path)
+    extractor, images = load_extractor(tmp_path), pictures()
+    extractor.at_once = 4
+    threads(1)
+    alone = extractor.features(images)
+    threads(3)
+    together = extractor.features(images)
+    assert np.array_equal(together.features, alone.features)
+    assert together.logits is not None and alone.logits is not None
+    assert np.array_equal(together.logits, alone.logits)
+    assert torch.get_num_threads() == 3
+
+
+def test_each_thread_looks_alone_at_a_batch_of_its_own(tmp_path: Path, threads: Callable[[int], None]) -> None:
+    write(tmp_path)
+    extractor, meeting = load_extractor(tmp_path), Barrier(2, timeout=60)
+    found: list[int] = []
+    look = extractor.look
+
+    def met(images: Tensor) -> tuple[Tensor, Tensor | None]:
+        found.append(torch.get_num_threads())
+        meeting.wait()  # comes back only when two look at the same time
+        return look(images)
+
+    extractor.look, extractor.at_once = met, 15  # type: ignore[method-assign]
+    threads(2)
+    extractor.features(pictures())
+    assert found == [1, 1]
+
+
+def test_a_look_that_fails_gives_its_threads_back(tmp_path: Path, threads: Callable[[int], None]) -> None:
+    write(tmp_path)
+    extractor = load_extractor(tmp_path)
+    extractor.at_once = 4
+    threads(2)
+    with pytest.raises(RuntimeError):
+        extractor.features(pictures()[..., :2])  # of two channels
+    assert torch.get_num_threads() == 2
+    assert len(extractor.features(pictures()).features) == 30
+
+
+@pytest.mark.parametrize("side", [8, 32])
+def test_features_are_those_of_double_precision_to_rounding(side: int) -> None:
+    torch.manual_seed(0)
+    port = Port("image_to_vector", ImageShape(1, side, side), outputs=3)
+    network = Classifier(Classifier.settings_type.read({"width": 16}, ""), port)
+    images = np.random.RandomState(0).randint(0, 256, (20, side, side, 1)).astype(np.uint8)
+    seen = ClassifierExtractor(network, "d", names_classes=True).features(images)
+    levels = torch.from_numpy(images).permute(0, 3, 1, 2).double()
+    exact = network.double()(levels / 127.5 - 1.0).numpy()
+    assert seen.logits is not None
+    assert np.abs(seen.logits - exact).max() < 4e-6 * np.abs(exact).max()
+
+
+def test_larger_images_are_looked_at_fewer_at_once() -> None:
+    once = []
+    for side in (8, 32, 256):
+        network = Classifier(Classifier.settings_type(), Port("image_to_vector", ImageShape(3, side, side), outputs=3))
+        once.append(ClassifierExtractor(network, "d", names_classes=True).at_once)
+    assert once == [256, 64, 16]
 
 
 def test_images_that_are_only_readable_are_looked_at_without_a_warning(

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from genforge.contracts import ImageShape, to_network
 from genforge.evaluation import fidelity
 from genforge.evaluation.extractor import write_weights
-from genforge.evaluation.inception import InceptionExtractor, inception_weights
+from genforge.evaluation.inception import InceptionExtractor, inception_network, inception_weights
 from genforge.settings import UserError
 from genforge.torchvision_cure import import_torchvision
 
@@ -105,6 +105,26 @@ def test_numbers_equal_torch_fidelity_with_its_own_extractor_and_gray_goes_to_th
         "2048",
         "logits_unbiased",
     )
+
+
+def test_normalisations_folded_into_convolutions_leave_the_features_as_they_are(
+    weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    monkeypatch.setattr(FeatureExtractorInceptionV3, "INPUT_IMAGE_SIZE", SEEN)
+    torch.manual_seed(1)
+    drawn = {
+        name: torch.rand_like(value) + 0.5 if name.endswith(("bn.weight", "bn.running_var")) else value
+        for name, value in weights.items()
+    }
+    images = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (2, 12, 12, 3)).astype(np.uint8))
+    extractor = InceptionExtractor(drawn, "made")
+    assert not [each for each in extractor.network.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        plain = inception_network(drawn)(images.permute(0, 3, 1, 2))
+        for ours, theirs in zip(extractor.look(images), plain, strict=True):
+            assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
 
 
 def test_weights_are_read_from_both_kinds_of_file(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:

