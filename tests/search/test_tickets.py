@@ -51,6 +51,39 @@ def test_another_seed_suggests_other_settings(tmp_path: Path) -> None:
     assert settings(run(plan, tmp_path / "a").rows())[1] != settings(run(other, tmp_path / "b").rows())[1]
 
 
+@pytest.mark.parametrize(("trials", "random"), [(6, 2), (9, 3), (12, 4), (48, 4)])
+def test_suggestions_follow_the_values_from_the_fourth_finished_trial_on(
+    trials: int, random: int, tmp_path: Path
+) -> None:
+    """Sooner in a short search. Until then they are the same whatever was found."""
+
+    def next_after(values: list[float], folder: Path) -> dict[str, Any]:
+        tickets = Tickets(toy("bowl", tmp_path, trials=trials), folder)
+        tickets.fill()
+        for value in values:
+            trial = tickets.claim(Identity.own())
+            assert trial is not None
+            tickets.complete(trial, value)
+        last = tickets.claim(Identity.own())
+        assert last is not None
+        return dict(last.settings)
+
+    up, down = [float(number) for number in range(random)], [float(-number) for number in range(random)]
+    assert next_after(up[1:], tmp_path / "a") == next_after(down[1:], tmp_path / "b")
+    assert next_after(up, tmp_path / "c") != next_after(down, tmp_path / "d")
+
+
+def test_workers_that_ask_at_once_get_other_settings(tmp_path: Path) -> None:
+    tickets = Tickets(toy("bowl", tmp_path, trials=16), tmp_path / "search")
+    tickets.fill()
+    for value in (3.0, 2.0, 0.5, 1.0):
+        trial = tickets.claim(Identity.own())
+        assert trial is not None
+        tickets.complete(trial, value)
+    running = [tickets.claim(Identity.own()) for _ in range(8)]
+    assert len({trial.settings["rate"] for trial in running if trial is not None}) == 8
+
+
 def test_a_search_made_longer_goes_on_from_what_it_has(tmp_path: Path) -> None:
     run(toy("bowl", tmp_path, trials=3), tmp_path / "search")
     rows = run(toy("bowl", tmp_path, trials=5), tmp_path / "search").rows()

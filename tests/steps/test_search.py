@@ -20,7 +20,8 @@ from genforge.dimension import Dimension
 from genforge.search.plan import Found, Row
 from genforge.settings import UserError
 from genforge.steps.project import Project
-from genforge.steps.search import run, write_trials
+from genforge.steps.search import _warmup, run, write_trials
+from genforge.training.loop import _spread
 
 KEY = "objective.beta"
 
@@ -97,6 +98,12 @@ def test_without_trials_there_are_no_settings_and_no_work(tmp_path: Path) -> Non
 def test_a_name_is_needed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name a recipe"):
         run(make_project(tmp_path, trials=0))
+
+
+@pytest.mark.parametrize(("steps", "reports"), [(200, 3), (180, 3), (40, 2), (7, 5)])
+def test_the_first_look_prunes_nothing_and_the_second_may(steps: int, reports: int) -> None:
+    first, second = _spread(reports, steps)[:2]
+    assert first < _warmup(steps, reports) <= second
 
 
 def test_trials_are_a_table_with_a_column_for_each_setting(tmp_path: Path) -> None:

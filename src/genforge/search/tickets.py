@@ -37,6 +37,7 @@ from genforge.search.plan import Lost, Plan, Pruned, Row, State, Value
 from genforge.search.quick_import import without_scikit_learn
 from genforge.search.storage import Store
 
+MOST_STARTUP = 4  # finished trials before suggestions follow them; Optuna's ten take most of a search at random
 MOST_DEATHS = 5  # deaths of one trial's workers in a row without progress: then the trial itself is to blame
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
@@ -237,9 +238,21 @@ class Tickets:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, attempt.number)
 
     def _begin(self, attempt: FrozenTrial, trial_id: int) -> Trial:
-        self._study.sampler = self._sampler(_ticket(attempt))
         folder = self._inherit(_ticket(attempt), _attempt(attempt))
-        return Trial(self, attempt, optuna.Trial(self._study, trial_id), trial_id, folder)
+        return Trial(self, attempt, optuna.Trial(self._as_it_is_now(_ticket(attempt)), trial_id), trial_id, folder)
+
+    def _as_it_is_now(self, number: int) -> optuna.Study:
+        """The study with the sampler of a ticket.
+
+        A `Study` keeps for its sampler the trials that it saw at its first suggestion, until its own `ask` or `tell`,
+        which tickets do without. So every ticket has a new one: an old one would suggest at random for ever.
+        """
+        return optuna.load_study(
+            study_name=self._study.study_name,
+            storage=self._storage,
+            sampler=self._sampler(number),
+            pruner=self._study.pruner,
+        )
 
     def _inherit(self, number: int, attempt: int) -> Path:
         """The folder of an attempt, with what the one before it has left on this disk.
@@ -320,7 +333,7 @@ class Tickets:
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """Multivariate TPE with constant liar (Optuna's default), seeded by the ticket and not by who holds it."""
-        startup = max(2, min(10, self.plan.trials // 3))  # few trials leave no room for the usual ten random ones
+        startup = max(2, min(MOST_STARTUP, self.plan.trials // 3))
         seed = derive(self.plan.seed, "search", self.plan.name, number) % 2**32
         return optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)
 

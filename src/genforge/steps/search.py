@@ -7,6 +7,7 @@ direction as at the end. A recipe without a search space costs nothing.
 from __future__ import annotations
 
 import csv
+import math
 import os
 import shutil
 from pathlib import Path
@@ -117,8 +118,16 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
         trials=settings.trials,
         seed=project.config.seed,
         lease=settings.lease,
-        warmup=steps // settings.reports + 1,  # the first look at a young network says little: it prunes nothing
+        warmup=_warmup(steps, settings.reports),
     )
+
+
+def _warmup(steps: int, reports: int) -> int:
+    """The step from which a report may prune: after the first one, since a look at a young network says little.
+
+    Reports are spread evenly, at steps that are rounded up.
+    """
+    return math.ceil(steps / reports) + 1
 
 
 def _digest(project: Project, recipe: Recipe) -> str:
