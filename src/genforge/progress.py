@@ -58,7 +58,7 @@ class Bar:
         elif now - self._spoke >= SECONDS_BETWEEN_LINES:
             self._spoke = now
             self._say()
-        elif CHANNEL in os.environ and now - self._reported >= SECONDS_BETWEEN_REPORTS:
+        elif now - self._reported >= SECONDS_BETWEEN_REPORTS:
             self._reported = now
             self._report()
 

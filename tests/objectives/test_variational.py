@@ -11,7 +11,12 @@ from torch.distributions import Normal, kl_divergence
 from genforge.catalog import build_network
 from genforge.contracts import Batch, ImageShape
 from genforge.networks.pixels import GaussianPixels
-from genforge.objectives.variational import Variational, VariationalSettings, kl_to_standard_normal
+from genforge.objectives.variational import (
+    DrawnLatent,
+    Variational,
+    VariationalSettings,
+    kl_to_standard_normal,
+)
 from tests.networks.network_cases import some_pixels
 
 IMAGE = ImageShape(1, 8, 8)
@@ -50,6 +55,25 @@ def test_divergence_is_torch_s_in_every_dimension() -> None:
     mean, log_variance = torch.randn(5, 7), torch.randn(5, 7)
     expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
     torch.testing.assert_close(kl_to_standard_normal(mean, log_variance), expected)
+
+
+def test_a_draw_of_the_posterior_has_the_slopes_of_its_formulas() -> None:
+    """Of the latent and of the divergence, both at once, against torch going back through each operation."""
+    encoded = torch.randn(6, 10)
+    weights, prices = torch.randn(6, 5), torch.rand(5)
+    found = []
+    for quick in (True, False):
+        torch.manual_seed(3)
+        given = encoded.clone().requires_grad_()
+        if quick:
+            latent, divergences = DrawnLatent.apply(given)
+        else:
+            mean, log_variance = given.chunk(2, dim=1)
+            latent = mean + (0.5 * log_variance).exp() * torch.randn(6, 5)
+            divergences = kl_to_standard_normal(mean, log_variance).mean(dim=0)
+        ((latent * weights).sum() + (divergences * prices).sum()).backward()
+        found.append((latent.detach(), divergences.detach(), given.grad))
+    torch.testing.assert_close(found[0], found[1])
 
 
 @pytest.mark.parametrize("pixels", LAWS)

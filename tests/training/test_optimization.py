@@ -17,6 +17,7 @@ from genforge.training.optimization import (
     WeightAverage,
     build_optimizer,
     learning_rate_factor,
+    make_step,
     optimizer_tensors,
     restore_optimizer,
     set_learning_rate,
@@ -50,18 +51,39 @@ def test_kernels_are_fused_where_torch_has_them(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_are_those_of_torch_s_own_optimizer(name: str) -> None:
-    first, second = (nn.Parameter(torch.linspace(-2.0, 2.0, 7)) for _ in range(2))
-    ours = build_optimizer(OptimizerSettings(name=name, learning_rate=0.1, weight_decay=0.1), [first])
-    theirs = type(ours).__mro__[1](
-        [second], **{key: ours.defaults[key] for key in ours.defaults if key != "decoupled_weight_decay"}
+    """Also where one weight misses a step and another begins to learn late (which torch's fused sgd cannot take)."""
+    first, second = (
+        [nn.Parameter(torch.linspace(-2.0, 2.0, 7)), nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(()))]
+        for _ in range(2)
     )
-    for weight, optimizer in ((first, ours), (second, theirs)):
-        for _ in range(5):
+    ours = build_optimizer(OptimizerSettings(name=name, learning_rate=0.1, weight_decay=0.1), first)
+    theirs = type(ours).__mro__[1](
+        second, **{key: ours.defaults[key] for key in ours.defaults if key != "decoupled_weight_decay"}
+    )
+    for weights, optimizer, step in ((first, ours, lambda: make_step(ours)), (second, theirs, theirs.step)):
+        for number in range(6):
             optimizer.zero_grad()
-            weight.sin().square().sum().backward()
-            optimizer.step()
-    assert type(theirs).__module__.startswith("torch.optim") and torch.equal(first, second)
-    assert optimizer_tensors(ours).keys() == optimizer_tensors(theirs).keys()
+            begun = number > 3 or name == "sgd"
+            learning = [weights[0], *([weights[1]] if number != 2 else []), *([weights[2]] if begun else [])]
+            torch.stack([weight.sin().square().sum() for weight in learning]).sum().backward()
+            set_learning_rate(optimizer, 0.1 / (1 + number))
+            step()
+    assert type(theirs).__module__.startswith("torch.optim")
+    assert all(torch.equal(own, other) for own, other in zip(first, second, strict=True))
+    of_ours, of_theirs = optimizer_tensors(ours), optimizer_tensors(theirs)
+    assert of_ours.keys() == of_theirs.keys()
+    assert all(torch.equal(of_ours[key], of_theirs[key]) for key in of_ours)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_step_of_adam_that_remembers_goes_straight_to_its_kernel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = build_optimizer(OptimizerSettings(name=name), [weight])
+    weight.sum().backward()
+    make_step(optimizer)
+    monkeypatch.setattr(type(optimizer), "step", None)
+    make_step(optimizer)
+    assert optimizer_tensors(optimizer)["0.step"] == 2
 
 
 def test_training_without_torch_compile_does_not_pay_for_its_import() -> None:
@@ -91,7 +113,7 @@ def test_an_optimizer_with_its_memory_restored_goes_on_with_the_same_bits(name: 
             images = torch.randn(5, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
             optimizer.zero_grad()
             network(images).square().mean().backward()
-            optimizer.step()
+            make_step(optimizer)
 
     settings = OptimizerSettings(name=name, learning_rate=0.01)
     straight = network()

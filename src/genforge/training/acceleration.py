@@ -22,7 +22,7 @@ from genforge.progress import say
 from genforge.training.settings import TrainingSettings
 
 # Of glibc's mallopt (malloc.h), and what is asked of it.
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
+LARGEST_QUICK, TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = 1, -1, -2, -4
 KEPT_FREE = 512 * 2**20  # bytes that stay with the process when they are freed
 GROWN_BY = 64 * 2**20  # bytes that are asked of the system at once
 
@@ -88,12 +88,14 @@ def uses_compiler(settings: TrainingSettings, device: str) -> bool:
 def _keep_memory() -> bool:
     """Tell glibc to keep big blocks that are freed, for the next step, which asks for blocks of the same sizes.
 
-    As it is, each of them is fetched from the system anew and handed over page by page, zeroed.
+    As it is, each of them is fetched from the system anew and handed over page by page, zeroed. And of small blocks, no
+    list apart: whenever a big one is freed, glibc goes through all that are in it, at every step many times.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all([mallopt(MMAP_MAX, 0), mallopt(TRIM_THRESHOLD, KEPT_FREE), mallopt(TOP_PAD, GROWN_BY)])
+    wanted = {MMAP_MAX: 0, TRIM_THRESHOLD: KEPT_FREE, TOP_PAD: GROWN_BY, LARGEST_QUICK: 0}
+    return all(mallopt(parameter, value) for parameter, value in wanted.items())
 
 
 @cache

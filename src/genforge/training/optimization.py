@@ -90,6 +90,40 @@ def _eager(kind: Any) -> Any:
     return type(kind.__name__, (kind,), methods)
 
 
+@torch.no_grad()
+def make_step(optimizer: Optimizer) -> None:
+    """A step of the optimizer along the gradients that its weights hold: `optimizer.step()`, with the same bits.
+
+    At every step torch looks what kind of weights there are, sorts them by device and tells its profiler: in a small
+    network that takes half as long as Adam's arithmetic. Here all weights of a player are of one kind, so once Adam
+    remembers them all, its kernel is called at once.
+    """
+    (group,) = optimizer.param_groups
+    weights = [weight for weight in group["params"] if weight.grad is not None]
+    memory = [optimizer.state[weight] for weight in weights]  # of a weight that never had a gradient: nothing
+    if not (isinstance(optimizer, torch.optim.Adam) and group["fused"] and weights and all(memory)):
+        optimizer.step()
+        return
+    steps = [own["step"] for own in memory]
+    torch._foreach_add_(steps, 1)
+    kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+    kernel(
+        weights,
+        [weight.grad for weight in weights],
+        [own["exp_avg"] for own in memory],
+        [own["exp_avg_sq"] for own in memory],
+        [],
+        steps,
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+    )
+
+
 def learning_rate_factor(step: int, steps: int, warmup_steps: int, schedule: Schedule) -> float:
     """What the learning rate is multiplied by at `step`, which counts from 0 to `steps` - 1.
 

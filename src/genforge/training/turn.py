@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from genforge.contracts import Batch, Loss, Objective, Player
 from genforge.parallel import ALONE, Peers
-from genforge.training.optimization import OptimizerSettings, build_optimizer, set_learning_rate
+from genforge.training.optimization import OptimizerSettings, build_optimizer, make_step, set_learning_rate
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Turn:
         self.moves_kept = not kept.isdisjoint(shared)
         modules = [*(other.module for other in objective.players), *objective.kept().values()]
         self.buffers = list({id(buffer): buffer for module in modules for buffer in module.buffers()}.values())
+        device_type = settings.device.partition(":")[0]
+        self.precision = torch.autocast(device_type, torch.bfloat16, enabled=settings.bfloat16)
 
     def take(self, parts: Sequence[Part], factor: float, measured: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         """Follow the gradient of the mean loss on `parts`, and on those of the other processes, at `factor` times the
@@ -97,7 +99,7 @@ class Turn:
             length = torch.stack(torch._foreach_norm(gradients, dtype=torch.float64)).norm()
         if measured:
             logs[f"{self.player.name}_gradient"] = length
-        self.optimizer.step()
+        make_step(self.optimizer)
         if loss.seen:
             self.objective.hear(self.player, loss.seen)
         self.objective.after_step(self.player)
@@ -123,11 +125,9 @@ class Turn:
     def _backward(self, batch: Batch) -> Loss:
         """The loss of a batch, its gradient added to what is there."""
         if self.settings.channels_last:
-            batch = replace(batch, images=batch.images.contiguous(memory_format=torch.channels_last))
-        if self.settings.bfloat16:
-            with torch.autocast(self.settings.device.partition(":")[0], torch.bfloat16):
-                loss = self.objective.loss(self.player, batch)
-        else:
+            images = batch.images.contiguous(memory_format=torch.channels_last)
+            batch = batch if images is batch.images else replace(batch, images=images)
+        with self.precision:
             loss = self.objective.loss(self.player, batch)
         loss.value.backward()
         return loss
@@ -155,7 +155,8 @@ def _middle(values: Sequence[Tensor]) -> Tensor:
 def _mean(losses: list[Loss]) -> Loss:
     """The mean over the parts of a batch of the loss and of all that stands beside it, detached."""
     if len(losses) == 1:
-        return replace(losses[0], value=losses[0].value.detach())
+        (only,) = losses
+        return Loss(only.value.detach(), only.logs, only.seen)
     return Loss(
         torch.stack([loss.value.detach() for loss in losses]).mean(),
         {name: torch.stack([loss.logs[name] for loss in losses]).mean() for name in losses[0].logs},
