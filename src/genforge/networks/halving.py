@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 
 from genforge.networks.layers import laid_alike
 
@@ -120,7 +121,7 @@ def _slope_of_weight(small: Tensor, large: Tensor) -> Tensor:
     (few, height, width), many = small.shape[1:], large.shape[1]
     if max(height, width) > FEW_PLACES:
         shape = (few, many, KERNEL, KERNEL)
-        return nn.grad.conv2d_weight(large, shape, small, STRIDE, AROUND)
+        return conv2d_weight(large, shape, small, STRIDE, AROUND)
     windows = functional.pad(large, (AROUND,) * 4).unfold(2, KERNEL, STRIDE).unfold(3, KERNEL, STRIDE)
     rows = windows.permute(0, 2, 3, 4, 5, 1).reshape(-1, KERNEL * KERNEL * many)  # (n h w, 4 4 many)
     product = small.transpose(0, 1).flatten(1) @ rows
