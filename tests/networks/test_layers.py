@@ -11,6 +11,7 @@ from torch import nn
 from genforge.contracts import ImageShape
 from genforge.networks.layers import (
     Dropout,
+    Flatten,
     FourierEmbedding,
     SinusoidalEmbedding,
     SpectralNorm,
@@ -117,3 +118,15 @@ def test_fourier_frequencies_are_kept_with_the_weights() -> None:
     first, second = FourierEmbedding(8), FourierEmbedding(8)
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(torch.tensor([0.7])), second(torch.tensor([0.7])))
+
+
+def test_the_slope_of_what_is_flattened_lies_as_its_images_did() -> None:
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = torch.randn(2, 3, 4, 4).contiguous(memory_format=layout).requires_grad_()
+        seen: list[torch.Tensor] = []
+        images.register_hook(seen.append)
+        flat = Flatten()(images)
+        (flat * torch.arange(48.0)).sum().backward()
+        assert torch.equal(flat, images.flatten(1))
+        assert torch.equal(seen[0].flatten(1), torch.arange(48.0).repeat(2, 1))
+        assert seen[0].is_contiguous(memory_format=layout)

@@ -30,7 +30,8 @@ from genforge.networks.conditioning import (
     planes,
     run,
 )
-from genforge.networks.layers import Normalisation, draw_weights, halvings, normalisation, spectral_norm
+from genforge.networks.halving import Double, Halve
+from genforge.networks.layers import Flatten, Normalisation, draw_weights, halvings, normalisation, spectral_norm
 from genforge.settings import Settings
 
 Style = Literal["dcgan", "sngan"]
@@ -83,7 +84,7 @@ class Generator(Network):
         layers: list[nn.Module] = [normalised(channels), nn.ReLU()]
         for _ in range(widest):
             layers += [
-                nn.ConvTranspose2d(channels, channels // 2, 4, stride=2, padding=1),
+                Double(channels, channels // 2),
                 normalised(channels // 2),
                 nn.ReLU(),
             ]
@@ -91,7 +92,7 @@ class Generator(Network):
         if settings.style == "sngan":
             layers.append(nn.Conv2d(channels, image.channels, 3, padding=1))
         else:
-            layers.append(nn.ConvTranspose2d(channels, image.channels, 4, stride=2, padding=1))
+            layers.append(Double(channels, image.channels))
         self.layers = nn.Sequential(*layers, nn.Tanh())
         draw_weights(self, settings.initial_deviation)
 
@@ -126,26 +127,26 @@ class Critic(Network):
         self.label = joined_label(settings.conditioning, port.classes, image.height * image.width)
         layers: list[nn.Module] = []
 
-        def convolution(inputs: int, outputs: int, size: int, stride: int) -> None:
-            layers.append(spectral_norm(nn.Conv2d(inputs, outputs, size, stride, padding=1), settings.spectral_norm))
+        def add(layer: nn.Conv2d) -> None:
+            layers.append(spectral_norm(layer, settings.spectral_norm))
             if len(layers) > 1:
-                layers.append(normalisation(settings.normalisation, outputs))
+                layers.append(normalisation(settings.normalisation, layer.out_channels))
             layers.append(nn.LeakyReLU(SLOPE))
 
         inputs = image.channels + planes(self.label)
         for level in range(count):
             outputs = settings.width * 2**level
             if settings.style == "sngan":
-                convolution(inputs, outputs, size=3, stride=1)
+                add(nn.Conv2d(inputs, outputs, 3, padding=1))
                 inputs = outputs
-            convolution(inputs, outputs, size=4, stride=2)
+            add(Halve(inputs, outputs))
             inputs = outputs
         if settings.style == "sngan":
-            convolution(inputs, 2 * inputs, size=3, stride=1)
+            add(nn.Conv2d(inputs, 2 * inputs, 3, padding=1))
             inputs *= 2
         values = inputs * (image.height >> count) * (image.width >> count)
         head = spectral_norm(nn.Linear(values, port.outputs), settings.spectral_norm)
-        self.layers = nn.Sequential(*layers, nn.Flatten(), head)
+        self.layers = nn.Sequential(*layers, Flatten(), head)
         wanted = port.classes and settings.conditioning == "projection"
         self.projection = Projection(port.classes, values, port.outputs, settings.spectral_norm) if wanted else None
         draw_weights(self, settings.initial_deviation)
