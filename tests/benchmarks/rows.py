@@ -94,10 +94,9 @@ ROWS: dict[str, Turns | Tool] = {
         ("train_step", "dcgan", *BFLOAT16),
         ("--data", "cifar", "--size", "64"),
         (Peer("examples-dcgan", 2.0),),
-        reason="91% of our step are oneDNN's convolutions, in bfloat16 twice as fast as in float32. Ours draws new "
-        "images in the generator's turn, where the example uses those of the critic's turn again: 0.085 of our 1.16 "
-        "processor seconds, without which it would be 1.93x. The one dear kernel, the gradient of the weights over 4x4 "
-        "places, 68 ms where those of other layers take 25, is as dear written as products of matrices.",
+        reason="Nine tenths of our step are products in bfloat16, near the processor's peak (see below). Ours draws "
+        "new images in the generator's turn, where the example uses those of the critic's turn again: 0.07 of our 0.92 "
+        "processor seconds.",
     ),
     "vae": Turns(
         "convolutional VAE step, 17 M parameters, 28x28",
