@@ -10,6 +10,7 @@ import ast
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from genforge.files import digest_bytes
 
@@ -58,7 +59,7 @@ def _file_of(module: str) -> Path | None:
 @cache
 def _imported(path: Path) -> tuple[str, ...]:
     names: list[str] = []
-    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    waiting: list[Any] = [ast.parse(path.read_text())]  # statements, and what has some inside
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -69,5 +70,6 @@ def _imported(path: Path) -> tuple[str, ...]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.append(node.module)
             names.extend(f"{node.module}.{alias.name}" for alias in node.names)
-        waiting.extend(ast.iter_child_nodes(node))
+        for inside in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting.extend(getattr(node, inside, ()))
     return tuple(name for name in names if name.split(".")[0] == NAME)
