@@ -38,10 +38,11 @@ def side_by_side() -> Iterator[Callable[..., Iterator[Any]]]:
         if threads == 1:
             yield map
             return
-        with threadpool_limits(1, "blas"):
-            pool = ThreadPoolExecutor(threads, "alone", initializer=torch.set_num_threads, initargs=(1,))
-            try:
+        try:
+            with (
+                threadpool_limits(1, "blas"),
+                ThreadPoolExecutor(threads, "alone", torch.set_num_threads, (1,)) as pool,
+            ):
                 yield pool.map
-            finally:
-                pool.shutdown(cancel_futures=True)
-                torch.set_num_threads(threads)  # what a worker sets holds, in part, for the whole process
+        finally:
+            torch.set_num_threads(threads)  # what a worker sets holds, in part, for the whole process
