@@ -3,13 +3,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from genforge.contracts import ImageShape, Port, to_network
 from genforge.evaluation.extractor import CARD, WEIGHTS, ClassifierExtractor, load_extractor, write_classifier
@@ -56,9 +54,7 @@ def test_features_of_an_image_do_not_depend_on_its_batch(tmp_path: Path) -> None
     np.testing.assert_allclose(together.features, alone.features, rtol=1e-4, atol=1e-6)
 
 
-def test_features_are_the_same_bits_on_any_number_of_threads_which_are_given_back(
-    tmp_path: Path, threads: Callable[[int], None]
-) -> None:
+def test_features_are_the_same_bits_on_any_number_of_threads(tmp_path: Path, threads: Callable[[int], None]) -> None:
     write(tmp_path)
     extractor, images = load_extractor(tmp_path), pictures()
     extractor.at_once = 4
@@ -69,35 +65,6 @@ def test_features_are_the_same_bits_on_any_number_of_threads_which_are_given_bac
     assert np.array_equal(together.features, alone.features)
     assert together.logits is not None and alone.logits is not None
     assert np.array_equal(together.logits, alone.logits)
-    assert torch.get_num_threads() == 3
-
-
-def test_each_thread_looks_alone_at_a_batch_of_its_own(tmp_path: Path, threads: Callable[[int], None]) -> None:
-    write(tmp_path)
-    extractor, meeting = load_extractor(tmp_path), Barrier(2, timeout=60)
-    found: list[int] = []
-    look = extractor.look
-
-    def met(images: Tensor) -> tuple[Tensor, Tensor | None]:
-        found.append(torch.get_num_threads())
-        meeting.wait()  # comes back only when two look at the same time
-        return look(images)
-
-    extractor.look, extractor.at_once = met, 15  # type: ignore[method-assign]
-    threads(2)
-    extractor.features(pictures())
-    assert found == [1, 1]
-
-
-def test_a_look_that_fails_gives_its_threads_back(tmp_path: Path, threads: Callable[[int], None]) -> None:
-    write(tmp_path)
-    extractor = load_extractor(tmp_path)
-    extractor.at_once = 4
-    threads(2)
-    with pytest.raises(RuntimeError):
-        extractor.features(pictures()[..., :2])  # of two channels
-    assert torch.get_num_threads() == 2
-    assert len(extractor.features(pictures()).features) == 30
 
 
 @pytest.mark.parametrize("side", [8, 32])

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from genforge.contracts import ImageShape
 from genforge.evaluation.fidelity import Judge
-from genforge.evaluation.measures import frechet, neighbours
+from genforge.evaluation.measures import neighbours
 from genforge.settings import UserError
 from genforge.torchvision_cure import import_torchvision
 from tests.torch_fidelity_call import calculate, registered
@@ -86,20 +85,6 @@ def test_frechet_distance_of_gaussians_has_its_closed_form(judge_of: Make, linea
     first, second = np.sqrt(spreads[:12] ** 2 + 1 / 12), np.sqrt(others[:12] ** 2 + 1 / 12)
     expected = 12 * 10.0**2 + ((first - second) ** 2).sum()
     assert judge_of(linear(pick), real).score(made, ["fid"])["fid"] == pytest.approx(expected, rel=0.01)
-
-
-def test_small_matrices_are_computed_on_one_thread_and_large_ones_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[set[int]] = []
-
-    def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        used.append({each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"})
-        return np.zeros(features.shape[1]), np.eye(features.shape[1])
-
-    monkeypatch.setattr(frechet, "moments", moments)
-    with threadpool_limits(2, "blas"):
-        for dimensions in (12, frechet.SHARED_FROM):
-            frechet.prepare(np.zeros((3, dimensions), np.float32), 0)
-    assert used == [{1}, {2}]
 
 
 def test_the_same_images_are_at_no_distance(judge_of: Make, linear: Make, images_of: Make) -> None:

@@ -27,7 +27,7 @@ class Mean(Statistic):
 
     name, lower_is_better = "mean", False
 
-    def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
+    def _over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
         return np.asarray(seen.features[:, 0][subsets].mean(axis=1))
 
 

@@ -12,10 +12,8 @@ On disk an extractor is a folder with `weights.safetensors` and `card.json`.
 from __future__ import annotations
 
 import contextlib
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from torch import Tensor
 
 from genforge.contracts import ImageShape, Port, to_network
 from genforge.evaluation.features import Features
+from genforge.evaluation.threads import side_by_side
 from genforge.files import digest_file, read_json, replacing, write_json
 from genforge.networks.classifier import Classifier
 from genforge.progress import Bar
@@ -98,7 +97,8 @@ class Extractor(ABC):
         batch_size = min(batch_size, self.at_once) if self.device == "cpu" else batch_size
         batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
         seen: list[tuple[Tensor, Tensor | None]] = []
-        with _progress(title, len(images)) as bar, plain_float32(), _mapping(self.device) as mapped:
+        threads = side_by_side() if self.device == "cpu" else contextlib.nullcontext(map)
+        with _progress(title, len(images)) as bar, plain_float32(), threads as mapped:
             for found in mapped(self._look_at, batches):
                 seen.append(found)
                 bar.advance(len(found[0]))
@@ -248,31 +248,6 @@ def _read_weights(folder: Path, expected: str) -> tuple[dict[str, Tensor], str]:
         raise UserError(f"{folder / WEIGHTS} does not exist; {remedy}") from None
     except SafetensorError as error:
         raise UserError(f"{folder / WEIGHTS} cannot be read ({error}); {remedy}") from None
-
-
-_cores = threading.Lock()  # held by the one who has PyTorch's threads
-
-
-@contextlib.contextmanager
-def _mapping(device: str) -> Iterator[Callable[..., Iterator[Any]]]:
-    """`map`; on a CPU one that has an item in hand on each of PyTorch's threads, which then compute alone.
-
-    A layer of a small batch is too short to be shared out: threads would wait longer than they work.
-    """
-    if device != "cpu":
-        yield map
-        return
-    with _cores:
-        threads = torch.get_num_threads()
-        if threads == 1:
-            yield map
-            return
-        pool = ThreadPoolExecutor(threads, "look", initializer=torch.set_num_threads, initargs=(1,))
-        try:
-            yield pool.map
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # what a worker sets holds, in part, for the whole process
 
 
 class _NoBar:

@@ -13,8 +13,6 @@ from typing import Self
 
 import numpy as np
 import scipy.linalg  # noqa: F401  metrics use it: its threads can be limited only once it is there
-import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from genforge.contracts import ImageShape, Network
@@ -24,6 +22,7 @@ from genforge.evaluation.metric import Evidence, LatentEvidence
 from genforge.evaluation.metrics import METRICS, check_metrics
 from genforge.evaluation.protocol import Protocol
 from genforge.evaluation.reference import REFERENCE_SPLIT, SEED, Reference, read_reference
+from genforge.evaluation.threads import blas_threads
 from genforge.files import read_json
 from genforge.settings import UserError
 
@@ -183,8 +182,7 @@ class Judge:
     def _computed(self, wanted: Iterable[str], evidence: Evidence | LatentEvidence, images: int) -> dict[str, float]:
         settings = self.protocol(images).settings
         found: dict[str, float] = {}
-        # NumPy takes every core unless told otherwise; beside other work that made KID twenty times slower, not faster.
-        with threadpool_limits(torch.get_num_threads(), "blas"):
+        with blas_threads(self.extractor.dimensions):
             for name in wanted:
                 found[name] = METRICS[name].compute(evidence, **settings.get(name, {}))
                 if not math.isfinite(found[name]):

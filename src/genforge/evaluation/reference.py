@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from genforge.evaluation.metrics import METRICS
+from genforge.evaluation.threads import blas_threads
 from genforge.files import read_array, replacing, write_array
 from genforge.settings import UserError
 
@@ -38,8 +39,9 @@ class Reference:
     def of(cls, features: np.ndarray) -> Reference:
         """Each metric's preparation, once even where several share it."""
         prepared: dict[str, np.ndarray] = {}
-        for prepare in dict.fromkeys(metric.prepare for metric in METRICS.values() if metric.prepare):
-            prepared |= prepare(features, SEED)
+        with blas_threads(features.shape[1]):
+            for prepare in dict.fromkeys(metric.prepare for metric in METRICS.values() if metric.prepare):
+                prepared |= prepare(features, SEED)
         return cls(features, prepared)
 
 

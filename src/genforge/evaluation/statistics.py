@@ -19,6 +19,7 @@ from genforge.evaluation.measures.frechet import MEAN, ROOT, moments, root_of
 from genforge.evaluation.measures.neighbours import COVERAGE_NEIGHBOURS, FIDELITY_NEIGHBOURS, part_of
 from genforge.evaluation.metric import Evidence, Metric
 from genforge.evaluation.reference import SEED, Reference
+from genforge.evaluation.threads import blas_threads
 
 CHUNK = 2**22  # numbers that are worked on together
 
@@ -33,7 +34,6 @@ class Statistic(ABC):
         """The metric of all images."""
         return float(self.over(seen, np.arange(len(seen.features))[None])[0])
 
-    @abstractmethod
     def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
         """The metric of each subset.
 
@@ -43,6 +43,12 @@ class Statistic(ABC):
         Returns:
             float64 (subsets,).
         """
+        with blas_threads(seen.features.shape[1]):
+            return self._over(seen, subsets)
+
+    @abstractmethod
+    def _over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
+        """The same, on the threads that it is given."""
 
 
 class Measured(Statistic):
@@ -52,7 +58,7 @@ class Measured(Statistic):
         self.name, self.lower_is_better = metric.name, metric.better == "lower"
         self.metric, self.reference = metric, reference
 
-    def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
+    def _over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
         real = self.reference.features
         settings = self.metric.settings(subsets.shape[1], len(real))
         found = []
@@ -83,7 +89,7 @@ class FrechetDistance(Statistic):
         mean, covariance = moments(reference)
         return cls(mean, root_of(covariance))
 
-    def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
+    def _over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
         features = seen.features.astype(np.float64)
         together = max(1, CHUNK // (subsets.shape[1] * features.shape[1]))
         parts = [self._distances(features[part]) for part in _parts(subsets, together)]
@@ -111,7 +117,7 @@ class KernelDistance(Statistic):
         self.reference = reference.astype(np.float64)
         self.within = self._mean_of_others(self.reference)
 
-    def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
+    def _over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
         features, count = seen.features.astype(np.float64), subsets.shape[1]
         kernel = self._kernel(features, features)
         np.fill_diagonal(kernel, 0.0)
@@ -137,7 +143,7 @@ class InceptionScore(Statistic):
 
     name, lower_is_better = "is", False
 
-    def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
+    def _over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
         from scipy.special import log_softmax
 
         assert seen.logits is not None, "IS needs an extractor that names classes"
@@ -158,7 +164,7 @@ class Precision(Statistic):
     def __init__(self, reference: np.ndarray) -> None:
         self.reference, self.radii = reference, radii(reference, FIDELITY_NEIGHBOURS)
 
-    def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
+    def _over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
         inside = np.concatenate(
             [(part <= self.radii).any(axis=1) for part in _distances_in_parts(seen.features, self.reference)]
         )
@@ -174,7 +180,7 @@ class Recall(Statistic):
     def __init__(self, reference: np.ndarray) -> None:
         self.reference = reference
 
-    def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
+    def _over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
         features = seen.features
         if len(subsets) == 1 or len(features) > 4000:  # all distances at once would be too many
             return np.array([self._of(features[subset]) for subset in subsets])
@@ -200,7 +206,7 @@ class Coverage(Statistic):
     def __init__(self, reference: np.ndarray) -> None:
         self.reference, self.radii = reference, radii(reference, COVERAGE_NEIGHBOURS)
 
-    def over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
+    def _over(self, seen: Features, subsets: np.ndarray) -> np.ndarray:
         inside = np.concatenate(  # (images, real)
             [part <= self.radii for part in _distances_in_parts(seen.features, self.reference)]
         )
@@ -209,6 +215,11 @@ class Coverage(Statistic):
 
 def statistic_of(metric: Metric, reference: Reference) -> Statistic:
     """A metric of images as a statistic: in its fast form where it has one."""
+    with blas_threads(reference.features.shape[1]):
+        return _statistic_of(metric, reference)
+
+
+def _statistic_of(metric: Metric, reference: Reference) -> Statistic:
     real = reference.features
     match metric.name:
         case "fid":

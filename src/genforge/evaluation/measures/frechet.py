@@ -7,15 +7,11 @@ torch-fidelity takes; L2, of the real images, is computed once. The number is to
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from genforge.evaluation.metric import Evidence, Metric
 
 MEAN, ROOT = "frechet.mean", "frechet.root"
-SHARED_FROM = 512  # dimensions: of fewer, a matrix is done with before a second thread is awake
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,24 +61,16 @@ def _distance(
 
 
 def prepare(reference: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    with _threads_for(reference.shape[1]):
-        mean, covariance = moments(reference)
-        return {MEAN: mean, ROOT: root_of(covariance)}
+    mean, covariance = moments(reference)
+    return {MEAN: mean, ROOT: root_of(covariance)}
 
 
 def fid(evidence: Evidence) -> float:
     mean, root = evidence.prepared[MEAN], evidence.prepared[ROOT]
     count, dimensions = evidence.generated.shape
-    with _threads_for(dimensions):
-        if count <= dimensions:
-            return frechet_distance_of_few(evidence.generated, mean, root)
-        return frechet_distance(*moments(evidence.generated), mean, root)
-
-
-def _threads_for(dimensions: int) -> contextlib.AbstractContextManager[object]:
-    """Within it, matrices of so many rows are computed on one thread or on all: on a machine at work, four threads that
-    wait for one another in a matrix of 128 rows took a second, where one takes a millisecond."""
-    return contextlib.nullcontext() if dimensions >= SHARED_FROM else threadpool_limits(1, "blas")
+    if count <= dimensions:
+        return frechet_distance_of_few(evidence.generated, mean, root)
+    return frechet_distance(*moments(evidence.generated), mean, root)
 
 
 FID = Metric(
