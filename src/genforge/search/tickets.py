@@ -26,7 +26,7 @@ from typing import Any, Literal, cast
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState
 
 from genforge.dimension import Dimension
@@ -102,12 +102,13 @@ class Tickets:
         self.plan, self.folder = plan, folder
         self.store = Store(folder, wait=wait)
         self._storage = self.store.storage
+        self._of_studies = get_storage(self._storage)  # what they put before a database: one memory of trials for all
         direction: Literal["minimize", "maximize"] = "minimize" if plan.better == "lower" else "maximize"
         # The folder's name is the digest of the search's inputs: on a shared database other inputs are another study.
         name = f"{plan.name}/{folder.name}"
         with self.store.alone():
             self._study = optuna.create_study(
-                storage=self._storage,
+                storage=self._of_studies,
                 study_name=name,
                 direction=direction,
                 pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=plan.warmup),
@@ -249,7 +250,7 @@ class Tickets:
         """
         return optuna.load_study(
             study_name=self._study.study_name,
-            storage=self._storage,
+            storage=self._of_studies,
             sampler=self._sampler(number),
             pruner=self._study.pruner,
         )
