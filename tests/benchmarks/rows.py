@@ -187,10 +187,9 @@ ROWS: dict[str, Turns | Tool] = {
         least=3.0,
         ours="ours_s",
         theirs="peer_s",
-        reason="Whoever has to be as good as the best of another's 12 trials needs 12 himself in the median, and that "
-        "one came at the 6th or 7th: were all settings drawn alike, four times as many trials a second would give "
-        "1.7x (half of the seeds within 0.4 and 5.3, a fifth never within 48 trials), and 3x would take seven times "
-        "as many (docs/benchmarks.md).",
+        reason="3x leaves time for the start and two rounds of four trials, before the first of which nobody knows "
+        "anything. Searches simulated on real trials reach 1.8x to 2.0x, and one that took the best settings there are "
+        "for every trial 3.2x to 3.7x (docs/benchmarks.md).",
     ),
     "overhead": Tool(
         "tracking, checkpoints, orchestration, in ten minutes of an MLP GAN",

@@ -45,6 +45,24 @@ def test_one_worker_is_reproducible_and_begins_with_the_defaults(tmp_path: Path)
     assert len({row.settings["rate"] for row in first}) == 6
 
 
+def test_one_worker_is_reproducible_also_when_it_was_interrupted(tmp_path: Path) -> None:
+    """A trial taken up again is the same trial to the suggestions that follow."""
+
+    def search(folder: Path, killed: set[int]) -> list[dict[str, Any]]:
+        plan = toy("bowl", tmp_path, trials=16)
+        tickets, value = Tickets(plan, folder), toy_search.bowl(plan.arguments)
+        tickets.fill()
+        while (trial := tickets.claim(DEAD if killed else Identity.own())) is not None:
+            if trial.number in killed:
+                killed.remove(trial.number)
+                tickets.reap(Watch(60.0))
+            else:
+                tickets.complete(trial, value(trial))
+        return settings(tickets.rows())
+
+    assert search(tmp_path / "whole", set()) == search(tmp_path / "interrupted", {3, 5, 9})
+
+
 def test_another_seed_suggests_other_settings(tmp_path: Path) -> None:
     plan = toy("bowl", tmp_path, trials=2)
     other = plan.model_copy(update={"seed": 4})

@@ -39,6 +39,7 @@ from genforge.search.storage import Store
 
 MOST_STARTUP = 4  # finished trials before suggestions follow them; Optuna's ten take most of a search at random
 MOST_DEATHS = 5  # deaths of one trial's workers in a row without progress: then the trial itself is to blame
+FIXED = "fixed_params"  # where Optuna looks for settings that are not to be suggested
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -238,21 +239,25 @@ class Tickets:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, attempt.number)
 
     def _begin(self, attempt: FrozenTrial, trial_id: int) -> Trial:
+        if not attempt.system_attrs[FIXED]:
+            self._storage.set_trial_system_attr(trial_id, FIXED, self._suggested(_ticket(attempt)))
         folder = self._inherit(_ticket(attempt), _attempt(attempt))
-        return Trial(self, attempt, optuna.Trial(self._as_it_is_now(_ticket(attempt)), trial_id), trial_id, folder)
+        return Trial(self, attempt, optuna.Trial(self._study, trial_id), trial_id, folder)
 
-    def _as_it_is_now(self, number: int) -> optuna.Study:
-        """The study with the sampler of a ticket.
+    def _suggested(self, number: int) -> dict[str, Value]:
+        """Settings for a ticket.
 
-        A `Study` keeps for its sampler the trials that it saw at its first suggestion, until its own `ask` or `tell`,
-        which tickets do without. So every ticket has a new one: an old one would suggest at random for ever.
+        They are asked of a study in memory that holds what is finished and what is running now, by tickets. The
+        stored one would not do: its `Study` keeps for the sampler the trials that it saw at its first suggestion, so
+        that all others would be random; and a ticket's second attempt stands behind all tickets there, which changes
+        what a sampler draws.
         """
-        return optuna.load_study(
-            study_name=self._study.study_name,
-            storage=self._storage,
-            sampler=self._sampler(number),
-            pruner=self._study.pruner,
-        )
+        study = optuna.create_study(direction=self._study.direction, sampler=self._sampler(number))
+        for _, trial in sorted(self._latest().items()):
+            if trial.params and trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
+                study.add_trial(trial)
+        asked = study.ask()
+        return {key: _suggest(asked, key, dimension) for key, dimension in self.plan.space.items()}
 
     def _inherit(self, number: int, attempt: int) -> Path:
         """The folder of an attempt, with what the one before it has left on this disk.
@@ -299,7 +304,7 @@ class Tickets:
         self._study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.WAITING,
-                system_attrs={"fixed_params": settings},
+                system_attrs={FIXED: settings},
                 user_attrs=attributes,
                 intermediate_values=reports,
             )
