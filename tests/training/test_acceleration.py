@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from toy_training import Denoise, Duel, ToyData, assert_same_bits, weights
@@ -62,6 +65,29 @@ def test_products_of_a_gpu_are_rounded_while_it_trains_as_it_was_told(
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_glibc_takes_what_it_is_told() -> None:
     assert acceleration._keep_memory()
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or not Path("/sys/kernel/mm/transparent_hugepage").is_dir(),
+    reason="glibc on a Linux that has them",
+)
+def test_what_training_asks_for_next_lies_in_large_pages() -> None:
+    before = resident()
+    assert acceleration._keep_memory(), "or the block would go back to the system"
+    acceleration._ask_for_large_pages(ctypes.CDLL(None))
+    assert resident() - before < acceleration.IN_LARGE_PAGES / 8, "nothing is taken"
+    kilobytes = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Size:"):
+            size = int(line.split()[1])
+        elif line.startswith("VmFlags:") and "hg" in line.split():  # the kernel was asked for large pages here
+            kilobytes += size
+    assert kilobytes * 1024 >= acceleration.IN_LARGE_PAGES - 2 * acceleration.LARGE_PAGE
+
+
+def resident() -> int:
+    """Bytes of memory that this process has."""
+    return psutil.Process().memory_info().rss
 
 
 def test_bfloat16_is_left_out_where_the_processor_lacks_it(

@@ -136,6 +136,8 @@ class DeviceData(TrainingData):
             order.append(shuffled[place : place + taken])
             mirrored.append(coins[place : place + taken])
             at += taken
+        if len(order) == 1:
+            return order[0], mirrored[0]
         return torch.cat(order), torch.cat(mirrored)
 
     def _fetched(self, turn: int, size: int, chosen: Tensor) -> Tensor:

@@ -71,8 +71,9 @@ class TrainingSettings(Settings):
     )
     keep_memory: bool = Field(
         True,
-        description="blocks of memory that are freed stay with the process for the next step (glibc's mallopt; on a "
-        "CPU). The same bits; the process is larger by what it keeps, at most 512 MiB",
+        description="blocks of memory that are freed stay with the process for the next step, in pages of 2 MiB where "
+        "the system has them (glibc's mallopt; on a CPU). The same bits; the process is larger by what it keeps, at "
+        "most 512 MiB",
     )
     flush_denormals: bool = Field(
         True, description="numbers below 1e-38 are zero: on many CPUs they take a hundred times as long"
