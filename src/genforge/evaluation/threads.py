@@ -4,6 +4,8 @@ Threads of PyTorch and of NumPy's BLAS share out every layer and every product, 
 each. Where there are thousands of small ones, on a machine that has other work too, the waiting is nearly all: to
 evaluate one model of digits took 98 processor seconds on four threads, and 6 on one. So large matrices are shared out,
 small ones are not, and what comes in many alike parts takes a part a thread.
+
+Torch is imported where threads are counted: the metrics' table, which names this file, is read by steps without torch.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import torch
 from threadpoolctl import threadpool_limits
 
 SHARED_FROM = 512  # rows: a smaller matrix is done with before a second thread is awake
@@ -25,6 +26,8 @@ _cores = threading.Lock()  # held by whoever has all threads
 @contextlib.contextmanager
 def blas_threads(rows: int) -> Iterator[None]:
     """Within it, NumPy and SciPy compute on one thread; where matrices have many rows, on as many as PyTorch has."""
+    import torch
+
     with threadpool_limits(torch.get_num_threads() if rows >= SHARED_FROM else 1, "blas"):
         yield
 
@@ -33,6 +36,8 @@ def blas_threads(rows: int) -> Iterator[None]:
 def side_by_side() -> Iterator[Callable[..., Iterator[Any]]]:
     """`map`, with an item in hand on each of PyTorch's threads, which then compute alone: what is computed of an item
     is the same on any number of threads."""
+    import torch
+
     with _cores:
         threads = torch.get_num_threads()
         if threads == 1:
