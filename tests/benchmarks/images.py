@@ -8,6 +8,7 @@ so: a step takes as long on these, but a FID on them means nothing.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,15 +90,17 @@ def _draw(raw: Path, data: str, count: int | None) -> None:
     )
 
 
-def as_jpegs(data: Prepared, folder: Path, limit: int | None = None) -> Path:
-    """The training images as JPEG files, one folder a class: what a script that reads image files is given."""
-    images, labels = data.images("train")[:limit], data.labels("train")
-    place = folder / f"jpegs-{data.digest[:12]}-{len(images)}"
+def as_jpegs(data: Prepared, folder: Path, splits: Sequence[str] = ("train",)) -> Path:
+    """Images as JPEG files, one folder a class: what a script that reads image files is given."""
+    count = sum(data.count(split) for split in splits)
+    place = folder / f"jpegs-{data.digest[:12]}-{count}"
     if not place.is_dir():
         with replacing_folder(place) as out:
-            for index, image in enumerate(images):
-                name = "all" if labels is None else data.classes[labels[index]]
-                (out / name).mkdir(exist_ok=True)
-                pixels = image[..., 0] if image.shape[-1] == 1 else image
-                Image.fromarray(pixels).save(out / name / f"{index:06d}.jpg", quality=92)
+            for split in splits:
+                images, labels = data.images(split), data.labels(split)
+                for index, image in enumerate(images):
+                    name = "all" if labels is None else data.classes[labels[index]]
+                    (out / name).mkdir(exist_ok=True)
+                    pixels = image[..., 0] if image.shape[-1] == 1 else image
+                    Image.fromarray(pixels).save(out / name / f"{split}-{index:06d}.jpg", quality=92)
     return place

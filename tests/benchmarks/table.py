@@ -322,7 +322,7 @@ def _jpegs(row: Tool, arguments: argparse.Namespace) -> str:
     from images import as_jpegs, prepared
 
     given = argparse.Namespace(data="cifar", size=None, files=arguments.files, scratch=arguments.scratch, count=None)
-    return str(as_jpegs(prepared(given)[0], arguments.scratch))
+    return str(as_jpegs(prepared(given)[0], arguments.scratch, ("train", "validation", "test")))
 
 
 if __name__ == "__main__":
