@@ -1,10 +1,10 @@
 """How long `ingest` and `prepare` take over a folder of images, beside a plain loop of torchvision's ImageFolder.
 
-    python tests/benchmarks/prepare.py FOLDER [--processes 4] [--image-size 32]
+    python tests/benchmarks/prepare.py FOLDER [--processes 4] [--image-size 32] [--rounds 5]
 
 FOLDER has one folder a class. The loop only decodes: it takes no digests, finds no duplicates, splits and writes
-nothing; files that it cannot open it skips. It goes first, so that files are in the page cache for both. Prints one
-line of JSON.
+nothing; files that it cannot open it skips. Both take turns, after a loop that is not counted, so that files are in the
+page cache for both. Prints one line of JSON: medians, and the least and the largest ratio within a round.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -39,40 +40,52 @@ def loop_over_image_folder(folder: Path) -> tuple[int, float]:
     return decoded, time.perf_counter() - began
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--image-size", type=int, default=None, help="pixels; left out: the images' own")
-    arguments = parser.parse_args()
-
-    loop_images, loop_seconds = loop_over_image_folder(arguments.folder)
-    settings = DataSettings(source="image_folder", folder=str(arguments.folder), image_size=arguments.image_size)
+def prepare_once(folder: Path, image_size: int | None, processes: int) -> tuple[float, float, dict[str, int]]:
+    """Seconds of `ingest`, seconds of `prepare`, and what became of the files."""
+    settings = DataSettings(source="image_folder", folder=str(folder), image_size=image_size)
     with tempfile.TemporaryDirectory(prefix="genforge-") as temporary:
         raw, prepared = Path(temporary) / "raw", Path(temporary) / "prepared"
         raw.mkdir()
         prepared.mkdir()
         began = time.perf_counter()
-        ingest(settings, Places(arguments.folder, Path(temporary), seed=0), raw)
+        ingest(settings, Places(folder, Path(temporary), seed=0), raw)
         ingest_seconds = time.perf_counter() - began
         began = time.perf_counter()
-        prepare(raw, arguments.folder, prepared, settings, seed=0, processes=arguments.processes)
+        prepare(raw, folder, prepared, settings, seed=0, processes=processes)
         prepare_seconds = time.perf_counter() - began
-        card = json.loads((prepared / "card.json").read_text())
-    print(
-        json.dumps(
-            {
-                "files": card["counts"]["inputs"],
-                "kept": card["counts"]["kept"],
-                "loop_images": loop_images,
-                "processes": arguments.processes,
-                "loop_seconds": round(loop_seconds, 3),
-                "ingest_seconds": round(ingest_seconds, 3),
-                "prepare_seconds": round(prepare_seconds, 3),
-                "ratio": round(loop_seconds / prepare_seconds, 2),
-            }
-        )
-    )
+        return ingest_seconds, prepare_seconds, json.loads((prepared / "card.json").read_text())["counts"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--image-size", type=int, default=None, help="pixels; left out: the images' own")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+
+    loop_images, _ = loop_over_image_folder(arguments.folder)
+    counts: dict[str, int] = {}
+    loops, ingests, prepares = [], [], []
+    for _ in range(arguments.rounds):
+        loops.append(loop_over_image_folder(arguments.folder)[1])
+        took = prepare_once(arguments.folder, arguments.image_size, arguments.processes)
+        ingests.append(took[0])
+        prepares.append(took[1])
+        counts = took[2]
+    ratios = [loop / own for loop, own in zip(loops, prepares, strict=True)]
+    line = {
+        "files": counts["inputs"],
+        "kept": counts["kept"],
+        "loop_images": loop_images,
+        "processes": arguments.processes,
+        "loop_seconds": round(statistics.median(loops), 3),
+        "ingest_seconds": round(statistics.median(ingests), 3),
+        "prepare_seconds": round(statistics.median(prepares), 3),
+        "ratio": round(statistics.median(ratios), 2),
+        "spread": [round(min(ratios), 2), round(max(ratios), 2)],
+    }
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":
