@@ -21,11 +21,17 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from images import SCRATCH
+
+if TYPE_CHECKING:  # each side of the comparison imports for itself, and its time counts
+    import optuna
+
+    from genforge.dimension import Dimension
 
 NAME = "searched"
 POLLED = 0.25  # seconds; a trial says itself when it was done
@@ -56,6 +62,19 @@ def step_of(folder: Path, *step: str) -> None:
     subprocess.run([sys.executable, "-m", "genforge.cli", "step", *step], cwd=folder, check=True)
 
 
+def suggested(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict[str, Any]:
+    """Settings as Optuna's first page asks for them."""
+    chosen: dict[str, Any] = {}
+    for key, dimension in space.items():
+        if dimension.choices is not None:
+            chosen[key] = trial.suggest_categorical(key, list(dimension.choices))
+        else:
+            assert dimension.low is not None and dimension.high is not None
+            suggest = trial.suggest_int if isinstance(dimension.low, int) else trial.suggest_float
+            chosen[key] = suggest(key, dimension.low, dimension.high, log=dimension.log)
+    return chosen
+
+
 def plain(folder: Path, trials: int, seed: int) -> None:
     """A study as Optuna's first page has it; prints the seconds since the process began and the value of each trial."""
     import optuna
@@ -76,14 +95,7 @@ def plain(folder: Path, trials: int, seed: int) -> None:
     steps = round(settings.steps_share * recipe.training["steps"])
 
     def objective(trial: optuna.Trial) -> float:
-        chosen: dict[str, Any] = {}
-        for key, dimension in recipe.search.space.items():
-            if dimension.choices is not None:
-                chosen[key] = trial.suggest_categorical(key, list(dimension.choices))
-            else:
-                assert dimension.low is not None and dimension.high is not None
-                suggest = trial.suggest_int if isinstance(dimension.low, int) else trial.suggest_float
-                chosen[key] = suggest(key, dimension.low, dimension.high, log=dimension.log)
+        chosen = suggested(trial, recipe.search.space)
         changed = catalog.with_settings(recipe, {**chosen, "training.steps": steps}, "search")
         seed_everything(of_training)
         learned = catalog.build_objective(changed, prepared.shape, len(prepared.classes))

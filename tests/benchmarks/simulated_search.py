@@ -1,0 +1,251 @@
+"""What a search can gain, by simulation: real trials with random settings become a function with noise, on which a
+search costs nothing but its suggestions.
+
+    python tests/benchmarks/simulated_search.py gather RECIPE --trials 64 --into trials.jsonl
+    python tests/benchmarks/simulated_search.py search RECIPE trials.jsonl [--seeds 200] [--only "best settings"]
+
+`gather` trains trials of the length that a search gives them, on digits, with settings drawn at random from the
+recipe's space, and looks at each twelve times (the first has the recipe's own settings): a line of JSON each. `search`
+puts a Gaussian process through the logarithm of their FIDs, and draws what it leaves unexplained from the trials
+themselves, a whole curve at a time. Then Optuna's own samplers and pruner search that function, one worker against four
+in simulated time, as search.py does in real time. One line of JSON a kind of search: the median over seeds of the ratio
+of times to the best FID that plain Optuna finds (0 where it is never found), its quartiles, and the share that never
+found it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from images import SCRATCH
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+from search import LONGER, NAME, project, suggested
+
+from genforge import catalog
+from genforge.data.loading import DeviceData, Prepared
+from genforge.evaluation.fidelity import Judge
+from genforge.models import Model
+from genforge.randomness import derive, seed_everything
+from genforge.steps.project import Project
+from genforge.steps.search import _defaults
+from genforge.training.failure import TrainingFailed
+from genforge.training.loop import train
+from genforge.training.settings import TrainingSettings
+
+LOOKS, THIRDS = 12, (3, 7, 11)  # of a trial; those at which a search of three reports looks
+# Seconds to the first trial's start, and of a trial: of plain Optuna on all cores, and of ours on one of four.
+PLAIN, OURS = (3.5, 5.5), (4.6, 5.0)
+OF_A_LOOK = 0.03
+
+
+def gather(folder: Path, recipe_name: str, trials: int, seed: int, into: Path) -> None:
+    """Append so many real trials to the file."""
+    project(folder, recipe_name, trials, 1, seed)
+    here = Project.load(folder)
+    recipe, settings, prepared = here.recipe(NAME), here.config.search, Prepared.open(here.prepared)
+    of_training = derive(seed, "search", NAME)
+    data, judge = DeviceData(prepared, seed=of_training), Judge.open(here.extractor, here.prepared)
+    steps = round(settings.steps_share * recipe.training["steps"])
+    study = optuna.create_study(sampler=RandomSampler(seed=seed))
+    study.enqueue_trial(_defaults(NAME, recipe))
+    for _ in range(trials):
+        chosen = suggested(study.ask(), recipe.search.space)
+        changed = catalog.with_settings(recipe, {**chosen, "training.steps": steps}, "search")
+        seed_everything(of_training)
+        learned = catalog.build_objective(changed, prepared.shape, len(prepared.classes))
+        model = Model(learned.exported, catalog.build_sampler(changed.sampler), {})
+        values: list[float] = []
+
+        def observe(step: int, network: object, model: Model = model, values: list[float] = values) -> None:
+            values.append(judge.score(model.draw(of_training, settings.images), ["fid"])["fid"])
+
+        training = TrainingSettings.read(changed.training, "training")
+        try:
+            train(learned, data, training, seed=of_training, observe=observe, observations=LOOKS)
+        except TrainingFailed as failure:
+            print(failure)
+            continue
+        with into.open("a") as file:
+            file.write(json.dumps({"settings": chosen, "fids": values}) + "\n")
+
+
+class Landscape:
+    """FID at each look as a function of the settings, with noise, through the trials of a file."""
+
+    def __init__(self, recipe_name: str, trials: Path) -> None:
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        recipe = catalog.resolve(recipe_name, {"from": recipe_name})
+        self.space, self.defaults = recipe.search.space, _defaults(recipe_name, recipe)
+        rows = [json.loads(line) for line in trials.read_text().splitlines()]
+        self.seen = np.array([self._coordinates(row["settings"]) for row in rows])
+        curves = np.log([row["fids"] for row in rows])  # (trials, looks)
+        wide = np.ones(self.seen.shape[1])
+        smooth = ConstantKernel(1.0, (0.05, 20.0)) * Matern(wide, (0.3, 30.0), nu=2.5)
+        process = GaussianProcessRegressor(
+            smooth + WhiteKernel(0.3, (0.01, 1.0)), normalize_y=True, n_restarts_optimizer=2, random_state=0
+        ).fit(self.seen, curves[:, -1])
+        self.kernel, self.middle = process.kernel_.k1, curves.mean(axis=0)
+        self.weights = np.linalg.solve(process.kernel_(self.seen), curves - self.middle)
+        left = curves - self.middle - self.kernel(self.seen) @ self.weights
+        noise = math.sqrt(process.kernel_.k2.noise_level) * curves[:, -1].std()
+        left *= noise / left[:, -1].std()
+        self.left = left - left.mean(axis=0)
+
+    def curve(self, settings: dict[str, Any], random: np.random.Generator) -> np.ndarray:
+        """FIDs at the looks of one trial, (looks,)."""
+        mean = self.middle + self.kernel(self._coordinates(settings)[None], self.seen)[0] @ self.weights
+        return np.exp(mean + self.left[random.integers(len(self.left))])
+
+    def best_settings(self) -> dict[str, Any]:
+        """Of many at random, those with the least mean at the end."""
+        study = optuna.create_study(sampler=RandomSampler(seed=0))
+        drawn = [suggested(study.ask(), self.space) for _ in range(2000)]
+        places = np.array([self._coordinates(settings) for settings in drawn])
+        return drawn[int(np.argmin(self.kernel(places, self.seen) @ self.weights[:, -1]))]
+
+    def _coordinates(self, settings: dict[str, Any]) -> np.ndarray:
+        """Each setting in [0, 1], as its scale has it; a choice among words has a coordinate a word."""
+        found: list[float] = []
+        for key, dimension in self.space.items():
+            value, choices = settings[key], dimension.choices
+            if choices is None:
+                assert dimension.low is not None and dimension.high is not None
+                scale: Callable[[float], float] = math.log if dimension.log else float
+                low, high = scale(dimension.low), scale(dimension.high)
+                found.append((scale(value) - low) / (high - low))
+            elif all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in choices):
+                found.append(sorted(choices).index(value) / (len(choices) - 1))  # type: ignore[type-var]
+            else:
+                found += [float(value == choice) for choice in choices]
+        return np.array(found)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """sampler: of trial n of a seed. prunes_from: the first of the looks (of twelve) that may prune. knows: whether
+    every trial has the best settings there are."""
+
+    sampler: Callable[[int], BaseSampler]
+    looks: tuple[int, ...] = THIRDS
+    prunes_from: int = 5
+    knows: bool = False
+
+
+def tpe(startup: int) -> Callable[[int], BaseSampler]:
+    return lambda seed: TPESampler(n_startup_trials=startup, seed=seed)
+
+
+KINDS = {
+    "random, the first look prunes": Kind(lambda seed: RandomSampler(seed=seed), prunes_from=4),
+    "random": Kind(lambda seed: RandomSampler(seed=seed), looks=(LOOKS - 1,)),
+    "TPE from the 10th": Kind(tpe(10)),
+    "TPE from the 4th": Kind(tpe(4)),
+    "TPE from the 4th, no pruning": Kind(tpe(4), looks=(LOOKS - 1,)),
+    "best settings": Kind(lambda seed: RandomSampler(seed=seed), looks=(LOOKS - 1,), knows=True),
+}
+
+
+def plain(landscape: Landscape, trials: int, seed: int) -> tuple[float, float]:
+    """Seconds until plain Optuna's best trial was done, and its value."""
+    random, study = np.random.default_rng([1, seed]), optuna.create_study(sampler=TPESampler(seed=seed))
+    values = []
+    for _ in range(trials):
+        trial = study.ask()
+        values.append(float(landscape.curve(suggested(trial, landscape.space), random)[-1]))
+        study.tell(trial, values[-1])
+    best = int(np.argmin(values))
+    return PLAIN[0] + PLAIN[1] * (best + 1), values[best]
+
+
+def ours(
+    landscape: Landscape, kind: Kind, trials: int, workers: int, seed: int, wanted: float, best: dict[str, Any]
+) -> float | None:
+    """Seconds until some trial is as good as wanted; None where none of them is."""
+    random, looks = np.random.default_rng([2, seed]), kind.looks
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=kind.prunes_from)
+    study, begun = optuna.create_study(pruner=pruner), 0
+    waiting: list[tuple[float, int, int, int, optuna.Trial, np.ndarray]] = []  # of each worker: its next look
+
+    def begin(now: float, worker: int) -> None:
+        nonlocal begun
+        if begun == trials:
+            return
+        study.sampler = kind.sampler(1000 * seed + begun)
+        if kind.knows or begun == 0:
+            study.enqueue_trial(best if kind.knows else landscape.defaults)
+        trial = study.ask()
+        curve = landscape.curve(suggested(trial, landscape.space), random)
+        first = now + OURS[1] * (looks[0] + 1) / LOOKS + OF_A_LOOK
+        heapq.heappush(waiting, (first, worker, 0, begun, trial, curve))
+        begun += 1
+
+    for worker in range(workers):
+        begin(OURS[0], worker)
+    while waiting:
+        now, worker, look, number, trial, curve = heapq.heappop(waiting)
+        value = float(curve[looks[look]])
+        trial.report(value, looks[look] + 1)
+        if look == len(looks) - 1:
+            study.tell(trial, value)
+            if value <= wanted:
+                return now
+            begin(now, worker)
+        elif number > 0 and trial.should_prune():
+            study.tell(trial, state=TrialState.PRUNED)
+            begin(now, worker)
+        else:
+            after = now + OURS[1] * (looks[look + 1] - looks[look]) / LOOKS + OF_A_LOOK
+            heapq.heappush(waiting, (after, worker, look + 1, number, trial, curve))
+    return None
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="part", required=True)
+    gathering = parts.add_parser("gather", help="real trials with random settings")
+    gathering.add_argument("recipe")
+    gathering.add_argument("--trials", type=int, default=64)
+    gathering.add_argument("--seed", type=int, default=0)
+    gathering.add_argument("--into", type=Path, required=True)
+    gathering.add_argument("--scratch", type=Path, default=SCRATCH)
+    searching = parts.add_parser("search", help="simulated searches of them")
+    searching.add_argument("recipe")
+    searching.add_argument("file", type=Path, help="that `gather` wrote")
+    searching.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
+    searching.add_argument("--seeds", type=int, default=200)
+    searching.add_argument("--trials", type=int, default=12, help="of plain Optuna")
+    searching.add_argument("--workers", type=int, default=4, help="of ours")
+    arguments = parser.parse_args(argv)
+    if arguments.part == "gather":
+        folder = arguments.scratch / f"search-{arguments.recipe}"
+        gather(folder, arguments.recipe, arguments.trials, arguments.seed, arguments.into)
+        return
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    landscape = Landscape(arguments.recipe, arguments.file)
+    best = landscape.best_settings()
+    found = [plain(landscape, arguments.trials, seed) for seed in range(arguments.seeds)]
+    for name in arguments.only:
+        ratios = []
+        for seed, (seconds, wanted) in enumerate(found):
+            took = ours(landscape, KINDS[name], LONGER * arguments.trials, arguments.workers, seed, wanted, best)
+            ratios.append(seconds / took if took else 0.0)
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        line = {"search": name, "ratio": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)]}
+        print(json.dumps({**line, "never": round(ratios.count(0.0) / len(ratios), 3)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
