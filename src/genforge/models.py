@@ -34,7 +34,7 @@ from genforge.contracts import (
 from genforge.files import read_json
 from genforge.samplers.interpolation import interpolate
 from genforge.settings import UserError
-from genforge.trained_folder import digest as digest
+from genforge.trained_folder import digest as digest  # a registered model asks this file for it
 
 Find = Callable[[Literal["network", "sampler", "density"], str], Any]  # a table and a name to the class
 COMPANIONS = "companions.safetensors"  # tensors by "<role>.<name>"

@@ -38,7 +38,7 @@ from genforge.evaluation.fidelity import Judge
 from genforge.models import Model
 from genforge.randomness import derive, seed_everything
 from genforge.steps.project import Project
-from genforge.steps.search import _defaults
+from genforge.steps.search import defaults_of
 from genforge.training.failure import TrainingFailed
 from genforge.training.loop import train
 from genforge.training.settings import TrainingSettings
@@ -58,7 +58,7 @@ def gather(folder: Path, recipe_name: str, trials: int, seed: int, into: Path) -
     data, judge = DeviceData(prepared, seed=of_training), Judge.open(here.extractor, here.prepared)
     steps = round(settings.steps_share * recipe.training["steps"])
     study = optuna.create_study(sampler=RandomSampler(seed=seed))
-    study.enqueue_trial(_defaults(NAME, recipe))
+    study.enqueue_trial(defaults_of(NAME, recipe))
     for _ in range(trials):
         chosen = suggested(study.ask(), recipe.search.space)
         changed = catalog.with_settings(recipe, {**chosen, "training.steps": steps}, "search")
@@ -88,7 +88,7 @@ class Landscape:
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
         recipe = catalog.resolve(recipe_name, {"from": recipe_name})
-        self.space, self.defaults = recipe.search.space, _defaults(recipe_name, recipe)
+        self.space, self.defaults = recipe.search.space, defaults_of(recipe_name, recipe)
         rows = [json.loads(line) for line in trials.read_text().splitlines()]
         self.seen = np.array([self._coordinates(row["settings"]) for row in rows])
         curves = np.log([row["fids"] for row in rows])  # (trials, looks)

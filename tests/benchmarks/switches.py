@@ -16,7 +16,7 @@ from pathlib import Path
 
 from images import SCRATCH
 from rows import ROWS, Turns
-from table import HERE, QUIET, Contender
+from table import HERE, QUIET, ratios, take_turns
 
 # With it, and without; on top of what the row asks for.
 SWITCHES = {
@@ -31,24 +31,10 @@ SWITCHES = {
 def measure(row: Turns, switch: str, shared: list[str], rounds: int, log: Path) -> dict[str, list[float]]:
     """Ratios within rounds, without to with, of wall and of processor seconds."""
     environment = {name: value for name, value in (os.environ | QUIET).items() if name != "OMP_NUM_THREADS"}
-    laps: dict[str, list[float]] = {"wall": [], "processor": []}
-    with log.open("wb") as words:
-        sides: list[Contender] = []
-        try:
-            for setting in SWITCHES[switch]:
-                command = [str(HERE / f"{row.ours[0]}.py"), *row.ours[1:], "--set", setting, *shared, *row.data]
-                sides.append(Contender([*command, "--turns"], environment, words))
-                sides[-1].go(max(3, row.lap // 5), counts=False)
-            for _ in range(rounds):
-                for side in sides:
-                    side.go(row.lap)
-        finally:
-            for side in sides:
-                side.leave()
-    on, off = sides
-    for key, found in laps.items():
-        found += [without[key] / max(own[key], 1e-9) for own, without in zip(on.laps, off.laps, strict=True)]
-    return laps
+    tool = [str(HERE / f"{row.ours[0]}.py"), *row.ours[1:]]
+    commands = [[*tool, "--set", setting, *shared, *row.data, "--turns"] for setting in SWITCHES[switch]]
+    with_it, without = take_turns(commands, environment, log, max(3, row.lap // 5), row.lap, rounds)
+    return ratios(with_it, without)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -81,41 +81,52 @@ class Contender:
         }
 
 
-def measure_turns(row: Turns, shared: list[str], environment: dict[str, str], log: Path) -> dict[str, Any]:
-    """Ours and every peer, in turns. Ratios are taken within rounds, of wall and of processor seconds."""
-    arguments = [*shared, *row.data, "--threads", str(row.threads), "--turns"]
-    commands = [[str(HERE / f"{row.ours[0]}.py"), *row.ours[1:], *arguments]]
-    commands += [[str(HERE / "peer_step.py"), peer.name, *peer.tool, *arguments] for peer in row.peers]
+def take_turns(
+    commands: list[list[str]], environment: dict[str, str], log: Path, warm: int, lap: int, rounds: int
+) -> list[Contender]:
+    """Start a contender a command, and let each make a lap in every round, after some steps that do not count."""
     contenders: list[Contender] = []
     with log.open("wb") as words:
         try:
             for command in commands:
                 contenders.append(Contender(command, environment, words))
-                contenders[-1].go(max(2, row.lap // 5) if row.ours[0] == "train_step" else 1, counts=False)
-            for _ in range(row.rounds):
+                contenders[-1].go(warm, counts=False)
+            for _ in range(rounds):
                 for contender in contenders:
-                    contender.go(row.lap)
+                    contender.go(lap)
         finally:
             for contender in contenders:
                 contender.leave()
-    us, *others = contenders
+    return contenders
+
+
+def ratios(first: Contender, second: Contender) -> dict[str, list[float]]:
+    """The second's seconds to the first's, within rounds: `wall` and `processor`."""
+    return {
+        key: [theirs[key] / max(ours[key], 1e-9) for ours, theirs in zip(first.laps, second.laps, strict=True)]
+        for key in ("wall", "processor")
+    }
+
+
+def measure_turns(row: Turns, shared: list[str], environment: dict[str, str], log: Path) -> dict[str, Any]:
+    """Ours and every peer, in turns. Ratios are taken within rounds, of wall and of processor seconds."""
+    arguments = [*shared, *row.data, "--threads", str(row.threads), "--turns"]
+    commands = [[str(HERE / f"{row.ours[0]}.py"), *row.ours[1:], *arguments]]
+    commands += [[str(HERE / "peer_step.py"), peer.name, *peer.tool, *arguments] for peer in row.peers]
+    warm = max(2, row.lap // 5) if row.ours[0] == "train_step" else 1
+    us, *others = take_turns(commands, environment, log, warm, row.lap, row.rounds)
     peers = []
     for contender, peer in zip(others, row.peers, strict=True):
-        ratios = {
-            key: sorted(
-                theirs[key] / max(ours[key], 1e-9) for ours, theirs in zip(us.laps, contender.laps, strict=True)
-            )
-            for key in ("wall", "processor")
-        }
+        found = ratios(us, contender)
         peers.append(
             {
                 **contender.result(),
                 "peer": peer.name,
                 "least": peer.least,
-                "ratio": statistics.median(ratios["wall"]),
-                "ratio_low": ratios["wall"][0],
-                "ratio_high": ratios["wall"][-1],
-                "processor_ratio": statistics.median(ratios["processor"]),
+                "ratio": statistics.median(found["wall"]),
+                "ratio_low": min(found["wall"]),
+                "ratio_high": max(found["wall"]),
+                "processor_ratio": statistics.median(found["processor"]),
             }
         )
     return {"ours": us.result(), "peers": peers, "rounds": row.rounds}

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from genforge.arithmetic import tf32
 from genforge.contracts import ImageShape, Port, to_network
 from genforge.evaluation.features import Features
 from genforge.evaluation.threads import side_by_side
@@ -267,10 +268,5 @@ def _progress(title: str | None, total: int) -> Iterator[Bar | _NoBar]:
 @contextlib.contextmanager
 def plain_float32() -> Iterator[None]:
     """Full float32 on GPUs too, where convolutions round their inputs to 10 bits (TF32) unless told otherwise."""
-    matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        matmul.allow_tf32 = before
+    with tf32(False), torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield

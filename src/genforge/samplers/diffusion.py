@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from genforge import randomness
-from genforge.bfloat16 import multiplies_bfloat16
+from genforge.arithmetic import multiplies_bfloat16
 from genforge.contracts import Draw, Network, Port, Sampler, State, Taught
 from genforge.networks.autoguided import Autoguided
 from genforge.networks.denoiser import Denoiser, PathName, karras_levels

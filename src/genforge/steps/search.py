@@ -79,11 +79,11 @@ def check_defaults(name: str, recipe: Recipe) -> None:
     """Raises UserError when the recipe's own settings, which the first trial takes, lie outside of its space."""
     from genforge.search.plan import check_dimension
 
-    for key, value in _defaults(name, recipe).items():
+    for key, value in defaults_of(name, recipe).items():
         check_dimension(f"recipes.{name}.search.space.{key}", recipe.search.space[key], value)
 
 
-def _defaults(name: str, recipe: Recipe) -> dict[str, Any]:
+def defaults_of(name: str, recipe: Recipe) -> dict[str, Any]:
     """The recipe's own value of each setting in its space."""
     values, defaults = recipe.model_dump(), {}
     for key in recipe.search.space:
@@ -101,7 +101,7 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
     return Plan(
         name=name,
         space=recipe.search.space,
-        defaults=_defaults(name, recipe),
+        defaults=defaults_of(name, recipe),
         objective=TRIAL,
         arguments={
             "root": str(project.root.resolve()),

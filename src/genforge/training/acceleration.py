@@ -18,7 +18,7 @@ from functools import cache
 
 import torch
 
-from genforge.bfloat16 import multiplies_bfloat16
+from genforge.arithmetic import multiplies_bfloat16
 from genforge.progress import say
 from genforge.training.settings import TrainingSettings
 
@@ -48,18 +48,6 @@ def threads(most: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Within the block a GPU's float32 products and convolutions round their inputs to 10 bits, or do not."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32, cudnn.allow_tf32 = allowed, allowed
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def uses_bfloat16(settings: TrainingSettings, device: str) -> bool:

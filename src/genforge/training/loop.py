@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from genforge.arithmetic import tf32
 from genforge.contracts import Network, Objective, TrainingData
 from genforge.parallel import ALONE, Peers
 from genforge.progress import Bar
 from genforge.randomness import derive, seed_everything
 from genforge.settings import UserError, nearest
-from genforge.training.acceleration import prepare_process, tf32, threads, uses_bfloat16, uses_compiler
+from genforge.training.acceleration import prepare_process, threads, uses_bfloat16, uses_compiler
 from genforge.training.checkpoint import Checkpoints
 from genforge.training.environment import Environment, environment
 from genforge.training.failure import Rollback, TrainingFailed
