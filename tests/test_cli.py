@@ -100,6 +100,7 @@ def test_a_wrong_file_stops_before_any_work(tmp_path: Path) -> None:
         ("{from: ddpm, sampler: {steps: 1001}}", ["sampler.steps", "1001", "1 to 1000"]),
         ("{from: box, networks: {network: {name: dcgan-generator}}}", ["fit themselves", "Generator"]),
         ("{from: vae, networks: {decoder: {name: box}}, search: null}", ["recipes.gan.search", "None"]),
+        ("{from: hinge-sngan, networks: {genrator: {width: 8}}}", ["unknown role", "did you mean `generator`?"]),
         ("{from: hinge-sngan, networks: {generator: {name: box}}}", ["`generator` has no weights"]),
         (
             "{from: ddpm, networks: {denoiser: {backbone: {name: dcgan-critic}}}}",
@@ -120,7 +121,8 @@ def test_a_number_out_of_range_is_told(arguments: tuple[str, ...]) -> None:
 
 
 def test_a_folder_that_is_no_project_is_told_so(tmp_path: Path) -> None:
-    assert_told_without_traceback(genforge("step", "prepare", cwd=tmp_path), "params.yaml does not exist")
+    missing = ("params.yaml does not exist", "genforge preset")
+    assert_told_without_traceback(genforge("step", "prepare", cwd=tmp_path), *missing)
     assert_told_without_traceback(genforge("leaderboard", cwd=tmp_path), "params.yaml")
     assert_told_without_traceback(genforge("run", cwd=tmp_path), "pipelines/retrain.py")
     assert_told_without_traceback(genforge("step", "prepair", cwd=tmp_path), "prepair")

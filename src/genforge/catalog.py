@@ -269,11 +269,13 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _filled(recipe: Recipe, where: str) -> Recipe:
     """The recipe with every setting checked and every default filled in."""
+    objective = _fill("objective", recipe.objective, f"{where}.objective")
+    _ports(recipe, where)  # a role that is none is told as that, before what its network lacks
     filled = {
         "networks": {
             role: _fill_network(choice, f"{where}.networks.{role}") for role, choice in recipe.networks.items()
         },
-        "objective": _fill("objective", recipe.objective, f"{where}.objective"),
+        "objective": objective,
         "sampler": _fill("sampler", recipe.sampler, f"{where}.sampler"),
         "density": recipe.density and _fill("density", recipe.density, f"{where}.density"),
         "training": _training_settings(recipe.training, f"{where}.training"),
@@ -441,15 +443,25 @@ def _training_settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return TrainingSettings.read(values, where).model_dump(mode="json")
 
 
-def _check_fit(recipe: Recipe, where: str) -> None:
-    """Roles are all played, by networks of the right kind; the sampler can draw from the exported one, and the density,
-    where there is one, can tell likelihoods of it."""
+def _ports(recipe: Recipe, where: str) -> dict[str, Port]:
+    """The roles that the recipe's objective has to give, and what each takes and gives, for images of a common size.
+
+    Raises:
+        UserError: the recipe names a role that there is not.
+    """
     kind = target("objective", recipe.objective["name"])
     settings = kind.settings_type.read(_without_name(recipe.objective), f"{where}.objective")
-    ports = kind.ports(settings, ImageShape(1, 32, 32), 0)
+    ports: dict[str, Port] = kind.ports(settings, ImageShape(1, 32, 32), 0)
     for role in recipe.networks:
         if role not in ports:
             raise UserError(f"{where}.networks.{role}: unknown role; {nearest(role, sorted(ports))}")
+    return ports
+
+
+def _check_fit(recipe: Recipe, where: str) -> None:
+    """Roles are all played, by networks of the right kind; the sampler can draw from the exported one, and the density,
+    where there is one, can tell likelihoods of it."""
+    kind, ports = target("objective", recipe.objective["name"]), _ports(recipe, where)
     for role, port in ports.items():
         if role not in recipe.networks:
             raise UserError(f"{where}.networks.{role}: missing; objective {recipe.objective['name']!r} needs this role")

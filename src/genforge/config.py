@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from genforge.files import read_yaml
 from genforge.settings import Settings, UserError
@@ -258,6 +258,36 @@ class ScheduleSettings(Settings):
     )
 
 
+def check_name(name: str) -> str:
+    """Names become folders, aliases and stage names: lower case letters, digits and dashes only."""
+    if not NAME_RULE.fullmatch(name) or len(name) > 64:
+        raise ValueError(f"a name of lower case letters, digits and dashes that begins with a letter, not {name!r}")
+    return name
+
+
+def _gate_entry(entry: Any) -> Any:
+    if not isinstance(entry, dict | None):
+        raise ValueError("settings such as `{limit: 10}`, or nothing")
+    return entry or {}
+
+
+def _recipe_name(name: Any) -> str:
+    if name in RESERVED:
+        raise ValueError(f"another name than `{name}`, which belongs to held-out real images")
+    return check_name(str(name))
+
+
+def _recipe_entry(entry: Any) -> Any:
+    if not isinstance(entry, dict) or not isinstance(entry.get("from"), str):
+        raise ValueError("an entry such as `{from: hinge-sngan}`, which names a recipe of the library")
+    return entry
+
+
+GateName = Annotated[str, BeforeValidator(lambda name: check_name(str(name)))]
+GateEntry = Annotated[dict[str, Any], BeforeValidator(_gate_entry)]
+RecipeName = Annotated[str, BeforeValidator(_recipe_name)]
+RecipeEntry = Annotated[dict[str, Any], BeforeValidator(_recipe_entry)]
+
 # What a model has to pass unless params.yaml says otherwise: every gate that needs no limit of the user's own.
 GATES: dict[str, dict[str, Any]] = {
     name: {} for name in ("finite", "better", "coverage", "no-copies", "class-balance", "speed", "size", "draws-alone")
@@ -282,13 +312,12 @@ class Config(Settings):
     search: SearchSettings = SearchSettings()
     registry: RegistrySettings = RegistrySettings()
     schedule: ScheduleSettings = ScheduleSettings()
-    gates: dict[str, dict[str, Any]] = Field(
+    gates: dict[GateName, GateEntry] = Field(
         default_factory=lambda: dict(GATES),
         description="what a model has to pass before an alias moves to it: each entry has a name, the settings of a "
         "gate (its limit, its reason), and `check:`, which one, where that is not its name; this list is the whole one",
     )
-    recipes: dict[str, dict[str, Any]] = Field(
-        min_length=1,
+    recipes: dict[RecipeName, RecipeEntry] = Field(
         description="what is trained: each entry starts from a recipe of the library (`from:`) and "
         "overrides what it likes; `genforge recipes` lists the library",
     )
@@ -312,31 +341,15 @@ class Config(Settings):
             raise ValueError(f"extractor.name should be {wanted}, not {self.extractor.name}")
         return self
 
-    @field_validator("gates", mode="before")
+    @field_validator("gates", "recipes", mode="before")
     @classmethod
-    def _gate_entries(cls, gates: Any) -> Any:
-        if not isinstance(gates, dict):
-            raise ValueError("a mapping of names to gates such as `speed: {limit: 10}`")
-        for name, entry in gates.items():
-            check_name(str(name))
-            if not isinstance(entry, dict | None):
-                raise ValueError(f"for `{name}` its settings, such as `{{limit: 10}}`, or nothing")
-        return {name: entry or {} for name, entry in gates.items()}
-
-    @field_validator("recipes", mode="before")
-    @classmethod
-    def _recipe_entries(cls, recipes: Any) -> Any:
-        if not isinstance(recipes, dict):
-            raise ValueError("a mapping of names to entries such as `gan: {from: hinge-sngan}`")
-        for name, entry in recipes.items():
-            check_name(str(name))
-            if name in RESERVED:
-                raise ValueError(f"another name than `{name}`, which belongs to held-out real images")
-            if not isinstance(entry, dict) or not isinstance(entry.get("from"), str):
-                raise ValueError(
-                    f"for `{name}` an entry such as `{{from: hinge-sngan}}`, which names a recipe of the library"
-                )
-        return recipes
+    def _named_entries(cls, entries: Any, info: ValidationInfo) -> Any:
+        such = {"gates": "`speed: {limit: 10}`", "recipes": "`gan: {from: hinge-sngan}`"}[str(info.field_name)]
+        if not isinstance(entries, dict):
+            raise ValueError(f"a mapping of names to entries such as {such}")
+        if info.field_name == "recipes" and not entries:
+            raise ValueError(f"at least one entry such as {such}")
+        return entries
 
 
 def _of(values: Any, part: str, key: str) -> Any:
@@ -345,19 +358,17 @@ def _of(values: Any, part: str, key: str) -> Any:
     return inside.get(key) if isinstance(inside, dict) else None
 
 
-def check_name(name: str) -> str:
-    """Names become folders, aliases and stage names: lower case letters, digits and dashes only."""
-    if not NAME_RULE.fullmatch(name) or len(name) > 64:
-        raise ValueError(f"a name of lower case letters, digits and dashes that begins with a letter, not {name!r}")
-    return name
-
-
 def load(path: Path = Path("params.yaml")) -> Config:
     """The settings in `path`, checked. Recipes' own settings are checked by `catalog.resolve_all`.
 
     Raises:
         UserError: names each wrong key, its value, the rule and the nearest valid name.
     """
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist (in {path.resolve().parent}): go to the project's folder, or begin with "
+            f"`genforge preset NAME`, such as digits or my-images"
+        )
     values = read_yaml(path)
     try:
         return Config.read(values, where="")

@@ -174,6 +174,8 @@ def read_json(path: Path) -> Any:
         raise UserError(
             f"{path} does not exist; has the step that makes it been run? (`genforge run`, or `dvc repro`)"
         ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, a number of 5,000 digits
         raise UserError(f"{path} is not valid JSON: {error}") from None
 
@@ -188,9 +190,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} becomes {nodes} values when its aliases (*name) are followed, and {MOST_NODES} is the most"
             )
+        _check_keys(node, set())
         value = None if node is None else loader.construct_document(node)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if value is None:
@@ -219,6 +224,23 @@ def _expanded(node: yaml.Node | None, known: dict[int, int], above: set[int]) ->
         parts = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
         known[id(node)] = 1 + sum(_expanded(part, known, above | {id(node)}) for part in parts)
     return known[id(node)]
+
+
+def _check_keys(node: yaml.Node | None, known: set[int]) -> None:
+    """Raises ValueError when a mapping names a key twice: YAML keeps the last one, and what the first said is lost."""
+    if node is None or isinstance(node, yaml.ScalarNode) or id(node) in known:
+        return
+    known.add(id(node))
+    lines: dict[str, int] = {}  # where each key stands
+    for part in node.value:
+        key, *rest = part if isinstance(part, tuple) else (part,)
+        if rest and isinstance(key, yaml.ScalarNode):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise ValueError(f"key {key.value!r} stands twice, in lines {lines[key.value]} and {line}; keep one")
+            lines[key.value] = line
+        for below in (key, *rest):
+            _check_keys(below, known)
 
 
 def read_array(path: Path, memory_map: bool = False) -> np.ndarray:

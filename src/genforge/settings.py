@@ -65,7 +65,7 @@ def _shown(value: Any) -> str:
 
 
 def _explain_one(detail: ErrorDetails, model: type[BaseModel], where: str) -> str:
-    path = [str(part) for part in detail["loc"]]
+    path = [str(part) for part in detail["loc"] if part != "[key]"]  # a mapping's key is told by itself
     key = ".".join([where, *path] if where else path)
     value = detail["input"]
     match detail["type"]:
@@ -77,10 +77,13 @@ def _explain_one(detail: ErrorDetails, model: type[BaseModel], where: str) -> st
         case "literal_error":
             expected = detail.get("ctx", {}).get("expected", "")
             valid = [part.strip().strip("'") for part in expected.replace(" or ", ", ").split(",")]
-            near = nearest(str(value), valid)
-            return f"{key}: {_shown(value)} is not a valid choice; {near} (valid: {', '.join(valid)})"
+            near, choices = nearest(str(value), valid), f"valid: {', '.join(valid)}"
+            hint = choices if near == choices else f"{near} ({choices})"
+            return f"{key}: {_shown(value)} is not a valid choice; {hint}"
         case _:
             rule = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            if not key:  # what two parts of the file have to say about each other
+                return rule
             return (
                 f"{key}: {_shown(value)} is wrong: it should be {rule}"
                 if rule != detail["msg"]

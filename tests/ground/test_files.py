@@ -63,11 +63,25 @@ def test_pickled_arrays_and_unsafe_yaml_are_refused(tmp_path: Path) -> None:
         files.read_yaml(tmp_path / "a.yaml")
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [1", "line 1"), ("- 1\n- 2\n", "list"), ("3", "int")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "line 1"),
+        ("- 1\n- 2\n", "list"),
+        ("3", "int"),
+        ("b:\n  a: 1\n  c: {d: 2}\n  a: 3\n", "key 'a' stands twice, in lines 2 and 4"),
+    ],
+)
 def test_yaml_that_is_no_mapping_is_told_clearly(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(UserError, match=message):
         files.read_yaml(tmp_path / "a.yaml")
+
+
+def test_a_folder_in_the_place_of_a_file_is_told(tmp_path: Path) -> None:
+    for read in (files.read_yaml, files.read_json):
+        with pytest.raises(UserError, match="cannot be read: Is a directory"):
+            read(tmp_path)
 
 
 def test_digests_see_contents_type_and_shape_but_not_the_order_of_keys() -> None:

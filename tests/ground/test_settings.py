@@ -38,6 +38,10 @@ def test_defaults_fill_what_is_not_said(tmp_path: Path) -> None:
         ("evaluation: {seeds: [1, 1, 2]}\n", ["evaluation.seeds", "different"]),
         ("device: gpu\n", ["device: 'gpu'", "cpu", "cuda"]),
         ("data: 3\n", ["data: 3"]),
+        ("data: {channels: 2}\n", ["data.channels: 2 is not a valid choice; valid: 1, 3"]),
+        ("data: {source: points}\nextractor: {name: clip}\n", ["\nextractor.name should be coordinates", "not clip"]),
+        ("gates: {speed: 7}\n", ["gates.speed: 7", "{limit: 10}"]),
+        ("gates: {No Sevens: {check: harm}}\n", ["gates.No Sevens: 'No Sevens'", "lower case letters"]),
     ],
 )
 def test_every_mistake_names_key_value_and_rule(tmp_path: Path, text: str, parts: list[str]) -> None:
@@ -56,10 +60,11 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipes", "part"),
     [
-        ("{}", "at least 1"),
-        ("{gan: hinge-sngan}", "`gan`"),
-        ("{gan: {training: {steps: 3}}}", "`gan`"),
-        ("{'a/b': {from: vae}}", "'a/b'"),
+        ("{}", "at least one entry"),
+        ("{gan: hinge-sngan}", "recipes.gan: 'hinge-sngan' is wrong"),
+        ("{gan: {training: {steps: 3}}}", "recipes.gan: {'training': {'steps': 3}} is wrong"),
+        ("{'a/b': {from: vae}}", "recipes.a/b: 'a/b' is wrong"),
+        ("{floor: {from: vae}}", "recipes.floor: 'floor' is wrong"),
         ("[gan]", "mapping"),
     ],
 )
