@@ -74,6 +74,17 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise
 
 
+def check_new_folder(path: Path, option: str, ours: str = "") -> None:
+    """Raises UserError unless a folder can be made at `path` without a loss: nothing is there, or an empty folder, or
+    one with the file `ours`, which an earlier call has made.
+
+    Args:
+        option: how the user named it, for the message.
+    """
+    if path.exists() and not (path.is_dir() and ((ours and (path / ours).is_file()) or not any(path.iterdir()))):
+        raise UserError(f"{option} {path}: is there already and not an empty folder; name another one")
+
+
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 NO_ROOM = (
     errno.ENOSPC,

@@ -63,6 +63,10 @@ def test_comparing_and_looking_for_drift(project: Project, capsys: pytest.Captur
     assert cli.main(["compare", str(project.model("gan")), "twin", "--out", str(tmp_path / "page")]) == 0
     assert "first is better" in capsys.readouterr().out and (tmp_path / "page" / "comparison.json").is_file()
     assert cli.main(["compare", "gan", "gan"]) == 2
+    (tmp_path / "page" / "comparison.json").rename(tmp_path / "page" / "mine.json")
+    capsys.readouterr()
+    assert cli.main(["compare", "gan", "twin", "--out", str(tmp_path / "page")]) == 2
+    assert "not an empty folder" in capsys.readouterr().err and (tmp_path / "page" / "mine.json").is_file()
 
     # Held-out images of the same data are no drift; the same upside down and inverted are.
     held_out = read_array(project.prepared / "test-images.npy")

@@ -54,7 +54,12 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     names = "a recipe of params.yaml, NAME@ALIAS, NAME/VERSION, or a folder with a trained model"
     parser.add_argument("first", help=names)
     parser.add_argument("second", help="the same")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the page (default: below results/comparisons)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="of the page: new, empty, or an earlier page's (default: below results/comparisons)",
+    )
     json_argument(parser)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genforge.files import replacing_folder, write_array
+from genforge.files import check_new_folder, replacing_folder, write_array
 from genforge.progress import Bar, say
 from genforge.randomness import derive, seed_everything
 from genforge.settings import UserError
@@ -53,8 +53,7 @@ def augment(
     """
     if count < 1 or not 0 <= seed < 2**63:
         raise UserError(f"--count should be 1 or more and --seed 0 to 2^63 - 1, not {count} and {seed}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: is there already and not an empty folder; name another one")
+    check_new_folder(out, "--out")
     from genforge.models import in_proportion
     from genforge.pictures import save_png
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genforge.files import replacing_folder, write_json
+from genforge.files import check_new_folder, replacing_folder, write_json
 from genforge.settings import UserError
 from genforge.steps.project import Project
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 COMPARED = ("fid", "kid", "precision", "recall", "coverage")
 FOLDER = "comparisons"  # in results
+DOCUMENT = "comparison.json"  # in the page's folder
 
 
 def compare(project: Project, first: str, second: str, out: Path | None = None) -> dict[str, Any]:
@@ -28,14 +29,16 @@ def compare(project: Project, first: str, second: str, out: Path | None = None) 
 
     Args:
         first, second: a recipe of params.yaml, `digits@staging`, `digits/3`, or a folder with a trained model.
-        out: the page's folder; None: `results/comparisons/<first>-<second>`.
+        out: the page's folder: new, empty, or that of an earlier comparison, whose place it takes; None:
+            `results/comparisons/<first>-<second>`.
 
     Returns:
         first, second, images (a seed), seeds, metrics (name to means, difference, its interval, probability that the
         first is better), words, page, protocol_name, protocol.
 
     Raises:
-        UserError: there is no such model, it draws images of another shape, or both are the same words.
+        UserError: there is no such model, it draws images of another shape, both are the same words, or `out` holds
+            something else.
     """
     from genforge.evaluation import uncertainty
     from genforge.evaluation.fidelity import Judge, check_images
@@ -46,6 +49,8 @@ def compare(project: Project, first: str, second: str, out: Path | None = None) 
 
     if first == second:
         raise UserError(f"{first!r} is compared with itself; name two models")
+    if out is not None:
+        check_new_folder(out, "--out", ours=DOCUMENT)
     settings = project.config.evaluation
     sources = {model: _source(project, model) for model in (first, second)}
     judge = Judge.open(project.extractor, project.prepared, project.device, settings.batch_size)
@@ -79,7 +84,7 @@ def compare(project: Project, first: str, second: str, out: Path | None = None) 
     }
     with replacing_folder(out) as folder:
         comparison_page.write(told, shown[first], shown[second], folder)
-        write_json(folder / "comparison.json", told)
+        write_json(folder / DOCUMENT, told)
     return told
 
 
@@ -92,10 +97,15 @@ def in_words(first: str, second: str, found: Mapping[str, Any]) -> str:
     numbers = f"{metric.title} {metric.show(found['first'])} against {metric.show(found['second'])}"
     probability = found["probability"]
     if probability >= SURE:
-        return f"{first} is better than {second}: {numbers}, probability {probability:.3g}"
+        return f"{first} is better than {second}: {numbers}, probability {_sureness(probability)}"
     if probability <= 1.0 - SURE:
-        return f"{second} is better than {first}: {numbers}, probability {1.0 - probability:.3g}"
+        return f"{second} is better than {first}: {numbers}, probability {_sureness(1.0 - probability)}"
     return f"neither is surely better: {numbers}; that {first} is has probability {probability:.2g}"
+
+
+def _sureness(probability: float) -> str:
+    """A probability from SURE on, which luck alone keeps from being 1."""
+    return "above 0.999" if probability > 0.999 else f"{probability:.3g}"
 
 
 def comparison_table(told: Mapping[str, Any]) -> Group:
