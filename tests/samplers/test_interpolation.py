@@ -79,5 +79,5 @@ def test_a_trained_folder_is_walked_through_into_a_picture_or_an_array(tmp_path:
         assert picture.width / picture.height == pytest.approx(5 / 3, rel=0.02)
     with pytest.raises(UserError, match="--interpolate 2 or more, not 3 and 1"):
         draw_between("gan", 3, 1, seed=0, to_seed=None, out=tmp_path / "x.png", root=tmp_path)
-    with pytest.raises(UserError, match="should be NAME@ALIAS"):
+    with pytest.raises(UserError, match="no model is called 'nothing'"):
         draw_between("nothing", 3, 4, seed=0, to_seed=None, out=tmp_path / "x.png", root=tmp_path)

@@ -33,7 +33,10 @@ def test_what_a_seed_gives_is_written_in_every_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "images", "seed", "out", "rule"),
     [
-        ("digits", 1, 0, "x.png", "NAME@ALIAS"),
+        ("digits", 1, 0, "x.png", "no model is called 'digits'.*digits@staging"),
+        ("gun", 1, 0, "x.png", r"a trained recipe of this project \(did you mean `gan`\?\)"),
+        ("full", 1, 0, "x.png", "is no trained model of genforge"),
+        ("threes/3", 1, 0, "x.png", "models:/threes/3 was not found"),
         ("digits@nope", 1, 0, "x.png", "not found"),
         ("digits@staging", 0, 0, "x.png", "1 or more"),
         ("digits@staging", 1, -1, "x.png", "seed"),
@@ -45,6 +48,8 @@ def test_what_a_seed_gives_is_written_in_every_form(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_drawn_is_told(tracked: Path, model: str, images: int, seed: int, out: str, rule: str) -> None:
     trained_folder(tracked / "gan", "gan")
+    trained_folder(tracked / "results" / "models" / "gan", "gan")
+    (tracked / "threes" / "3").mkdir(parents=True)  # a class of images, whose name may be a version's as well
     (tracked / "full").mkdir()
     (tracked / "full.npy").mkdir()
     (tracked / "full" / "mine.txt").write_text("precious")

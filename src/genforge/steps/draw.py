@@ -13,7 +13,7 @@ import numpy as np
 
 from genforge import provenance
 from genforge.config import NAME_RULE
-from genforge.files import read_json, replacing, replacing_folder, write_array
+from genforge.files import check_new_folder, read_json, replacing, replacing_folder, write_array
 from genforge.pictures import columns_of, sheet, strip
 from genforge.progress import Bar
 from genforge.provenance import Provenance
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from genforge.models import Model
 
+MODELS = Path("results", "models")  # of a project: a folder a trained recipe
 TOGETHER = 250  # images that are drawn at once
 REGISTERED = re.compile(r"[^@/]+@[^@/]+|[^@/]+/[0-9]+")  # name@alias or name/version
 
@@ -85,8 +86,7 @@ def draw_between(
 
 def origin(model: str, root: Path) -> Provenance:
     """What the images of `model` say of where they came from, but for their seed and number. Arguments as of `draw`."""
-    place = trained_folder(model, root)
-    if place.is_dir():
+    if place := trained_folder(model, root):
         from genforge.trained_folder import digest
 
         card = read_json(place / "model.json")
@@ -95,7 +95,7 @@ def origin(model: str, root: Path) -> Provenance:
         return Provenance(str(card.get("name", place.name)), None, digest(place), 0, 0)
     from genforge.registry import origins
 
-    return origins.origin(root, address(model))
+    return origins.origin(root, address(model, root))
 
 
 def source_of(model: str, root: Path, label: str | None = None) -> Callable[[int, int, int], np.ndarray]:
@@ -104,12 +104,12 @@ def source_of(model: str, root: Path, label: str | None = None) -> Callable[[int
     Raises:
         UserError: there is no such model, or class.
     """
-    if label is not None or trained_folder(model, root).is_dir():
+    if label is not None or trained_folder(model, root):
         with loaded(model, root) as drawing:  # its weights are in memory from here on
             return lambda seed, count, first: drawing.draw(seed, count, first, labels_of_one(drawing, label, count))
     from genforge.registry import registry
 
-    served = registry.load_model(root, address(model))
+    served = registry.load_model(root, address(model, root))
     return lambda seed, count, first: registry.draw(served, count, seed, first, TOGETHER)
 
 
@@ -146,36 +146,42 @@ def loaded(model: str, root: Path) -> Iterator[Model]:
 @contextlib.contextmanager
 def folder_of(model: str, root: Path) -> Iterator[Path]:
     """Where the trained model lies on this machine; a registered one is brought here for the block."""
-    place = trained_folder(model, root)
-    if place.exists():
+    if place := trained_folder(model, root):
         yield place
         return
-    uri = address(model)
+    uri = address(model, root)
     from genforge.registry.registry import own_folder
 
     with own_folder(root, uri) as folder:
         yield folder
 
 
-def trained_folder(model: str, root: Path) -> Path:
-    """Where the trained model `model` lies, if it is one of this machine's: a folder, or a recipe of the project.
+def trained_folder(model: str, root: Path) -> Path | None:
+    """Where the trained model `model` lies, if it is one of this machine's: a folder, or a recipe of the project; None
+    for what can only be registered. A folder of images named like a version (`mnist/3`, of the threes) is no model.
 
     Raises:
         UserError: something lies there that is no model.
     """
-    of_recipe, place = root / "results" / "models" / model, root / model
+    of_recipe, place = root / MODELS / model, root / model
     if NAME_RULE.fullmatch(model) and of_recipe.is_dir() and not place.exists():
         return of_recipe
-    if place.is_file() or (place.is_dir() and not (place / "model.json").is_file()):
+    if (place / "model.json").is_file():
+        return place
+    if place.exists() and not REGISTERED.fullmatch(model):
         raise UserError(
-            f"--model {model}: is no trained model of genforge: that is a folder with model.json and "
-            f"weights.safetensors. Other files (.pt, .pth, .ckpt, .pkl) may hold code, and are never opened"
+            f"{model}: is no trained model of genforge: that is a folder with model.json and weights.safetensors. "
+            f"Other files (.pt, .pth, .ckpt, .pkl) may hold code, and are never opened. A registered model is named "
+            f"with its alias or version, such as digits@staging or digits/3"
         )
-    return place
+    return None
 
 
-def address(model: str) -> str:
+def address(model: str, root: Path) -> str:
     """MLflow's address of a registered model.
+
+    Args:
+        root: the project, whose trained recipes are told where `model` is no name of a registered model.
 
     Raises:
         UserError: `model` is no name of one.
@@ -183,9 +189,11 @@ def address(model: str) -> str:
     if model.startswith("models:/"):
         return model
     if not REGISTERED.fullmatch(model):
+        trained = sorted(path.parent.name for path in (root / MODELS).glob("*/model.json"))
+        here = f" ({nearest(model, trained)})" if trained else ""
         raise UserError(
-            f"--model {model!r}: should be NAME@ALIAS such as digits@staging, NAME/VERSION such as digits/3, "
-            f"a `models:/` address, a trained recipe of this project, or a folder with a trained model such as "
+            f"no model is called {model!r}: name a trained recipe of this project{here}, a registered model such as "
+            f"digits@staging or digits/3, a `models:/` address, or a folder with a trained model such as "
             f"results/models/gan"
         )
     return f"models:/{model}"
@@ -203,8 +211,8 @@ def writer(out: Path, columns: int = 0) -> Callable[[np.ndarray, Provenance], No
     """
     if out.suffix not in ("", ".npy", ".png"):
         raise UserError(f"--out {out}: should end with .png or .npy, or be a folder")
-    if not out.suffix and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: is there already and not an empty folder; name another one")
+    if not out.suffix:
+        check_new_folder(out, "--out")
 
     def write(images: np.ndarray, said: Provenance) -> None:
         with _told_of(out):
