@@ -85,7 +85,7 @@ def test_by_default_those_samplers_are_compared_that_suit_what_was_trained(proje
 @pytest.mark.parametrize(
     ("name", "steps", "chosen", "rule"),
     [
-        ("gaussian", [1], None, "draws an image in one pass"),
+        ("gaussian", [1], None, "in one pass; samplers and their steps can be compared only with a denoiser"),
         ("edn", [1], None, "did you mean `edm`"),
         ("edm", [1], ["heum"], "did you mean `heun`"),
         ("edm", [1], ["one-shot"], "'one-shot' cannot draw from a denoiser network; these can: ddpm, ddim"),
@@ -143,6 +143,8 @@ def test_the_command_tells_programs_what_it_found(
     assert {"sampler", "steps", "fid", "evaluations", "seconds"} <= json.loads(capsys.readouterr().out)["cells"][
         0
     ].keys()
+    assert cli.main(["samplers", "edm", "--steps", "1", "--samplers", "ddim"]) == 0
+    assert "images, evaluations an image\nprotocol " in capsys.readouterr().out  # in one piece, above a narrow table
     assert cli.main(["ema", "edm", "--sigma-rel", "0.1"]) == 0
     assert "as trained" in capsys.readouterr().out
 

@@ -92,7 +92,7 @@ def test_a_grid_shows_each_picture_its_hole_and_what_was_drawn(tmp_path: Path, d
 @pytest.mark.parametrize(
     ("model", "pictures", "mask", "strength", "rule"),
     [
-        ("diffusion", "none.png", None, 0.5, r"none.png cannot be read .*missing"),
+        ("diffusion", "none.png", None, 0.5, r"none.png does not exist; give an image"),
         ("diffusion", "text.txt", None, 0.5, "not an image"),
         ("diffusion", "wide.npy", None, 0.5, r"should hold uint8 \(n, 8, 8, 1\)"),
         ("diffusion", "empty", None, 0.5, "holds no files"),

@@ -19,7 +19,7 @@ from genforge.settings import UserError
 from genforge.steps.project import Project
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 METRIC = "fid"
 EXPORTED = "0."  # what names of the exported network's weights begin with among those that are followed
@@ -115,20 +115,24 @@ def compare(project: Project, name: str, lengths: Sequence[float]) -> Averages:
     return found
 
 
-def averages_table(found: Averages) -> Table:
+def averages_table(found: Averages) -> Group:
     """For a terminal."""
+    from rich.console import Group, RenderableType
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("sigma_rel", title=f"{found.name}: {found.images} images, protocol {found.protocol_name}")
-    table.title_justify = "left"
+    table = Table("sigma_rel")
     table.add_column("FID ± standard error", justify="right")
     for length in found.lengths:
         error = "" if length.fid_error is None else f" ± {length.fid_error:.2f}"
         named = "as trained" if length.sigma_rel is None else f"{length.sigma_rel:g}"
         table.add_row(named, f"{length.fid:.2f}{error}", style="bold" if length == found.best else None)
+    lines: list[RenderableType] = [Text(f"{found.name}: {found.images} images, protocol {found.protocol_name}"), table]
     if found.best.sigma_rel is not None:
-        table.caption = (
-            f"to take the best: training: {{averages: {{choose: {found.best.sigma_rel:g}}}}} in the recipe; the next "
-            f"run finishes the training anew, in seconds"
+        lines.append(
+            Text(
+                f"to take the best: training: {{averages: {{choose: {found.best.sigma_rel:g}}}}} in the recipe; the "
+                f"next run finishes the training anew, in seconds"
+            )
         )
-    return table
+    return Group(*lines)

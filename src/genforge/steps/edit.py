@@ -82,14 +82,14 @@ def edit(model: str, request: Request, images: int, seed: int, out: Path, root: 
     write(_beside(pictures, hole, drawn) if out.suffix == ".png" else drawn, said)
 
 
-def check_denoiser(model: Model, name: str) -> None:
-    """Raises UserError unless the model draws by denoising, step by step."""
+def check_denoiser(model: Model, name: str, what: str = "a picture can be gone on from") -> None:
+    """Raises UserError unless the model draws by denoising, step by step; `what` only then can be done."""
     from genforge.samplers.diffusion import DiffusionSampler
 
     if not isinstance(model.sampler, DiffusionSampler):
         raise UserError(
-            f"{name} draws an image in one pass; a picture can be gone on from only with a denoiser, such as a model "
-            f"of the recipes ddpm, ddim, edm, flow-matching, conditional-edm or few-step"
+            f"{name} draws an image in one pass; {what} only with a denoiser, such as a model of the recipes ddpm, "
+            f"ddim, edm, flow-matching, conditional-edm or few-step"
         )
 
 
@@ -104,6 +104,8 @@ def read_pictures(path: Path, shape: ImageShape, settings: DataSettings) -> np.n
                 f"{shape.channels}), what the model draws"
             )
         return found
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give an image, a folder of images or a uint8 .npy array")
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path} holds no files; give an image, a folder of images or a uint8 .npy array")

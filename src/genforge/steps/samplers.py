@@ -22,7 +22,7 @@ from genforge.settings import Settings, UserError, nearest
 from genforge.steps.project import Project
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from genforge.contracts import Sampler
     from genforge.models import Model
@@ -93,7 +93,7 @@ def compare(project: Project, name: str, steps: Sequence[int], samplers: Sequenc
     project.recipe(name)  # a mistyped name is told before anything is opened
     folder, evaluation = project.samplers(name), project.config.evaluation
     model = load(project.model(name), target, project.device)
-    check_denoiser(model, name)
+    check_denoiser(model, name, "samplers and their steps can be compared")
     chosen = [_choice(model, sampler, count) for sampler in _names(model, samplers) for count in sorted(set(steps))]
     built = [_built(model, choice) for choice in chosen]  # every mistake is told before anything is drawn
 
@@ -271,22 +271,20 @@ def _pictures(found: Comparison, folder: Path) -> None:
     )
 
 
-def comparison_table(found: Comparison) -> Table:
+def comparison_table(found: Comparison) -> Group:
     """For a terminal: a row a sampler, a column a number of steps."""
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     steps = sorted({cell.steps for cell in found.cells})
-    table = Table(
-        title=f"{found.name}: FID ± standard error, seconds for {found.images} images, evaluations an image\n"
-        f"protocol {found.protocol_name}; {found.machine}",
-        title_justify="left",
-    )
-    table.add_column("sampler")
+    about = f"{found.name}: FID ± standard error, seconds for {found.images} images, evaluations an image"
+    table = Table("sampler")
     for count in steps:
         table.add_column(f"{count} steps", justify="right")
     for name, row in _rows(found).items():
         table.add_row(name, *(_words(row[count]).replace(", ", "\n") if count in row else "" for count in steps))
-    return table
+    return Group(Text(about), Text(f"protocol {found.protocol_name}; {found.machine}"), table)
 
 
 def markdown(found: Comparison) -> str:
