@@ -71,6 +71,7 @@ def test_what_cannot_be_promoted_is_told(digits: Registry, capsys: pytest.Captur
         ("digits/2", "is version 2 already"),
     ):
         assert words in refused(capsys, "promote", model, "--alias", "staging", "--reason", "why not"), model
+    assert "--reason is empty" in refused(capsys, "promote", "digits/3", "--alias", "staging", "--reason", " ")
     assert digits.aliases() == {"staging": 2}
     assert len(digits.history()) == 2
 
@@ -94,6 +95,8 @@ def test_the_history_is_for_people_and_for_programs(digits: Registry, capsys: py
     assert told(capsys, "history", "digits", "--alias", "staging") == moves[:2]
     assert cli.main(["history"]) == 0
     assert "[bold]<script>" in capsys.readouterr().out
+    assert cli.main(["history", "--alias", "stagin"]) == 0  # another one has moved
+    assert "no @stagin of digits has ever moved" in capsys.readouterr().out
 
 
 def test_what_needs_approval_moves_with_somebodys_name_and_that_is_kept(

@@ -10,7 +10,7 @@ from genforge.commands.arguments import Command, json_argument, port, positive, 
 
 
 def _promote_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="NAME/VERSION, NAME@ALIAS, or NAME for NAME@staging")
+    parser.add_argument("model", metavar="MODEL", help="NAME/VERSION, NAME@ALIAS, or NAME for NAME@staging")
     parser.add_argument("--alias", required=True, help="to give it, such as production")
     parser.add_argument("--reason", required=True, help="why, for the history")
     parser.add_argument("--approve", metavar="NAME", help="who has approved it, where registry.approval asks for that")
@@ -26,8 +26,10 @@ def _promote(arguments: argparse.Namespace) -> None:
 
 
 def _rollback_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="the registered model (default: the one of params.yaml)")
-    parser.add_argument("--alias", default="staging", help="which goes back (default: staging)")
+    parser.add_argument(
+        "model", nargs="?", metavar="NAME", help="the registered model (default: the one of params.yaml)"
+    )
+    parser.add_argument("--alias", default="staging", help="what goes back (default: staging)")
     parser.add_argument("--to", type=positive, metavar="VERSION", help="that held it once (default: the one before)")
     parser.add_argument("--reason", default="", help="why, for the history")
     json_argument(parser)
@@ -42,8 +44,10 @@ def _rollback(arguments: argparse.Namespace) -> None:
 
 
 def _history_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="the registered model (default: the one of params.yaml)")
-    parser.add_argument("--alias", help="of this alone (default: of all)")
+    parser.add_argument(
+        "model", nargs="?", metavar="NAME", help="the registered model (default: the one of params.yaml)"
+    )
+    parser.add_argument("--alias", help="the moves of this one alone (default: of all)")
     json_argument(parser)
 
 
@@ -51,17 +55,22 @@ def _history(arguments: argparse.Namespace) -> None:
     from genforge.steps.aliases import history, moves_table
     from genforge.steps.project import Project
 
-    moves = history(Project.load(), arguments.model, arguments.alias)
+    project = Project.load()
+    model = arguments.model or project.config.data.name
+    moves = history(project, model, arguments.alias)
     if arguments.json:
         print(json.dumps(moves, indent=2))
     elif moves:
         print_table(moves_table(moves))
     else:
-        print("no alias has ever moved; `genforge run` moves the first ones")
+        named = f"@{arguments.alias}" if arguments.alias else "alias"
+        print(f"no {named} of {model} has ever moved; `genforge run` moves the first aliases")
 
 
 def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("alias", nargs="?", default="staging", help="ALIAS, or NAME@ALIAS (default: staging)")
+    parser.add_argument(
+        "alias", nargs="?", metavar="ALIAS", default="staging", help="ALIAS, or NAME@ALIAS (default: staging)"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE.svg", help="draw the chain, too")
     json_argument(parser)
 
@@ -76,7 +85,9 @@ def _lineage(arguments: argparse.Namespace) -> None:
 
 def _ui_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=port, default=5000, help="of MLflow on 127.0.0.1 (default: 5000)")
-    parser.add_argument("--search-port", type=port, help="of Optuna's dashboard on 127.0.0.1 (default: --port + 1)")
+    parser.add_argument(
+        "--search-port", type=port, metavar="PORT", help="of Optuna's dashboard on 127.0.0.1 (default: --port + 1)"
+    )
 
 
 def _ui(arguments: argparse.Namespace) -> None:

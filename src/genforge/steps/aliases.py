@@ -36,7 +36,9 @@ def promote(project: Project, model: str, alias: str, reason: str, approved_by: 
         UserError: there is no such model, version or alias; it holds the alias already; nobody has approved it who
             would have to; or somebody was faster.
     """
-    approval = checked_approval(project, alias, approved_by)
+    approval, reason = checked_approval(project, alias, approved_by), _checked(reason)
+    if not reason:
+        raise UserError("--reason is empty; say why, for the history: no gate has looked at this move")
     found = _MODEL.fullmatch(model)
     if found is None:
         raise UserError(f"{model!r}: should be NAME, NAME@ALIAS or NAME/VERSION, such as digits@staging or digits/3")
@@ -52,7 +54,7 @@ def promote(project: Project, model: str, alias: str, reason: str, approved_by: 
     evidence: dict[str, Any] = {"by": "hand", "candidate": registry.version(number).scores, **approval}
     if expected is not None:
         evidence["holder"] = registry.version(expected).scores
-    return announced(_told(registry, registry.move(alias, number, expected, _checked(reason), evidence)))
+    return announced(_told(registry, registry.move(alias, number, expected, reason, evidence)))
 
 
 def checked_approval(project: Project, alias: str, approved_by: str | None) -> dict[str, Any]:
@@ -138,6 +140,7 @@ def _approved(move: Mapping[str, Any]) -> str:
 
 
 def _checked(reason: str) -> str:
+    reason = reason.strip()
     if len(reason) > LONGEST_REASON:
         raise UserError(f"--reason has {len(reason)} characters; {LONGEST_REASON} is the most: put the rest elsewhere")
     return reason
