@@ -115,9 +115,28 @@ def test_a_wrong_recipe_is_told_with_its_nearest_name(tmp_path: Path, entry: str
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
-@pytest.mark.parametrize("arguments", [("run", "--jobs", "0"), ("run", "--jobs", "-2"), ("ui", "--port", "65536")])
-def test_a_number_out_of_range_is_told(arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--jobs", "0"),
+        ("run", "--jobs", "-2"),
+        ("ui", "--port", "65536"),
+        ("sample", "-n", "0"),
+        ("sample", "--seed", "-1"),
+        ("augment", "--seed", str(2**63)),
+        ("drift", "--out", "drift.jpg"),
+        ("compare", "--out", __file__),
+        ("latent", "--out", __file__),
+    ],
+)
+def test_what_an_option_cannot_be_is_told_before_any_work(arguments: tuple[str, ...]) -> None:
     assert_told_without_traceback(genforge(*arguments), arguments[1], f"'{arguments[2]}'")
+
+
+def test_a_place_that_the_machine_refuses_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("recipes: {gan: {from: hinge-sngan}}\n")
+    (tmp_path / "results").write_text("a file in the place of a folder")
+    assert_told_without_traceback(genforge("step", "resolve", cwd=tmp_path), "results", "name another place")
 
 
 def test_a_folder_that_is_no_project_is_told_so(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -16,6 +17,16 @@ from genforge.files import write_json
 from genforge.settings import UserError
 
 COMMANDS = {**pipeline.COMMANDS, **judging.COMMANDS, **drawing.COMMANDS, **registry.COMMANDS}
+REFUSED = (  # what this machine says of a place, whatever program asks
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.EDQUOT,
+)
 FAILURE = "GENFORGE_FAILURE"  # a file in which a flow wants to read why a step failed
 
 
@@ -47,6 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            words = f"{error.filename or 'a file'}: {error.strerror}; name another place, or see to this one"
+            print(f"error: {words}", file=sys.stderr)
+            _tell_flow("user", words)
+            return EXIT_USER
         traceback.print_exc()
         passing = isinstance(error, ConnectionError | TimeoutError)
         _tell_flow("passing" if passing else "failure", "".join(traceback.format_exception_only(error)).strip())

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -27,6 +28,27 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"should be a whole number, 1 or more, not {text!r}")
     return int(text)
+
+
+def seed(text: str) -> int:
+    """A sampling seed, for argparse."""
+    if not text.isdecimal() or int(text) >= 2**63:
+        raise argparse.ArgumentTypeError(f"should be a whole number from 0 to 2^63 - 1, not {text!r}")
+    return int(text)
+
+
+def png(text: str) -> Path:
+    """A picture to write, for argparse: what it is cannot be told when the work has been done."""
+    if not text.endswith(".png") or Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"should be a file whose name ends with .png, not {text!r}")
+    return Path(text)
+
+
+def folder(text: str) -> Path:
+    """A folder to write into, for argparse."""
+    if Path(text).exists() and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"should be a folder, and {text!r} is a file")
+    return Path(text)
 
 
 def several(one: Callable[[str], T]) -> Callable[[str], list[T]]:

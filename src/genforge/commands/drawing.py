@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from genforge.commands.arguments import EXIT_FAILED, Command, json_argument, positive, print_table
+from genforge.commands.arguments import EXIT_FAILED, Command, folder, json_argument, png, positive, print_table, seed
 from genforge.settings import UserError
 
 
@@ -16,10 +16,13 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     what = "a registered model (digits@staging, digits/3, models:/digits@staging), a trained recipe or a trained folder"
     parser.add_argument("address", nargs="?", metavar="MODEL", help=what)
     parser.add_argument("--model", metavar="MODEL", help="the same, by name")
-    parser.add_argument("-n", "--images", type=int, default=64, help="how many (default: 64)")
-    parser.add_argument("--seed", type=int, default=0, help="image i of a seed is always the same image (default: 0)")
+    parser.add_argument("-n", "--images", type=positive, default=64, metavar="N", help="how many (default: 64)")
+    parser.add_argument("--seed", type=seed, default=0, help="image i of a seed is always the same image (default: 0)")
     parser.add_argument(
-        "--out", type=Path, default=Path("grid.png"), help="a .png grid, a .npy array, or a folder of PNGs"
+        "--out",
+        type=Path,
+        default=Path("grid.png"),
+        help="a .png grid, a .npy array, or a folder of PNGs, new or empty (default: grid.png)",
     )
     parser.add_argument(
         "--label", metavar="CLASS", help="draw this class alone, of a conditional model: name or number"
@@ -37,7 +40,7 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
         help="-n strips of so many images instead, each on the way from one image to the next one of the seed, or to "
         "the same one of --to-seed; of models that draw from a latent in one pass",
     )
-    parser.add_argument("--to-seed", type=int, metavar="SEED", help="with --interpolate: where the strips lead")
+    parser.add_argument("--to-seed", type=seed, metavar="SEED", help="with --interpolate: where the strips lead")
     given = parser.add_argument_group(
         "pictures that are given", "of a model that denoises: an image, a folder of images or a .npy array"
     )
@@ -100,10 +103,18 @@ def _sample(arguments: argparse.Namespace) -> None:
 
 
 def _latent_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a trained recipe, or a folder with a trained model")
-    parser.add_argument("--out", type=Path, default=Path("latent"), help="folder for the pictures (default: latent)")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a trained recipe of params.yaml, or a trained folder; registered models carry no encoder",
+    )
+    parser.add_argument(
+        "--out", type=folder, default=Path("latent"), metavar="FOLDER", help="for the pictures (default: latent)"
+    )
     parser.add_argument("--encode", action="store_true", help="write codes.npy there too: those of the held-out images")
-    parser.add_argument("--decode", type=Path, metavar="CODES", help="a .npy of codes, to be drawn into decoded.npy")
+    parser.add_argument(
+        "--decode", type=Path, metavar="CODES.npy", help="draw the images of these codes into decoded.npy"
+    )
     json_argument(parser)
 
 
@@ -116,17 +127,19 @@ def _latent(arguments: argparse.Namespace) -> None:
 
 
 def _augment_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="conditional: a recipe, a trained folder, or a registered model")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a conditional one: a recipe, a trained folder, or a registered model"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="new or empty; gets a folder a class")
     parser.add_argument("--count", type=positive, required=True, metavar="N", help="images in all")
-    parser.add_argument("--seed", type=int, default=0, help="image i of a seed is always the same image (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="image i of a seed is always the same image (default: 0)")
     parser.add_argument(
         "--measure",
         action="store_true",
         help="train classifiers on real images, on these and on both, and test them on held-out real ones",
     )
     parser.add_argument(
-        "--repeats", type=positive, default=3, metavar="N", help="--measure: trainings on each (default: 3)"
+        "--repeats", type=positive, default=3, metavar="N", help="with --measure: trainings on each (default: 3)"
     )
     json_argument(parser)
 
@@ -143,9 +156,10 @@ def _augment(arguments: argparse.Namespace) -> None:
 
 
 def _anomaly_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, help="a folder of images, an image, or a uint8 .npy array")
+    parser.add_argument("path", type=Path, metavar="PATH", help="a folder of images, an image, or a uint8 .npy array")
     parser.add_argument(
         "--model",
+        metavar="MODEL",
         help="a recipe of params.yaml, a trained folder, or a registered model such as digits@staging "
         "(default: of the trained recipes, the one that finds held-out images likeliest)",
     )
@@ -156,7 +170,7 @@ def _anomaly_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: likelihood)",
     )
     parser.add_argument("--against", type=Path, metavar="PATH", help="normal images (default: the held-out ones)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="a .png to write, the strangest images first")
+    parser.add_argument("--picture", type=png, metavar="FILE.png", help="to write, the strangest images first")
     json_argument(parser)
 
 
@@ -171,7 +185,7 @@ def _anomaly(arguments: argparse.Namespace) -> None:
 
 
 def _provenance_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="a picture: PNG, JPEG, WebP, BMP, TIFF or GIF")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a picture: PNG, JPEG, WebP, BMP, TIFF or GIF")
     json_argument(parser)
 
 

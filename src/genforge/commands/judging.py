@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from genforge.commands.arguments import Command, json_argument, positive, print_table, several
+from genforge.commands.arguments import Command, folder, json_argument, png, positive, print_table, several
 
 
 def _leaderboard(arguments: argparse.Namespace) -> None:
@@ -19,7 +19,9 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
 
 
 def _gates_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a recipe of params.yaml, or a registered NAME@ALIAS")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a recipe of params.yaml, or NAME@ALIAS: why the alias moved or stayed"
+    )
     json_argument(parser)
 
 
@@ -35,6 +37,7 @@ def _judge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path",
         type=Path,
+        metavar="PATH",
         help="a folder of images, or a uint8 .npy array (images, height, width, channels); of points float32 (n, 2)",
     )
     json_argument(parser)
@@ -52,11 +55,11 @@ def _judge(arguments: argparse.Namespace) -> None:
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     names = "a recipe of params.yaml, NAME@ALIAS, NAME/VERSION, or a folder with a trained model"
-    parser.add_argument("first", help=names)
-    parser.add_argument("second", help="the same")
+    parser.add_argument("first", metavar="FIRST", help=names)
+    parser.add_argument("second", metavar="SECOND", help="the same")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=folder,
         metavar="FOLDER",
         help="of the page: new, empty, or an earlier page's (default: below results/comparisons)",
     )
@@ -74,8 +77,10 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _drift_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, help="a folder of images, or a uint8 .npy array")
-    parser.add_argument("--out", type=Path, default=Path("drift.png"), help="the picture (default: drift.png)")
+    parser.add_argument("path", type=Path, metavar="PATH", help="a folder of images, or a uint8 .npy array")
+    parser.add_argument(
+        "--out", type=png, default=Path("drift.png"), metavar="FILE.png", help="the picture (default: drift.png)"
+    )
     json_argument(parser)
 
 

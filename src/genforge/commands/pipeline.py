@@ -41,7 +41,9 @@ def _run(arguments: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "pipelines.retrain"]
     command += ["--jobs", str(arguments.jobs)] if arguments.jobs else []
     if not Path("pipelines/retrain.py").is_file():
-        raise UserError(f"{Path.cwd()} holds no pipelines/retrain.py; run genforge in the project's folder")
+        raise UserError(
+            f"{Path.cwd()} holds no pipelines/retrain.py; run genforge in the project's folder, a clone of genforge"
+        )
     os.execv(sys.executable, command)  # noqa: S606  a list of arguments: no shell sees it
 
 
@@ -50,7 +52,7 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = f"steps:\n{lines}\n\n`dvc repro` runs those that are out of date, in order."
     parser.add_argument("step", choices=list(STEPS), metavar="STEP", help="see below")
-    parser.add_argument("name", nargs="?", help="the recipe, for steps that work on one")
+    parser.add_argument("name", nargs="?", metavar="RECIPE", help="for steps that work on one")
 
 
 def _step(arguments: argparse.Namespace) -> None:
@@ -89,7 +91,8 @@ def _preset_arguments(parser: argparse.ArgumentParser) -> None:
     from genforge.steps.preset import names
 
     parser.add_argument("name", choices=names(), metavar="NAME", help=", ".join(names()))
-    parser.add_argument("--out", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    parser.add_argument("--out", type=Path, default=Path("params.yaml"), metavar="FILE", help="what is written "
+                        "(default: params.yaml)")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
                         help="what it is sized for (default: auto, the GPU where there is one)")  # fmt: skip
     parser.add_argument("--folder", type=Path, metavar="PATH", help="my-images, celeba: where the images lie; its name "

@@ -245,7 +245,8 @@ def kept_verdict(project: Project, model: str) -> dict[str, Any]:
             known = ", ".join(sorted(found.stem for found in project.verdicts.glob("*.json"))) or "none"
             raise UserError(f"no verdict on alias {alias!r} is kept; there are: {known} (`genforge step register`)")
         return dict(read_json(path))
-    project.recipe(name)
+    if _is_baseline(project, name) and not (project.gates / f"{name}.json").is_file():
+        raise UserError(f"{name} is a baseline: it is there to be beaten, holds no alias, and no gate is asked of it")
     verdict = own_verdict(project, name)
     offered = [read_json(path) for path in sorted(project.verdicts.glob("*.json"))]
     verdict["aliases"] = {

@@ -99,7 +99,8 @@ def show(project: Project, model: str, out: Path, encode: bool = False, decode: 
     if not (folder / "model.json").is_file():
         raise UserError(
             f"{model!r} is no trained model here: name a recipe of params.yaml that was trained "
-            f"({', '.join(sorted(project.config.recipes))}), or a folder with model.json"
+            f"({', '.join(sorted(project.config.recipes))}), or a folder with model.json; registered models carry no "
+            f"encoder"
         )
     networks = load(folder, target, project.device, companions=True).networks
     space, prepared = LatentSpace.of(networks), Prepared.open(project.prepared)
