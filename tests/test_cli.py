@@ -10,8 +10,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
-from genforge import cli
+from genforge import catalog, cli
 from genforge.cli import COMMANDS
 from genforge.commands.pipeline import STEPS
 
@@ -63,7 +64,18 @@ def test_recipes_are_listed_for_people_and_for_programs() -> None:
     assert {"hinge-sngan", "vae", "ddpm", "box", "gaussian", "mixture"} <= names
     assert all(row["description"] and row["source"] and row["family"] for row in rows)
     table = genforge("recipes").stdout
-    assert all(name in table for name in names)
+    assert all(name in table for name in names) and len(table.splitlines()) == len(rows) + 3  # a line a recipe
+
+
+def test_a_recipe_is_shown_as_it_is_written_and_with_every_setting() -> None:
+    shown, full = (
+        yaml.safe_load(genforge("recipes", "vae").stdout),
+        json.loads(genforge("recipes", "vae", "--json").stdout),
+    )
+    assert shown == catalog.read_library("vae")
+    for part in ("networks", "objective", "training"):  # nothing of the file is lost, and defaults join it
+        assert catalog.merge(full[part], shown[part]) == full[part] != shown[part]
+    assert_told_without_traceback(genforge("recipes", "vea"), "'vea'", "did you mean `vae`?")
 
 
 def test_a_wrong_file_stops_before_any_work(tmp_path: Path) -> None:

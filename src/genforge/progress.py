@@ -18,6 +18,7 @@ SECONDS_BETWEEN_LINES = 10.0  # on a screen that is no terminal
 SECONDS_BETWEEN_FRAMES = 0.1  # on a terminal
 SECONDS_BETWEEN_REPORTS = 0.25  # to a flow
 CHANNEL = "GENFORGE_PROGRESS"
+PIPED_COLUMNS = 160  # of tables where no terminal says how wide: a leaderboard with likelihoods keeps a line a row
 
 T = TypeVar("T")
 

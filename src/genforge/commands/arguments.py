@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from genforge.progress import PIPED_COLUMNS
+
 T = TypeVar("T")
 EXIT_USER, EXIT_FAILED = 2, 1
 
@@ -75,4 +77,4 @@ def json_argument(parser: argparse.ArgumentParser) -> None:
 def print_table(table: object) -> None:
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS).print(table)

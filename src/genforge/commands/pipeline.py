@@ -77,12 +77,18 @@ def _step(arguments: argparse.Namespace) -> None:
 
 
 def _recipes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="show this one: its file, or with --json every setting that it has"
+    )
     json_argument(parser)
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
-    from genforge.steps.recipes import list_recipes, recipes_table
+    from genforge.steps.recipes import in_full, list_recipes, recipes_table, text_of
 
+    if arguments.name is not None:
+        print(json.dumps(in_full(arguments.name), indent=2) if arguments.json else text_of(arguments.name).rstrip())
+        return
     rows = list_recipes()
     print(json.dumps(rows, indent=2)) if arguments.json else print_table(recipes_table(rows))
 
@@ -142,7 +148,7 @@ def _doctor(arguments: argparse.Namespace) -> None:
 COMMANDS = {
     "run": Command("run the whole pipeline as a flow; what is up to date is left alone", _run_arguments, _run),
     "step": Command("run one step by itself", _step_arguments, _step),
-    "recipes": Command("list the library of ready recipes", _recipes_arguments, _recipes),
+    "recipes": Command("list the library of ready recipes, or show one", _recipes_arguments, _recipes),
     "preset": Command("write a params.yaml to begin with, for a data set and a device", _preset_arguments, _preset),
     "doctor": Command("find what killed processes have left, and mend it with --fix", _doctor_arguments, _doctor),
 }

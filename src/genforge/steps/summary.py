@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from genforge.files import read_json
+from genforge.progress import PIPED_COLUMNS
 from genforge.steps.project import Project
 
 NEXT = (
     ("genforge ui", "compare runs in MLflow, and trials in Optuna's dashboard"),
-    ("genforge sample --model {model}@staging -n 64 --out grid.png", "draw from the staged model"),
+    ("genforge sample {model}@staging -n 64 --out grid.png", "draw from the staged model"),
     ("genforge judge PATH", "score any folder of images by the same judge"),
     ("genforge recipes", "the library of ready recipes for params.yaml"),
     ("dvc repro", "the same stages by hand; now it finds nothing to do"),
@@ -26,7 +27,7 @@ def summarise(project: Project, headline: str) -> None:
 
     from genforge.evaluation.leaderboard import render
 
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS, highlight=False)
     registered = read_json(project.registered)
     console.print(headline, style="bold")
     console.print()
@@ -45,8 +46,9 @@ def summarise(project: Project, headline: str) -> None:
     console.print(
         "\nTo try next" + ("" if _activated() else ", after `. .venv/bin/activate`"), style="bold", markup=False
     )
-    for command, meaning in NEXT:
-        console.print(f"  {command.format(model=name):62} {meaning}", soft_wrap=True, markup=False)
+    commands = [command.format(model=name) for command, _ in NEXT]
+    for command, (_, meaning) in zip(commands, NEXT, strict=True):
+        console.print(f"  {command:{max(map(len, commands))}}  {meaning}", soft_wrap=True, markup=False)
 
 
 def pictures(results: Path) -> Iterator[tuple[str, str]]:
