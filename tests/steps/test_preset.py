@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from genforge.cli import main
 from genforge.config import load
@@ -87,7 +88,14 @@ def test_a_preset_is_fitted_to_its_folder(tmp_path: Path) -> None:
     assert (load(path).data.folder, load(path).data.name) == (folder.name, "my-flowers")
     assert "# names the MLflow experiment" in path.read_text()
     (tmp_path / "my-images").mkdir()
-    (tmp_path / "my-images" / "1.jpg").touch()
+    for number in range(2):
+        Image.new("L", (28, 28)).save(tmp_path / "my-images" / f"gray-{number}.png")
+    said = preset.write("my-images", "cpu", path, force=True)
+    assert "gray" in said[0] and "28x28" in said[1]
+    assert (load(path).data.channels, load(path).data.image_size) == (1, 28)
+    Image.new("RGB", (28, 40)).save(tmp_path / "my-images" / "other.png")
+    assert len(preset.write("my-images", "cpu", path, force=True)) == 2  # they are few
+    assert (load(path).data.channels, load(path).data.image_size) == (3, 32)
     assert "the judge needs 50" in preset.write("my-images", "cpu", path, force=True)[1]
     assert load(path).evaluation.images == 50
     with pytest.raises(UserError, match="tins reads no folder"):

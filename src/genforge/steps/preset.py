@@ -7,18 +7,23 @@ over NAME.yaml in the same way. So a setting that is new in params.yaml is in ev
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from genforge.files import write_text
 from genforge.settings import UserError, nearest
+from genforge.shapes import SMALLEST
 
 FOLDER = Path(__file__).parents[1] / "presets"
 WHOLE = "digits"  # the preset that holds every block
 DEVICES = ("cpu", "gpu")
 SOUND = 0.95  # share of a folder's files that are counted on to be images, each of its own
+LOOKED_AT = 64  # files of a folder, at most, whose heads say what its images are
+GRAY = ("1", "L", "LA", "I;16")  # modes of Pillow
 LEAST = 50  # held-out images that the judge needs
 _NO_NAME = re.compile(r"^[^a-z]+|[^a-z0-9]+")  # what cannot stand in a name, see config.NAME_RULE
 _KEY = re.compile(r"^([a-z_]+):")
@@ -103,7 +108,10 @@ def _fitted(text: str, folder: Path | None, root: Path) -> tuple[str, list[str]]
         return text, said
     from genforge.data.image_folder import files_below  # brings polars, for which `genforge --help` has no time
 
-    count, wanted = sum(1 for _ in files_below(place)), values["evaluation"]["images"]
+    files = list(files_below(place))
+    text, seen = _fitted_to_looks(text, values["data"], [place / file for file in files])
+    said += seen
+    count, wanted = len(files), values["evaluation"]["images"]
     held_out = int(SOUND * values["data"]["test"] * count) // 10 * 10
     if held_out < wanted:
         images = max(held_out, LEAST)
@@ -113,6 +121,31 @@ def _fitted(text: str, folder: Path | None, root: Path) -> tuple[str, list[str]]
         said.append(
             f"warning: {count} files are few; the judge needs {LEAST} held-out ones: add some, or raise data.test"
         )
+    return text, said
+
+
+def _fitted_to_looks(text: str, data: dict[str, Any], files: list[Path]) -> tuple[str, list[str]]:
+    """A preset's text with the channels and the side that its images have by themselves, where some of them, from all
+    over the folder, agree on it; and what that is, in words. Only the head of each file is read. A side above the
+    preset's own would take more time than it is sized for, and stays to be chosen."""
+    from PIL import Image
+
+    gray, sizes = True, set()
+    for file in filter(Path.is_file, files[:: -(-len(files) // LOOKED_AT) or 1]):
+        with (
+            contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError),  # prepare tells why
+            Image.open(file) as head,
+        ):
+            sizes.add(head.size)
+            gray = gray and head.mode in GRAY
+    said = []
+    if sizes and gray and data["channels"] == 3:
+        text = _with(text, "data", "channels", "1")
+        said.append("the images are gray, and so will be those that are drawn (data.channels)")
+    side = next(iter(sizes))[0] if len(sizes) == 1 else 0
+    if sizes == {(side, side)} and SMALLEST <= side < data["image_size"] and side % 4 == 0:
+        text = _with(text, "data", "image_size", str(side))
+        said.append(f"all that were looked at are {side}x{side}, and stay so (data.image_size)")
     return text, said
 
 
