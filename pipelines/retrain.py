@@ -53,7 +53,8 @@ def _check_folder(project: Project) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0: all is up to date. 2: a mistake that the user can mend. 1: something failed."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.retrain", description="Bring everything up to date.")
-    parser.add_argument("--jobs", type=positive, default=None, metavar="N", help="stages side by side")
+    parser.add_argument("--jobs", type=positive, default=None, metavar="N", help="stages side by side "
+                        "(default: one for each core, at most 4)")  # fmt: skip
     arguments = parser.parse_args(argv)
     set_environment()
     end_with_owner()

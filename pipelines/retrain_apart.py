@@ -229,7 +229,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--trigger", choices=TRIGGERS, default="anything", help="what there has to be (default: any)")
     parser.add_argument("--branch", help="what is retrained (default: schedule.branch, else what is checked out)")
-    parser.add_argument("--jobs", type=positive, default=None, metavar="N", help="stages side by side")
+    parser.add_argument("--jobs", type=positive, default=None, metavar="N", help="stages side by side "
+                        "(default: one for each core, at most 4)")  # fmt: skip
     arguments = parser.parse_args(argv)
     end_with_owner()
 

@@ -149,7 +149,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--on-data", type=positive, metavar="SECONDS", help="instead of schedule.on_data")
     parser.add_argument("--on-drift", type=positive, metavar="SECONDS", help="instead of schedule.on_drift")
     parser.add_argument("--branch", help="what is retrained (default: schedule.branch, else what is checked out)")
-    parser.add_argument("--jobs", type=positive, default=None, metavar="N", help="stages side by side")
+    parser.add_argument("--jobs", type=positive, default=None, metavar="N", help="stages side by side "
+                        "(default: one for each core, at most 4)")  # fmt: skip
     parser.add_argument("--pool", metavar="NAME", help="leave it to the workers of this work pool, and end")
     parser.add_argument("--folder", metavar="PATH", help="with --pool: where workers find this project (default: here)")
     arguments = parser.parse_args(argv)
