@@ -137,6 +137,7 @@ def test_a_wrong_recipe_is_told_with_its_nearest_name(tmp_path: Path, entry: str
         ("sample", "--seed", "-1"),
         ("augment", "--seed", str(2**63)),
         ("drift", "--out", "drift.jpg"),
+        ("drift", "--out", f"{__file__}/drift.png"),
         ("compare", "--out", __file__),
         ("latent", "--out", __file__),
     ],
@@ -157,6 +158,7 @@ def test_a_folder_that_is_no_project_is_told_so(tmp_path: Path) -> None:
     assert_told_without_traceback(genforge("leaderboard", cwd=tmp_path), "params.yaml")
     assert_told_without_traceback(genforge("run", cwd=tmp_path), "pipelines/retrain.py")
     assert_told_without_traceback(genforge("step", "prepair", cwd=tmp_path), "prepair")
+    assert_told_without_traceback(genforge("step", "prepare", "gan", cwd=tmp_path), "step prepare", "leave out 'gan'")
 
 
 def test_a_result_that_is_not_there_yet_names_what_makes_it(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ REFUSED = (  # what this machine says of a place, whatever program asks
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
+    errno.EEXIST,
     errno.ENOTDIR,
     errno.EISDIR,
     errno.ENAMETOOLONG,

@@ -6,6 +6,7 @@ Everything heavy is imported inside the functions, so that `genforge --help` ans
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,14 +44,22 @@ def png(text: str) -> Path:
     """A picture to write, for argparse: what it is cannot be told when the work has been done."""
     if not text.endswith(".png") or Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"should be a file whose name ends with .png, not {text!r}")
-    return Path(text)
+    return _with_room(Path(text))
 
 
 def folder(text: str) -> Path:
     """A folder to write into, for argparse."""
     if Path(text).exists() and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"should be a folder, and {text!r} is a file")
-    return Path(text)
+    return _with_room(Path(text))
+
+
+def _with_room(path: Path) -> Path:
+    """The path, when something may be made there."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
+        raise argparse.ArgumentTypeError(f"{str(path)!r} cannot be written: {there} is no folder that you may write to")
+    return path
 
 
 def several(one: Callable[[str], T]) -> Callable[[str], list[T]]:

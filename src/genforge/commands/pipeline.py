@@ -28,6 +28,7 @@ STEPS = {
     "report": "make the report and its pictures",
     "register": "register the best models and move the aliases",
 }
+OF_ONE_RECIPE = ("search", "train", "sample", "evaluate", "gates")  # steps that take its name; gates may go without
 SECONDS_FOR_A_DYING_ONE = 8.0  # a stage whose owner was killed ends within 5: the next one waits for that
 
 
@@ -56,6 +57,8 @@ def _step_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _step(arguments: argparse.Namespace) -> None:
+    if arguments.name is not None and arguments.step not in OF_ONE_RECIPE:
+        raise UserError(f"step {arguments.step}: is of all recipes alike; leave out {arguments.name!r}")
     from genforge.locks import alone
     from genforge.ownership import end_with_owner, stop_on_signals
     from genforge.parallel import is_first
