@@ -66,7 +66,7 @@ class Graph:
         except DvcException as error:
             if any(phrase in str(error) for phrase in BUSY):
                 raise UserError(who_is_busy(str(error), root)) from error
-            raise UserError(f"DVC cannot read the pipeline: {error}") from error
+            raise _unreadable(error) from error
         except (OSError, UnicodeError) as error:  # a link to nothing among the user's images, or a name like b"\xff"
             raise UserError(
                 f"DVC cannot read what a stage depends on: {error}; mend, rename or remove that file"
@@ -113,12 +113,20 @@ def out_of_date(root: Path) -> dict[str, str]:
                 if stage.cmd and stage.changed(allow_missing=True, upstream=upstream):
                     found[name] = _what_changed(stage)
     except DvcException as error:
-        raise UserError(f"DVC cannot read the pipeline: {error}") from error
+        raise _unreadable(error) from error
     except (OSError, UnicodeError) as error:
         raise UserError(
             f"DVC cannot read what a stage depends on: {error}; mend, rename or remove that file"
         ) from error
     return found
+
+
+def _unreadable(error: Exception) -> UserError:
+    """What DVC has against the pipeline, with what to do about what a newcomer meets: a downloaded archive."""
+    remedy = ""
+    if "is not a git repository" in str(error):
+        remedy = "; versions are kept with git: work in a clone, or say `git init`, `git add -A` and `git commit` here"
+    return UserError(f"DVC cannot read the pipeline: {error}{remedy}")
 
 
 def _what_changed(stage: Any) -> str:

@@ -93,6 +93,13 @@ def test_a_broken_pipeline_file_is_a_users_mistake(blank: Path) -> None:
         Graph.read(folder)
 
 
+def test_a_folder_without_git_is_told_what_to_do(blank: Path) -> None:
+    folder = make_project(blank)
+    (folder / ".git").rename(folder / "not-git")  # as in an archive that was downloaded
+    with pytest.raises(UserError, match=r"is not a git repository; .* `git init`"):
+        Graph.read(folder)
+
+
 def test_a_table_of_locks_that_was_cut_off_is_no_hindrance(blank: Path) -> None:
     folder = make_project(blank)
     (folder / ".dvc" / "tmp").mkdir(exist_ok=True)

@@ -119,9 +119,10 @@ def accuracies(project: Project, images: np.ndarray, labels: np.ndarray, repeats
             "values": values.tolist(),
             "per_class": per_class,
         }
+    times = "1 training" if repeats == 1 else f"{repeats} trainings"
     how = (
         f"accuracy on {prepared.count('test')} held-out real images after {settings.steps} steps of "
-        f"{settings.batch_size} images each, classifier of width {settings.width}; {repeats} trainings"
+        f"{settings.batch_size} images each, classifier of width {settings.width}; {times}"
     )
     return {"how": how, **found}
 

@@ -54,7 +54,8 @@ class Request:
 def edit(model: str, request: Request, images: int, seed: int, out: Path, root: Path = Path()) -> None:
     """Write `images` images drawn from the pictures to `out`: image i from picture i modulo how many there are.
 
-    In a `.png` each picture stands first in its row, what is left of it in inpainting second, and then what was drawn.
+    In a `.png` each picture stands first in its row, what is left of it in inpainting second, and then what was drawn;
+    of one picture alone all that follows one another in a square.
 
     Args:
         model, seed, out: as in `genforge.steps.draw.draw`. The model is one of a denoiser.
