@@ -97,10 +97,14 @@ def _drift(arguments: argparse.Namespace) -> None:
 def _samplers_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a trained one of params.yaml that denoises")
     parser.add_argument(
-        "--steps", type=several(positive), default=[5, 10, 20, 50], metavar="N,N,...", help="default: 5,10,20,50"
+        "--steps",
+        type=several(positive),
+        default=[5, 10, 20, 50],
+        metavar="N,N,...",
+        help="numbers of steps (default: 5,10,20,50)",
     )
     parser.add_argument(
-        "--samplers", type=several(str), metavar="NAME,NAME,...", help="default: all that suit what was trained"
+        "--samplers", type=several(str), metavar="NAME,NAME,...", help="which (default: all that suit what was trained)"
     )
     json_argument(parser)
 
