@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from genforge.search.plan import Found, Plan
 
 TRIAL = "genforge.steps.search_trial:open_trials"
+IMAGES, IMAGES_OF_MANY_PASSES = 1000, 200  # that a value is of, where params.yaml does not say
 
 
 def run(project: Project, name: str | None = None) -> None:
@@ -46,8 +47,8 @@ def run(project: Project, name: str | None = None) -> None:
     from genforge.tracking import runs as tracking
 
     state = project.state / "search" / name / _digest(project, recipe)
-    protocol = _protocol(project)
-    parameters, tags = settings.model_dump(), {"protocol": protocol}
+    protocol = _protocol(project, recipe)
+    parameters, tags = {**settings.model_dump(), "images": images_of(project, recipe)}, {"protocol": protocol}
     with tracking.run(project.root, kind="search", name=name, parameters=parameters, tags=tags) as record:
         plan = _plan(project, recipe, name, record.id)
         found = run_search(plan, state, workers=settings.workers, threads=_threads(settings.workers))
@@ -60,12 +61,21 @@ def run(project: Project, name: str | None = None) -> None:
     _forget_others(state)
 
 
-def _protocol(project: Project) -> str:
+def images_of(project: Project, recipe: Recipe) -> int:
+    """How many generated images a value is of."""
+    from genforge.catalog import build_sampler
+
+    if project.config.search.images is not None:
+        return project.config.search.images
+    return IMAGES if build_sampler(recipe.sampler).one_pass else IMAGES_OF_MANY_PASSES
+
+
+def _protocol(project: Project, recipe: Recipe) -> str:
     """The short name of the protocol that trials are judged by."""
     from genforge.evaluation.fidelity import Judge
 
     judge = Judge.open(project.extractor, project.prepared)
-    return judge.protocol(project.config.search.images).name
+    return judge.protocol(images_of(project, recipe)).name
 
 
 def _forget_others(state: Path) -> None:
@@ -109,7 +119,7 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
             "metric": metric,
             "steps": steps,
             "reports": settings.reports,
-            "images": settings.images,
+            "images": images_of(project, recipe),
             "seed": derive(project.config.seed, "search", name),
             "parent": parent,
         },
@@ -117,6 +127,7 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
         better=METRICS[metric].better,
         trials=settings.trials,
         seed=project.config.seed,
+        method=settings.method,
         lease=settings.lease,
         warmup=_warmup(steps, settings.reports),
     )
@@ -147,7 +158,10 @@ def _digest(project: Project, recipe: Recipe) -> str:
             "seed": project.config.seed,
             "device": project.device_of_workers,
             "metric": project.config.registry.metric,
-            "trial": settings.model_dump(include={"steps_share", "reports", "images"}),
+            "trial": {
+                **settings.model_dump(include={"steps_share", "reports", "method"}),
+                "images": images_of(project, recipe),
+            },
         }
     )
 
