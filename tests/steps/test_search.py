@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from genforge import catalog
 from genforge.dimension import Dimension
 from genforge.search.plan import Found, Row
 from genforge.settings import UserError
 from genforge.steps.project import Project
-from genforge.steps.search import _warmup, run, write_trials
+from genforge.steps.search import _warmup, images_of, run, write_trials
 from genforge.training.loop import _spread
 
 KEY = "objective.beta"
@@ -45,6 +46,17 @@ def make_project(root: Path, trials: int) -> Project:
     }
     (root / "params.yaml").write_text(yaml.safe_dump(parameters))
     return Project.load(root)
+
+
+@pytest.mark.parametrize(("given", "of_one_pass", "of_many"), [(None, 1000, 200), (70, 70, 70)])
+def test_values_are_of_more_images_where_an_image_is_one_pass(
+    given: int | None, of_one_pass: int, of_many: int, tmp_path: Path
+) -> None:
+    recipes = {"one": {"from": "vae"}, "many": {"from": "ddpm"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"search": {"images": given}, "recipes": recipes}))
+    project = Project.load(tmp_path)
+    found = [images_of(project, catalog.resolve(name, recipe)) for name, recipe in recipes.items()]
+    assert found == [of_one_pass, of_many]
 
 
 def step(root: Path, *arguments: str) -> str:
