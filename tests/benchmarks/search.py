@@ -70,7 +70,7 @@ def plain(folder: Path, trials: int, seed: int) -> None:
     from genforge.randomness import derive, seed_everything
     from genforge.search.suggestion import suggested
     from genforge.steps.project import Project
-    from genforge.steps.search import images_of
+    from genforge.steps.search_trial import images_of
     from genforge.training.loop import train
     from genforge.training.settings import TrainingSettings
 

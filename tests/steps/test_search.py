@@ -21,15 +21,31 @@ from genforge.dimension import Dimension
 from genforge.search.plan import Found, Row
 from genforge.settings import UserError
 from genforge.steps.project import Project
-from genforge.steps.search import _warmup, images_of, run, write_trials
+from genforge.steps.search import _warmup, run, write_trials
+from genforge.steps.search_trial import images_of
 from genforge.training.loop import _spread
 
 KEY = "objective.beta"
+UNTIL_WORKERS_START = """
+import sys
+from pathlib import Path
+from genforge.search import run
+from genforge.steps import search
+from genforge.steps.project import Project
+
+def workers_start(plan, *arguments, **named):
+    print(plan.name, "with" if "torch" in sys.modules else "without", "torch")
+    sys.exit()
+
+run.run_search = workers_start
+search.run(Project.load(Path()), "vae")
+"""
 
 
 def make_project(root: Path, trials: int) -> Project:
     """A small VAE on digits, judged by a hastily trained extractor."""
     parameters = {
+        "device": "cpu",
         "evaluation": {"images": 50},
         "extractor": {"steps": 20, "width": 8},
         "search": {"trials": trials, "workers": 1, "steps_share": 0.5, "reports": 2, "images": 50},
@@ -168,3 +184,7 @@ def test_a_search_on_digits_from_defaults_to_best(tmp_path: Path) -> None:
     # The trial that was killed has two runs in the tracker, and the second went on where the first had kept itself.
     first, second = sorted((project.state / "runs").glob(f"*-trial-vae-{killed}-*"))
     assert (trained_steps(first), checkpoint, trained_steps(second)) == ([10], 10, [20])
+
+    # Workers start at once: what asks them has not waited for torch.
+    asked = subprocess.run([sys.executable, "-c", UNTIL_WORKERS_START], cwd=tmp_path, capture_output=True, text=True)
+    assert asked.stdout == "vae without torch\n", asked.stderr

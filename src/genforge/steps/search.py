@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from genforge.search.plan import Found, Plan
 
 TRIAL = "genforge.steps.search_trial:open_trials"
-IMAGES, IMAGES_OF_MANY_PASSES = 1000, 200  # that a value is of, where params.yaml does not say
 
 
 def run(project: Project, name: str | None = None) -> None:
@@ -43,15 +42,19 @@ def run(project: Project, name: str | None = None) -> None:
             write_json(folder / "best.json", {"settings": {}, "value": None, "metric": metric, "trials": 0})
         return
 
+    from genforge.evaluation.card import card_for
     from genforge.search.run import run_search
     from genforge.tracking import runs as tracking
 
     state = project.state / "search" / name / _digest(project, recipe)
-    protocol = _protocol(project, recipe)
-    parameters, tags = {**settings.model_dump(), "images": images_of(project, recipe)}, {"protocol": protocol}
-    with tracking.run(project.root, kind="search", name=name, parameters=parameters, tags=tags) as record:
+    card_for(project.extractor, project.prepared)  # a search without its judge is refused before anyone works
+    with tracking.run(project.root, kind="search", name=name, parameters=settings.model_dump()) as record:
         plan = _plan(project, recipe, name, record.id)
         found = run_search(plan, state, workers=settings.workers, threads=_threads(settings.workers))
+        from genforge.steps.search_trial import protocol_of  # torch, which the workers import before and beside us
+
+        protocol = protocol_of(project, recipe)
+        record.tags({"protocol": protocol})
         _say_what_was_found(plan, found)
         with replacing_folder(project.search(name)) as folder:
             _write(folder, name, plan, found, protocol)
@@ -59,23 +62,6 @@ def run(project: Project, name: str | None = None) -> None:
         assert found.best.value is not None
         record.metrics(0, {f"best_{metric}": found.best.value})
     _forget_others(state)
-
-
-def images_of(project: Project, recipe: Recipe) -> int:
-    """How many generated images a value is of."""
-    from genforge.catalog import build_sampler
-
-    if project.config.search.images is not None:
-        return project.config.search.images
-    return IMAGES if build_sampler(recipe.sampler).one_pass else IMAGES_OF_MANY_PASSES
-
-
-def _protocol(project: Project, recipe: Recipe) -> str:
-    """The short name of the protocol that trials are judged by."""
-    from genforge.evaluation.fidelity import Judge
-
-    judge = Judge.open(project.extractor, project.prepared)
-    return judge.protocol(images_of(project, recipe)).name
 
 
 def _forget_others(state: Path) -> None:
@@ -119,7 +105,6 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
             "metric": metric,
             "steps": steps,
             "reports": settings.reports,
-            "images": images_of(project, recipe),
             "seed": derive(project.config.seed, "search", name),
             "parent": parent,
         },
@@ -143,7 +128,7 @@ def _warmup(steps: int, reports: int) -> int:
 
 def _digest(project: Project, recipe: Recipe) -> str:
     """Of all that a trial's value depends on, its own settings aside. How many trials and workers there are is not."""
-    from genforge.data.loading import Prepared
+    from genforge.data.prepared import Prepared
 
     settings = project.config.search
     extractor = sorted(path for path in project.extractor.iterdir() if path.is_file())
@@ -158,10 +143,7 @@ def _digest(project: Project, recipe: Recipe) -> str:
             "seed": project.config.seed,
             "device": project.device_of_workers,
             "metric": project.config.registry.metric,
-            "trial": {
-                **settings.model_dump(include={"steps_share", "reports", "method"}),
-                "images": images_of(project, recipe),
-            },
+            "trial": settings.model_dump(include={"steps_share", "reports", "images", "method"}),
         }
     )
 
