@@ -433,8 +433,9 @@ def _fill_network(choice: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _network_names(choice: Mapping[str, Any]) -> list[str]:
-    inner = getattr(target("network", choice["name"]), "inner", ())
-    return [choice["name"], *(name for key in inner for name in _network_names(choice[key]))]
+    """Of a network and of those within it: told by their names, for to ask its class for `inner` imports torch."""
+    inner = [value for value in choice.values() if isinstance(value, Mapping) and value.get("name") in NETWORKS]
+    return [choice["name"], *(name for value in inner for name in _network_names(value))]
 
 
 def _training_settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -280,11 +280,13 @@ class Draw:
 class Sampler(ABC):
     """Draws images from a trained network. `no_grad` belongs inside: energy sampling needs gradients.
 
-    Class attributes: `kinds` (which kinds of network it can draw from), `settings_type`.
+    Class attributes: `kinds` (which kinds of network it can draw from), `settings_type`, `one_pass` (whether an image
+    is one pass of the network, so that a thousand cost little).
     """
 
     kinds: ClassVar[tuple[str, ...]]
     settings_type: ClassVar[type[Settings]]
+    one_pass: ClassVar[bool] = False
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -21,17 +21,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 from images import SCRATCH
 
 if TYPE_CHECKING:  # each side of the comparison imports for itself, and its time counts
     import optuna
-
-    from genforge.dimension import Dimension
 
 NAME = "searched"
 POLLED = 0.25  # seconds; a trial says itself when it was done
@@ -62,19 +59,6 @@ def step_of(folder: Path, *step: str) -> None:
     subprocess.run([sys.executable, "-m", "genforge.cli", "step", *step], cwd=folder, check=True)
 
 
-def suggested(trial: optuna.Trial, space: Mapping[str, Dimension]) -> dict[str, Any]:
-    """Settings as Optuna's first page asks for them."""
-    chosen: dict[str, Any] = {}
-    for key, dimension in space.items():
-        if dimension.choices is not None:
-            chosen[key] = trial.suggest_categorical(key, list(dimension.choices))
-        else:
-            assert dimension.low is not None and dimension.high is not None
-            suggest = trial.suggest_int if isinstance(dimension.low, int) else trial.suggest_float
-            chosen[key] = suggest(key, dimension.low, dimension.high, log=dimension.log)
-    return chosen
-
-
 def plain(folder: Path, trials: int, seed: int) -> None:
     """A study as Optuna's first page has it; prints the seconds since the process began and the value of each trial."""
     import optuna
@@ -84,7 +68,9 @@ def plain(folder: Path, trials: int, seed: int) -> None:
     from genforge.evaluation.fidelity import Judge
     from genforge.models import Model
     from genforge.randomness import derive, seed_everything
+    from genforge.search.suggestion import suggested
     from genforge.steps.project import Project
+    from genforge.steps.search_trial import images_of
     from genforge.training.loop import train
     from genforge.training.settings import TrainingSettings
 
@@ -92,16 +78,16 @@ def plain(folder: Path, trials: int, seed: int) -> None:
     recipe, settings, prepared = here.recipe(NAME), here.config.search, Prepared.open(here.prepared)
     of_training = derive(seed, "search", NAME)
     data, judge = DeviceData(prepared, seed=of_training), Judge.open(here.extractor, here.prepared)
-    steps = round(settings.steps_share * recipe.training["steps"])
+    steps, images = round(settings.steps_share * recipe.training["steps"]), images_of(here, recipe)
 
     def objective(trial: optuna.Trial) -> float:
-        chosen = suggested(trial, recipe.search.space)
+        chosen = {key: suggested(trial, key, dimension) for key, dimension in recipe.search.space.items()}
         changed = catalog.with_settings(recipe, {**chosen, "training.steps": steps}, "search")
         seed_everything(of_training)
         learned = catalog.build_objective(changed, prepared.shape, len(prepared.classes))
         train(learned, data, TrainingSettings.read(changed.training, "training"), seed=of_training)
         model = Model(learned.exported, catalog.build_sampler(changed.sampler), {})
-        value = judge.score(model.draw(of_training, settings.images), ["fid"])["fid"]
+        value = judge.score(model.draw(of_training, images), ["fid"])["fid"]
         print(json.dumps({"seconds": time.time() - float(os.environ["BEGAN"]), "value": value}), flush=True)
         return value
 

@@ -28,15 +28,17 @@ from typing import Any
 import numpy as np
 import optuna
 from images import SCRATCH
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
-from search import LONGER, NAME, project, suggested
+from search import LONGER, NAME, project
 
 from genforge import catalog
 from genforge.data.loading import DeviceData, Prepared
 from genforge.evaluation.fidelity import Judge
 from genforge.models import Model
 from genforge.randomness import derive, seed_everything
+from genforge.search.plan import Method, Plan
+from genforge.search.suggestion import suggest, suggested
 from genforge.steps.project import Project
 from genforge.steps.search import defaults_of
 from genforge.training.failure import TrainingFailed
@@ -49,7 +51,7 @@ PLAIN, OURS = (3.5, 5.5), (4.6, 5.0)
 OF_A_LOOK = 0.03
 
 
-def gather(folder: Path, recipe_name: str, trials: int, seed: int, into: Path) -> None:
+def gather(folder: Path, recipe_name: str, trials: int, seed: int, into: Path, *, images: int) -> None:
     """Append so many real trials to the file."""
     project(folder, recipe_name, trials, 1, seed)
     here = Project.load(folder)
@@ -60,7 +62,8 @@ def gather(folder: Path, recipe_name: str, trials: int, seed: int, into: Path) -
     study = optuna.create_study(sampler=RandomSampler(seed=seed))
     study.enqueue_trial(defaults_of(NAME, recipe))
     for _ in range(trials):
-        chosen = suggested(study.ask(), recipe.search.space)
+        asked = study.ask()
+        chosen = {key: suggested(asked, key, dimension) for key, dimension in recipe.search.space.items()}
         changed = catalog.with_settings(recipe, {**chosen, "training.steps": steps}, "search")
         seed_everything(of_training)
         learned = catalog.build_objective(changed, prepared.shape, len(prepared.classes))
@@ -68,7 +71,7 @@ def gather(folder: Path, recipe_name: str, trials: int, seed: int, into: Path) -
         values: list[float] = []
 
         def observe(step: int, network: object, model: Model = model, values: list[float] = values) -> None:
-            values.append(judge.score(model.draw(of_training, settings.images), ["fid"])["fid"])
+            values.append(judge.score(model.draw(of_training, images), ["fid"])["fid"])
 
         training = TrainingSettings.read(changed.training, "training")
         try:
@@ -109,10 +112,14 @@ class Landscape:
         mean = self.middle + self.kernel(self._coordinates(settings)[None], self.seen)[0] @ self.weights
         return np.exp(mean + self.left[random.integers(len(self.left))])
 
+    def settings(self, trial: optuna.Trial) -> dict[str, Any]:
+        """What a trial has, or gets now."""
+        return {key: suggested(trial, key, dimension) for key, dimension in self.space.items()}
+
     def best_settings(self) -> dict[str, Any]:
         """Of many at random, those with the least mean at the end."""
         study = optuna.create_study(sampler=RandomSampler(seed=0))
-        drawn = [suggested(study.ask(), self.space) for _ in range(2000)]
+        drawn = [self.settings(study.ask()) for _ in range(2000)]
         places = np.array([self._coordinates(settings) for settings in drawn])
         return drawn[int(np.argmin(self.kernel(places, self.seen) @ self.weights[:, -1]))]
 
@@ -135,26 +142,20 @@ class Landscape:
 
 @dataclass(frozen=True)
 class Kind:
-    """sampler: of trial n of a seed. prunes_from: the first of the looks (of twelve) that may prune. knows: whether
-    every trial has the best settings there are."""
+    """method: what suggests settings; None: every trial has the best there are. looks: those of twelve at which a trial
+    reports. prunes_from: the number of the first that may prune, from 1."""
 
-    sampler: Callable[[int], BaseSampler]
+    method: Method | None
     looks: tuple[int, ...] = THIRDS
     prunes_from: int = 5
-    knows: bool = False
-
-
-def tpe(startup: int) -> Callable[[int], BaseSampler]:
-    return lambda seed: TPESampler(n_startup_trials=startup, seed=seed)
 
 
 KINDS = {
-    "random, the first look prunes": Kind(lambda seed: RandomSampler(seed=seed), prunes_from=4),
-    "random": Kind(lambda seed: RandomSampler(seed=seed), looks=(LOOKS - 1,)),
-    "TPE from the 10th": Kind(tpe(10)),
-    "TPE from the 4th": Kind(tpe(4)),
-    "TPE from the 4th, no pruning": Kind(tpe(4), looks=(LOOKS - 1,)),
-    "best settings": Kind(lambda seed: RandomSampler(seed=seed), looks=(LOOKS - 1,), knows=True),
+    "random": Kind("random"),
+    "TPE": Kind("tpe"),
+    "a Gaussian process": Kind("gaussian-process"),
+    "a Gaussian process, no pruning": Kind("gaussian-process", looks=(LOOKS - 1,)),
+    "best settings": Kind(None, looks=(LOOKS - 1,)),
 }
 
 
@@ -164,7 +165,7 @@ def plain(landscape: Landscape, trials: int, seed: int) -> tuple[float, float]:
     values = []
     for _ in range(trials):
         trial = study.ask()
-        values.append(float(landscape.curve(suggested(trial, landscape.space), random)[-1]))
+        values.append(float(landscape.curve(landscape.settings(trial), random)[-1]))
         study.tell(trial, values[-1])
     best = int(np.argmin(values))
     return PLAIN[0] + PLAIN[1] * (best + 1), values[best]
@@ -175,6 +176,16 @@ def ours(
 ) -> float | None:
     """Seconds until some trial is as good as wanted; None where none of them is."""
     random, looks = np.random.default_rng([2, seed]), kind.looks
+    plan = Plan(
+        name=NAME,
+        space=landscape.space,
+        defaults=landscape.defaults,
+        objective="nothing:here",
+        better="lower",
+        trials=trials,
+        seed=seed,
+        method=kind.method or "random",
+    )
     pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=kind.prunes_from)
     study, begun = optuna.create_study(pruner=pruner), 0
     waiting: list[tuple[float, int, int, int, optuna.Trial, np.ndarray]] = []  # of each worker: its next look
@@ -183,11 +194,13 @@ def ours(
         nonlocal begun
         if begun == trials:
             return
-        study.sampler = kind.sampler(1000 * seed + begun)
-        if kind.knows or begun == 0:
-            study.enqueue_trial(best if kind.knows else landscape.defaults)
+        if kind.method is None or begun == 0:
+            study.enqueue_trial(best if kind.method is None else landscape.defaults)
+        else:
+            known = study.get_trials(deepcopy=False)
+            study.enqueue_trial(suggest(plan, known, 1000 * seed + begun))
         trial = study.ask()
-        curve = landscape.curve(suggested(trial, landscape.space), random)
+        curve = landscape.curve(landscape.settings(trial), random)
         first = now + OURS[1] * (looks[0] + 1) / LOOKS + OF_A_LOOK
         heapq.heappush(waiting, (first, worker, 0, begun, trial, curve))
         begun += 1
@@ -220,6 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     gathering.add_argument("--trials", type=int, default=64)
     gathering.add_argument("--seed", type=int, default=0)
     gathering.add_argument("--into", type=Path, required=True)
+    gathering.add_argument("--images", type=int, default=200, help="for each value")
     gathering.add_argument("--scratch", type=Path, default=SCRATCH)
     searching = parts.add_parser("search", help="simulated searches of them")
     searching.add_argument("recipe")
@@ -231,7 +245,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.part == "gather":
         folder = arguments.scratch / f"search-{arguments.recipe}"
-        gather(folder, arguments.recipe, arguments.trials, arguments.seed, arguments.into)
+        gather(folder, arguments.recipe, arguments.trials, arguments.seed, arguments.into, images=arguments.images)
         return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     landscape = Landscape(arguments.recipe, arguments.file)

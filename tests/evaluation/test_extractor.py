@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from genforge.contracts import ImageShape, Port, to_network
-from genforge.evaluation.extractor import CARD, WEIGHTS, ClassifierExtractor, load_extractor, write_classifier
+from genforge.evaluation.card import CARD
+from genforge.evaluation.extractor import WEIGHTS, ClassifierExtractor, load_extractor, write_classifier
 from genforge.files import write_json
 from genforge.networks.classifier import Classifier
 from genforge.settings import UserError

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from genforge.catalog import SAMPLERS, build_sampler, target
 from genforge.contracts import Draw
 from genforge.samplers.one_shot import OneShot, OneShotSettings, truncated
 from tests.networks.network_cases import EIGHT, build
@@ -29,3 +32,22 @@ def test_labels_reach_the_network() -> None:
     sampler = OneShot(OneShotSettings())
     zero, one = (sampler.sample(network, Draw(0, torch.arange(2), torch.full((2,), k))) for k in (0, 1))
     assert not torch.allclose(zero, one, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in SAMPLERS if target("sampler", name).one_pass))
+def test_a_sampler_of_one_pass_asks_the_network_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many images a search's values are of goes by it."""
+    network, makes_images = (
+        (build("style-generator", EIGHT), "synthesise")
+        if name == "style"
+        else (build("dcgan-generator", EIGHT), "forward")
+    )
+    made, passes = getattr(network.eval(), makes_images), []
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        passes.append(arguments)
+        return made(*arguments, **named)
+
+    monkeypatch.setattr(network, makes_images, counted)
+    build_sampler({"name": name}).sample(network, Draw(0, torch.arange(3)))
+    assert len(passes) == 1

@@ -16,19 +16,36 @@ from pathlib import Path
 import pytest
 import yaml
 
+from genforge import catalog
 from genforge.dimension import Dimension
 from genforge.search.plan import Found, Row
 from genforge.settings import UserError
 from genforge.steps.project import Project
 from genforge.steps.search import _warmup, run, write_trials
+from genforge.steps.search_trial import images_of
 from genforge.training.loop import _spread
 
 KEY = "objective.beta"
+UNTIL_WORKERS_START = """
+import sys
+from pathlib import Path
+from genforge.search import run
+from genforge.steps import search
+from genforge.steps.project import Project
+
+def workers_start(plan, *arguments, **named):
+    print(plan.name, "with" if "torch" in sys.modules else "without", "torch")
+    sys.exit()
+
+run.run_search = workers_start
+search.run(Project.load(Path()), "vae")
+"""
 
 
 def make_project(root: Path, trials: int) -> Project:
     """A small VAE on digits, judged by a hastily trained extractor."""
     parameters = {
+        "device": "cpu",
         "evaluation": {"images": 50},
         "extractor": {"steps": 20, "width": 8},
         "search": {"trials": trials, "workers": 1, "steps_share": 0.5, "reports": 2, "images": 50},
@@ -45,6 +62,17 @@ def make_project(root: Path, trials: int) -> Project:
     }
     (root / "params.yaml").write_text(yaml.safe_dump(parameters))
     return Project.load(root)
+
+
+@pytest.mark.parametrize(("given", "of_one_pass", "of_many"), [(None, 1000, 200), (70, 70, 70)])
+def test_values_are_of_more_images_where_an_image_is_one_pass(
+    given: int | None, of_one_pass: int, of_many: int, tmp_path: Path
+) -> None:
+    recipes = {"one": {"from": "vae"}, "many": {"from": "ddpm"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"search": {"images": given}, "recipes": recipes}))
+    project = Project.load(tmp_path)
+    found = [images_of(project, catalog.resolve(name, recipe)) for name, recipe in recipes.items()]
+    assert found == [of_one_pass, of_many]
 
 
 def step(root: Path, *arguments: str) -> str:
@@ -156,3 +184,7 @@ def test_a_search_on_digits_from_defaults_to_best(tmp_path: Path) -> None:
     # The trial that was killed has two runs in the tracker, and the second went on where the first had kept itself.
     first, second = sorted((project.state / "runs").glob(f"*-trial-vae-{killed}-*"))
     assert (trained_steps(first), checkpoint, trained_steps(second)) == ([10], 10, [20])
+
+    # Workers start at once: what asks them has not waited for torch.
+    asked = subprocess.run([sys.executable, "-c", UNTIL_WORKERS_START], cwd=tmp_path, capture_output=True, text=True)
+    assert asked.stdout == "vae without torch\n", asked.stderr

@@ -8,54 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
-from genforge.contracts import Batch, ImageShape, TrainingData, to_network
-from genforge.files import read_array, read_json
+from genforge.contracts import Batch, TrainingData, to_network
+from genforge.data.prepared import Prepared as Prepared
 from genforge.randomness import derive
 
 SHARE_OF_MEMORY = 0.5  # of what is free on the device: more than this, and the data stay on disk
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The folder that `prepare` filled. `classes` is empty where there are no labels; `digest` is of the contents."""
-
-    folder: Path
-    shape: ImageShape
-    classes: tuple[str, ...]
-    digest: str
-    card: dict[str, Any]
-
-    @classmethod
-    def open(cls, folder: Path) -> Prepared:
-        """Raises UserError when `prepare` has not been run."""
-        card = read_json(folder / "card.json")
-        return cls(folder, ImageShape(**card["shape"]), tuple(card["classes"]), card["digest"], card)
-
-    def count(self, split: str) -> int:
-        """Number of images in `train`, `validation` or `test`."""
-        return self.card["splits"][split]
-
-    def images(self, split: str) -> np.ndarray:
-        """uint8 (n, height, width, channels), or points float32 (n, 1, 1, 2); memory-mapped, read only."""
-        return read_array(self.folder / f"{split}-images.npy", memory_map=self.count(split) > 0)
-
-    def labels(self, split: str) -> np.ndarray | None:
-        """int64 (n,), numbers of `classes`; None where there are no labels."""
-        return read_array(self.folder / f"{split}-labels.npy") if self.classes else None
-
-    def factors(self, split: str) -> np.ndarray | None:
-        """float32 (n, k) of drawn images, columns as `card["factors"]` names them; None for others."""
-        return read_array(self.folder / f"{split}-factors.npy") if self.card["factors"] else None
 
 
 class DeviceData(TrainingData):

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from genforge.arithmetic import tf32
 from genforge.contracts import ImageShape, Port, to_network
+from genforge.evaluation.card import CARD
 from genforge.evaluation.features import Features
 from genforge.evaluation.threads import side_by_side
 from genforge.files import digest_file, read_json, replacing, write_json
@@ -33,7 +34,7 @@ from genforge.networks.classifier import Classifier
 from genforge.progress import Bar
 from genforge.settings import UserError
 
-WEIGHTS, CARD = "weights.safetensors", "card.json"
+WEIGHTS = "weights.safetensors"
 FEATURES, LOGITS = "features", "logits"  # layers of the classifier
 # Bytes of the classifier's largest layer, on a CPU. Of twice as many, glibc gives memory back after every layer and
 # fetches it anew, which took up to a third of the time on four threads.

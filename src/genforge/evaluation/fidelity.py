@@ -16,14 +16,14 @@ import scipy.linalg  # noqa: F401  metrics use it: its threads can be limited on
 from torch import Tensor
 
 from genforge.contracts import ImageShape, Network
-from genforge.evaluation.extractor import CARD, Extractor, load_extractor, plain_float32
+from genforge.evaluation.card import card_for
+from genforge.evaluation.extractor import Extractor, load_extractor, plain_float32
 from genforge.evaluation.features import Features
 from genforge.evaluation.metric import Evidence, LatentEvidence
 from genforge.evaluation.metrics import METRICS, check_metrics
 from genforge.evaluation.protocol import Protocol
 from genforge.evaluation.reference import REFERENCE_SPLIT, SEED, Reference, read_reference
 from genforge.evaluation.threads import blas_threads
-from genforge.files import read_json
 from genforge.settings import UserError
 
 FEWEST_IMAGES = 50  # below this every number is mostly bias
@@ -53,12 +53,7 @@ class Judge:
         Raises:
             UserError: something is missing or damaged, or the extractor was made for other data.
         """
-        card, data = read_json(extractor_folder / CARD), read_json(prepared_folder / "card.json")
-        if card["data"] != data["digest"]:
-            raise UserError(
-                f"the extractor in {extractor_folder} was made for data {card['data']}, but {prepared_folder} holds "
-                f"{data['digest']}; run `genforge step extractor`"
-            )
+        card = card_for(extractor_folder, prepared_folder)
         extractor = load_extractor(extractor_folder, device)
         return cls(extractor, ImageShape(**card["image"]), read_reference(extractor_folder), card["data"], batch_size)
 

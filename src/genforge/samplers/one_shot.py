@@ -26,6 +26,7 @@ class OneShotSettings(Settings):
 class OneShot(Sampler):
     kinds: ClassVar[tuple[str, ...]] = ("latent_to_image",)
     settings_type = OneShotSettings
+    one_pass: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         assert isinstance(settings, OneShotSettings)

@@ -30,6 +30,7 @@ class StyleSettings(Settings):
 class Style(Sampler):
     kinds: ClassVar[tuple[str, ...]] = ("latent_to_image",)
     settings_type = StyleSettings
+    one_pass: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         assert isinstance(settings, StyleSettings)

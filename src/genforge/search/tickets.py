@@ -22,22 +22,21 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from genforge.dimension import Dimension
 from genforge.processes import Identity
 from genforge.randomness import derive
 from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Pruned, Row, State, Value
 from genforge.search.quick_import import without_scikit_learn
 from genforge.search.storage import Store
+from genforge.search.suggestion import suggest, suggested
 
-MOST_STARTUP = 4  # finished trials before suggestions follow them; Optuna's ten take most of a search at random
 MOST_DEATHS = 5  # deaths of one trial's workers in a row without progress: then the trial itself is to blame
 FIXED = "fixed_params"  # where Optuna looks for settings that are not to be suggested
 _STATES: dict[TrialState, State] = {
@@ -57,7 +56,7 @@ class Trial:
         self.folder = folder
         self.id = trial_id  # the storage's own
         self.settings: dict[str, Value] = {
-            key: _suggest(trial, key, dimension) for key, dimension in tickets.plan.space.items()
+            key: suggested(trial, key, dimension) for key, dimension in tickets.plan.space.items()
         }
         self._tickets, self._trial = tickets, trial
         self._reported = set(attempt.intermediate_values)
@@ -245,19 +244,9 @@ class Tickets:
         return Trial(self, attempt, optuna.Trial(self._study, trial_id), trial_id, folder)
 
     def _suggested(self, number: int) -> dict[str, Value]:
-        """Settings for a ticket.
-
-        They are asked of a study in memory that holds what is finished and what is running now, by tickets. The
-        stored one would not do: its `Study` keeps for the sampler the trials that it saw at its first suggestion, so
-        that all others would be random; and a ticket's second attempt stands behind all tickets there, which changes
-        what a sampler draws.
-        """
-        study = optuna.create_study(direction=self._study.direction, sampler=self._sampler(number))
-        for _, trial in sorted(self._latest().items()):
-            if trial.params and trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING):
-                study.add_trial(trial)
-        asked = study.ask()
-        return {key: _suggest(asked, key, dimension) for key, dimension in self.plan.space.items()}
+        """Settings for a ticket, seeded by its number and not by who holds it."""
+        known = [trial for _, trial in sorted(self._latest().items()) if not _is_lost(trial)]
+        return suggest(self.plan, known, derive(self.plan.seed, "search", self.plan.name, number) % 2**32)
 
     def _inherit(self, number: int, attempt: int) -> Path:
         """The folder of an attempt, with what the one before it has left on this disk.
@@ -336,12 +325,6 @@ class Tickets:
         reports = len(lost.intermediate_values) > before.get("reports_before", 0)
         return reports or self._kept(_ticket(lost)) != before.get("kept_before", [])
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """Multivariate TPE with constant liar (Optuna's default), seeded by the ticket and not by who holds it."""
-        startup = max(2, min(MOST_STARTUP, self.plan.trials // 3))
-        seed = derive(self.plan.seed, "search", self.plan.name, number) % 2**32
-        return optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)
-
 
 def trial_folders(folder: Path, number: int | str = "*") -> list[Path]:
     """Folders of a ticket's attempts, or of all, in the folder of a search, by their numbers."""
@@ -378,16 +361,6 @@ def _fenced() -> Iterator[None]:
         yield
     except UpdateFinishedTrialError:
         raise Lost("no sign of life came in time, and another worker took the trial up") from None
-
-
-def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Value:
-    if dimension.choices is not None:
-        return cast(Value, trial.suggest_categorical(key, list(dimension.choices)))
-    low, high = dimension.low, dimension.high
-    if isinstance(low, int) and isinstance(high, int):
-        return trial.suggest_int(key, low, high, log=dimension.log)
-    assert low is not None and high is not None
-    return trial.suggest_float(key, low, high, log=dimension.log)
 
 
 def _ticket(trial: FrozenTrial) -> int:

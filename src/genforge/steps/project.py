@@ -137,14 +137,16 @@ class Project:
     @property
     def device_of_workers(self) -> str:
         """The same for processes that this one starts, each of which takes its own: nothing is waited for or held."""
+        wanted = self.config.device
+        if wanted == "cpu":
+            return wanted
         import torch
 
-        wanted = self.config.device
         if wanted == "cuda" and not torch.cuda.is_available():
             raise UserError(
                 "device: 'cuda' was asked for, but torch finds no CUDA device here; set device: auto or cpu"
             )
-        return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "cpu"
 
     def lock(self, name: str) -> Path:
         """The file of a lock within this project: one writer of a step's outputs, one flow."""

@@ -42,15 +42,19 @@ def run(project: Project, name: str | None = None) -> None:
             write_json(folder / "best.json", {"settings": {}, "value": None, "metric": metric, "trials": 0})
         return
 
+    from genforge.evaluation.card import card_for
     from genforge.search.run import run_search
     from genforge.tracking import runs as tracking
 
     state = project.state / "search" / name / _digest(project, recipe)
-    protocol = _protocol(project)
-    parameters, tags = settings.model_dump(), {"protocol": protocol}
-    with tracking.run(project.root, kind="search", name=name, parameters=parameters, tags=tags) as record:
+    card_for(project.extractor, project.prepared)  # a search without its judge is refused before anyone works
+    with tracking.run(project.root, kind="search", name=name, parameters=settings.model_dump()) as record:
         plan = _plan(project, recipe, name, record.id)
         found = run_search(plan, state, workers=settings.workers, threads=_threads(settings.workers))
+        from genforge.steps.search_trial import protocol_of  # torch, which the workers import before and beside us
+
+        protocol = protocol_of(project, recipe)
+        record.tags({"protocol": protocol})
         _say_what_was_found(plan, found)
         with replacing_folder(project.search(name)) as folder:
             _write(folder, name, plan, found, protocol)
@@ -58,14 +62,6 @@ def run(project: Project, name: str | None = None) -> None:
         assert found.best.value is not None
         record.metrics(0, {f"best_{metric}": found.best.value})
     _forget_others(state)
-
-
-def _protocol(project: Project) -> str:
-    """The short name of the protocol that trials are judged by."""
-    from genforge.evaluation.fidelity import Judge
-
-    judge = Judge.open(project.extractor, project.prepared)
-    return judge.protocol(project.config.search.images).name
 
 
 def _forget_others(state: Path) -> None:
@@ -109,7 +105,6 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
             "metric": metric,
             "steps": steps,
             "reports": settings.reports,
-            "images": settings.images,
             "seed": derive(project.config.seed, "search", name),
             "parent": parent,
         },
@@ -117,6 +112,7 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
         better=METRICS[metric].better,
         trials=settings.trials,
         seed=project.config.seed,
+        method=settings.method,
         lease=settings.lease,
         warmup=_warmup(steps, settings.reports),
     )
@@ -132,7 +128,7 @@ def _warmup(steps: int, reports: int) -> int:
 
 def _digest(project: Project, recipe: Recipe) -> str:
     """Of all that a trial's value depends on, its own settings aside. How many trials and workers there are is not."""
-    from genforge.data.loading import Prepared
+    from genforge.data.prepared import Prepared
 
     settings = project.config.search
     extractor = sorted(path for path in project.extractor.iterdir() if path.is_file())
@@ -147,7 +143,7 @@ def _digest(project: Project, recipe: Recipe) -> str:
             "seed": project.config.seed,
             "device": project.device_of_workers,
             "metric": project.config.registry.metric,
-            "trial": settings.model_dump(include={"steps_share", "reports", "images"}),
+            "trial": settings.model_dump(include={"steps_share", "reports", "images", "method"}),
         }
     )
 

@@ -23,25 +23,39 @@ from genforge.tracking import runs as tracking
 from genforge.training.checkpoint import Checkpoints
 from genforge.training.loop import TrainingSettings, train
 
+IMAGES, IMAGES_OF_MANY_PASSES = 1000, 200  # that a value is of, where params.yaml does not say
 SHOWN = 64  # images of a trial's grid in the tracker
+
+
+def images_of(project: Project, recipe: catalog.Recipe) -> int:
+    """How many generated images a value is of."""
+    if project.config.search.images is not None:
+        return project.config.search.images
+    return IMAGES if catalog.build_sampler(recipe.sampler).one_pass else IMAGES_OF_MANY_PASSES
+
+
+def protocol_of(project: Project, recipe: catalog.Recipe) -> str:
+    """The short name of the protocol that trials are judged by."""
+    return Judge.open(project.extractor, project.prepared).protocol(images_of(project, recipe)).name
 
 
 def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
     """The objective of a recipe's search.
 
     Args:
-        arguments: root, recipe, metric, steps (of a trial), reports, images (for each report), seed (of the training,
+        arguments: root, recipe, metric, steps (of a trial), reports, seed (of the training,
             the same for every trial, so that settings are compared and not luck), parent (id of the search's run in
             the tracker).
     """
     root, name = Path(arguments["root"]), str(arguments["recipe"])
-    steps, reports, images_each = int(arguments["steps"]), int(arguments["reports"]), int(arguments["images"])
+    steps, reports = int(arguments["steps"]), int(arguments["reports"])
     seed, metric = int(arguments["seed"]), str(arguments["metric"])
 
     project = Project.load(root)
     project.use_threads()
     device = project.device  # each worker holds a GPU of its own
     recipe = project.recipe(name)
+    images_each = images_of(project, recipe)
     prepared = Prepared.open(project.prepared)
     # One data set for all trials: a batch is a function of its number, so trials do not disturb each other.
     data = DeviceData(prepared, "train", device, seed=seed, horizontal_flip=project.config.data.horizontal_flip)

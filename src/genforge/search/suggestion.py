@@ -1,0 +1,105 @@
+"""What a search tries next: Optuna's samplers, asked of what is finished and what is running now.
+
+They are asked of a study in memory, whose trials are the tickets. The stored one would not do: its `Study` keeps for
+the sampler the trials that it saw at its first suggestion, so that all others would be random; and a ticket's second
+attempt stands behind all tickets there, which changes what a sampler draws.
+
+A Gaussian process believes in smooth functions with even noise. FID spans orders of magnitude and its noise grows with
+it, so the process is shown logarithms; of trials that were pruned, what they would have come to; and failed ones as bad
+as the worst.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Literal, cast
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from genforge.dimension import Dimension
+from genforge.search.plan import Plan, Value
+
+MOST_STARTUP = 4  # finished trials before suggestions follow them; Optuna's ten take most of a search at random
+MOST_OF_A_PROCESS = 100  # trials; a Gaussian process takes a tenth of a second for twenty, and their number's cube
+
+
+def suggest(plan: Plan, trials: Iterable[FrozenTrial], seed: int) -> dict[str, Value]:
+    """Settings to try.
+
+    Args:
+        plan: the search.
+        trials: the last attempt of each ticket, in any state, in the order of their numbers.
+        seed: of this one suggestion: who asks with the same trials gets the same settings.
+    """
+    begun = [trial for trial in trials if trial.params]
+    finished = [trial for trial in begun if trial.state.is_finished()]
+    running = [trial for trial in begun if trial.state == TrialState.RUNNING]
+    startup = max(2, min(MOST_STARTUP, plan.trials // 3))
+    sampler: optuna.samplers.BaseSampler
+    if plan.method == "random":
+        sampler, known = optuna.samplers.RandomSampler(seed=seed), []
+    elif plan.method == "tpe" or not startup <= len(finished) <= MOST_OF_A_PROCESS:
+        # Multivariate, with constant liar: Optuna's default.
+        sampler = optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)
+        known = [trial for trial in finished if trial.state != TrialState.FAIL] + running
+    else:
+        sampler = optuna.samplers.GPSampler(n_startup_trials=0, seed=seed)
+        shown = zip(finished, costs(finished, plan.better), strict=True)
+        known = [_complete(trial, cost) for trial, cost in shown] + running
+    lower = plan.better == "lower" or isinstance(sampler, optuna.samplers.GPSampler)
+    study = optuna.create_study(direction="minimize" if lower else "maximize", sampler=sampler)
+    study.add_trials(known)
+    asked = study.ask()
+    return {key: suggested(asked, key, dimension) for key, dimension in plan.space.items()}
+
+
+def costs(trials: Sequence[FrozenTrial], better: Literal["lower", "higher"]) -> list[float]:
+    """What a Gaussian process is to believe of finished trials, the lower the better.
+
+    The logarithm of a complete trial's value where lower is better and all values are positive; else the value, with
+    its sign turned where higher is better. Of a pruned trial that of its last report, and as much as complete ones
+    gained after that step, in the median. Of a failed one the worst of all others.
+    """
+    numbers = [number for trial in trials for number in (*(trial.values or ()), *trial.intermediate_values.values())]
+    logarithmic = better == "lower" and min(numbers, default=0.0) > 0.0
+    sign = 1.0 if better == "lower" else -1.0
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+
+    def cost(value: float | None) -> float:
+        assert value is not None
+        return math.log(value) if logarithmic else sign * value
+
+    def expected(trial: FrozenTrial) -> float | None:
+        if trial.state == TrialState.COMPLETE:
+            return cost(trial.value)
+        step = trial.last_step
+        if trial.state == TrialState.FAIL or step is None:
+            return None
+        gains = [cost(peer.value) - cost(reports[step]) for peer in complete if step in (reports := _reports(peer))]
+        return cost(_reports(trial)[step]) + (statistics.median(gains) if gains else 0.0)
+
+    found = [expected(trial) for trial in trials]
+    worst = max((value for value in found if value is not None), default=0.0)
+    return [worst if value is None else value for value in found]
+
+
+def _reports(trial: FrozenTrial) -> dict[int, float]:
+    return trial.intermediate_values
+
+
+def suggested(trial: optuna.Trial, key: str, dimension: Dimension) -> Value:
+    """What the trial has, or now gets, for a setting."""
+    if dimension.choices is not None:
+        return cast(Value, trial.suggest_categorical(key, list(dimension.choices)))
+    low, high = dimension.low, dimension.high
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(key, low, high, log=dimension.log)
+    assert low is not None and high is not None
+    return trial.suggest_float(key, low, high, log=dimension.log)
+
+
+def _complete(trial: FrozenTrial, value: float) -> FrozenTrial:
+    return optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=value)
