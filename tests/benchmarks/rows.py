@@ -95,11 +95,8 @@ ROWS: dict[str, Turns | Tool] = {
         ("train_step", "dcgan", *BFLOAT16),
         ("--data", "cifar", "--size", "64"),
         (Peer("examples-dcgan", 2.0),),
-        reason="Nine tenths of our step are products in bfloat16, near the processor's peak (see below). Ours draws "
-        "new images in the generator's turn, where the example uses those of the critic's turn again: 0.07 of our 0.92 "
-        "processor seconds. On one thread the ratio is 2.1 to 2.3x; a second one helps the example more (its 1.80 "
-        "processor seconds take 0.95 by the clock, our 0.91 take 0.51), since what it hardly helps, batch "
-        "normalisations, casts and Adam, is a larger share of less.",
+        reason="Nearly nine tenths of our step are products in bfloat16, near the processor's peak (see below); "
+        "readings of commit e429ed0 on a machine that others used lie between 2.1 and 2.5x.",
     ),
     "vae": Turns(
         "convolutional VAE step, 17 M parameters, 28x28",

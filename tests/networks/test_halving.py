@@ -35,7 +35,16 @@ def drawn(kind: type[nn.Module], channels: tuple[int, int], sides: tuple[int, in
 @pytest.mark.parametrize("kind", ON_TORCH, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("sides", SIDES, ids=str)
 @pytest.mark.parametrize("channels", CHANNELS, ids=str)
-def test_the_sums_are_torchs(kind: type[nn.Module], sides: tuple[int, int], channels: tuple[int, int]) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_sums_are_torchs(
+    kind: type[nn.Module],
+    sides: tuple[int, int],
+    channels: tuple[int, int],
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+
     def differentiated(compute: Callable[..., Tensor]) -> list[Tensor]:
         """Values, their slopes, and the slopes of a penalty on the slope in the images."""
         arguments = drawn(kind, channels, sides)

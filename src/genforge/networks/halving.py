@@ -6,7 +6,9 @@ the processor's peak for most sizes and far from it for a few; those are written
 - transposed, to few channels (an image's 3), every output place is a sum over 2x2 inputs: one 2x2 convolution to four
   times the channels, one for each parity of the place, interleaved (Shi et al. 2016, "Real-time single image and video
   super-resolution", section 3; the other way round, this is the slope of images that the critic is shown);
-- the slope of weights over few places is a product of two matrices, of which one has each window as a row;
+- the slope of weights is a product of two matrices, of which one has each window as a row. Over few places that is
+  faster. On several threads it is so over many, too: oneDNN's threads wait for one another by spinning, which takes a
+  twentieth less of a step on cores that nobody else uses, and makes it several times as long on others;
 - the slope of a bias is a sum, which oneDNN's transposed convolution takes one number at a time.
 
 docs/benchmarks.md has what they take. Slopes may be differentiated again, as penalties on the critic's do.
@@ -26,7 +28,7 @@ from genforge.networks.layers import laid_alike
 
 KERNEL, STRIDE, AROUND = 4, 2, 1
 FEW_CHANNELS = 4  # oneDNN computes transposed convolutions in blocks of 16 channels
-FEW_PLACES = 8  # a side: up to here the product of matrices is as fast on one thread, and faster on two
+FEW_PLACES = 8  # a side: up to here the product of matrices is as fast on one thread as oneDNN's slope
 
 
 class Halve(nn.Conv2d):
@@ -119,7 +121,7 @@ def _interleaved(small: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _slope_of_weight(small: Tensor, large: Tensor) -> Tensor:
     """(small's channels, large's, 4, 4): how what stands at small's places goes with large's window there."""
     (few, height, width), many = small.shape[1:], large.shape[1]
-    if max(height, width) > FEW_PLACES:
+    if max(height, width) > FEW_PLACES and torch.get_num_threads() == 1:
         shape = (few, many, KERNEL, KERNEL)
         return conv2d_weight(large, shape, small, STRIDE, AROUND)
     windows = functional.pad(large, (AROUND,) * 4).unfold(2, KERNEL, STRIDE).unfold(3, KERNEL, STRIDE)

@@ -8,11 +8,13 @@ networks grow, in `growth.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genforge.contracts import (
     Batch,
@@ -38,6 +40,15 @@ from genforge.objectives.penalties import gradient_penalty, squared_slopes, zero
 from genforge.objectives.style_mixing import mixed
 from genforge.progress import say
 from genforge.settings import Settings
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the generator drew in the critic's turn for both turns of a step: images (n, c, h, w) with all that is
+    needed for its slope, and the batch beside which they were drawn, whose labels they have."""
+
+    images: Tensor
+    batch: Batch
 
 
 class Adversarial(Objective):
@@ -67,6 +78,7 @@ class Adversarial(Objective):
         self.settings = settings
         self.formulas = LOSSES[settings.loss]
         self.generator, self.critic = networks["generator"], networks["critic"]
+        self.learned = [weight for weight in self.generator.parameters() if weight.requires_grad]
         self.exported = self.generator
         self.players = [
             Player("critic", self.critic),
@@ -82,6 +94,8 @@ class Adversarial(Objective):
         adapts = bool(settings.adaptive_augmentation)
         self.adaptation = Adaptation(settings.adaptive_target, settings.adaptive_images) if adapts else None
         self.path_length = PathLength() if settings.path_length else None
+        # Between the turns of a step alone, so that no checkpoint is without it.
+        self.drawn: Drawn | None = None
         self._grow()
 
     def loss(self, player: Player, batch: Batch) -> Loss:
@@ -125,6 +139,7 @@ class Adversarial(Objective):
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.drawn = None
         if self.settings.counts_critic_turns:
             self.critic_turns = int(state["critic_turns"])
             self._grow()
@@ -161,8 +176,9 @@ class Adversarial(Objective):
         }
 
     def _critic_loss(self, batch: Batch) -> Loss:
+        images = self._drawn_for_both(batch) if self.settings.same_images and batch.parts == 1 else None
         with torch.no_grad():
-            fake_images = self._shown(self._fake(batch))
+            fake_images = self._shown(self._fake(batch) if images is None else images)
             real_images = self._shown(self._at_this_size(batch.images))
         is_due = self.critic_turns % self.settings.penalties_every == 0
         weights = self.settings.slope_penalties if is_due else {}
@@ -194,7 +210,11 @@ class Adversarial(Objective):
         return Loss(value, logs, seen)
 
     def _generator_loss(self, batch: Batch) -> Loss:
-        fake_images = self._shown(self._fake(batch))
+        if self.drawn is None:
+            images = self._fake(batch)
+        else:
+            (images, batch), self.drawn = (self.drawn.images, self.drawn.batch), None
+        fake_images = self._shown(images)
         matching = self.settings.feature_matching
         wanted = self.formulas.needs_real or matching
         real_images = self._shown(self._at_this_size(batch.images)) if wanted else None
@@ -229,6 +249,12 @@ class Adversarial(Objective):
         if self.settings.style_mixing and isinstance(self.generator, WithStyles):
             return mixed(self.generator, latent, batch.labels, self.settings.style_mixing)
         return self.generator(latent, batch.labels)
+
+    def _drawn_for_both(self, batch: Batch) -> Tensor:
+        """Generated images for this turn of the critic, kept for the generator's next: (n, c, h, w), without slope."""
+        with _learning(self.learned):
+            self.drawn = Drawn(self._fake(batch), batch)
+        return self.drawn.images.detach()
 
     def _grow(self) -> None:
         """Both networks to the stage of this turn."""
@@ -278,3 +304,16 @@ class Adversarial(Objective):
         twice = None if labels is None else torch.cat([labels, labels])
         real_outputs, fake_outputs = self.critic(torch.cat([real, fake]), twice).float().chunk(2)
         return real_outputs, fake_outputs
+
+
+@contextlib.contextmanager
+def _learning(weights: list[nn.Parameter]) -> Iterator[None]:
+    """Within the block these weights have slopes, which the loop denies them in other players' turns."""
+    before = [weight.requires_grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight, had in zip(weights, before, strict=True):
+            weight.requires_grad_(had)

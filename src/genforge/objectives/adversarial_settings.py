@@ -26,6 +26,13 @@ class AdversarialSettings(Settings):
     latent_size: int = Field(64, ge=1, le=4096, description="length of the generator's latent vector, standard normal")
     critic_steps: int = Field(1, ge=1, le=100, description="turns of the critic for each turn of the generator")
     conditional: bool = Field(False, description="give both players the labels")
+    same_images: bool = Field(
+        False,
+        description="in its turn the generator learns from the images that it drew for the critic's turn of the step, "
+        "as in pytorch/examples, dcgan/main.py: a pass of the generator less. false: each turn has images of its own "
+        "(Goodfellow et al. 2014, Algorithm 1); so it is, too, where a batch is computed in parts, by accumulation or "
+        "by several processes",
+    )
 
     # Bounds on the critic's slope.
     weight_clip: float | None = Field(
@@ -129,6 +136,26 @@ class AdversarialSettings(Settings):
         if loss not in LOSSES:
             raise ValueError(f"one of {', '.join(LOSSES)}; {nearest(loss, list(LOSSES))}")
         return loss
+
+    @field_validator("same_images")
+    @classmethod
+    def _same_images(cls, same: bool, info: ValidationInfo) -> bool:
+        if same and info.data.get("critic_steps", 1) > 1:
+            raise ValueError(
+                f"false with critic_steps {info.data['critic_steps']}: of images for all these turns the generator "
+                f"would use the last alone; set one of the two"
+            )
+        return same
+
+    @field_validator("growth")
+    @classmethod
+    def _growth(cls, growth: GrowthSettings | None, info: ValidationInfo) -> GrowthSettings | None:
+        if growth is not None and info.data.get("same_images"):
+            raise ValueError(
+                "null with same_images: networks grow after each turn of the critic, and the images that it saw are of "
+                "the generator before that; set one of the two"
+            )
+        return growth
 
     @field_validator("gradient_penalty")
     @classmethod
