@@ -7,6 +7,7 @@ import gc
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def _folders_in_memory() -> bool:
 
 if _folders_in_memory():
     os.environ["TMPDIR"] = str(MEMORY)  # workers of xdist, and all processes that tests start, have it from here
+    tempfile.tempdir = None  # where pytest has looked already
 
 
 @pytest.hookimpl(wrapper=True)
