@@ -37,6 +37,7 @@ _OPTIONS = {
     "shared_buffers": "16MB",
     "fsync": "off",  # nobody cuts the power: what a killed server has written, the kernel still has
     "full_page_writes": "off",
+    "dynamic_shared_memory_type": "mmap",  # in its own folder: what a killed server leaves goes with it
 }
 
 

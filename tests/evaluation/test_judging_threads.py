@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from threading import Barrier
@@ -99,3 +102,27 @@ def test_numbers_are_the_same_on_any_number_of_threads(judge_of: Make, classifie
     several = judge.score(generated)
     torch.set_num_threads(1)
     assert judge.score(generated) == several
+
+
+LATE = """
+import sys
+import numpy as np, torch
+from threadpoolctl import threadpool_info
+from genforge.evaluation.threads import blas_threads
+def blas():
+    return {each["filepath"]: each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+with blas_threads(4):
+    before = blas()
+import scipy.linalg
+with blas_threads(4):
+    after = blas()
+print(len(before), len(after), *{*before.values(), *after.values()})
+"""
+
+
+def test_a_library_that_is_loaded_later_is_limited_too() -> None:
+    done = subprocess.run([sys.executable, "-c", LATE], env={**os.environ, "OPENBLAS_NUM_THREADS": "2"},
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    before, after, *threads = map(int, done.stdout.split())
+    assert before < after  # SciPy brings a BLAS of its own
+    assert threads == [1]

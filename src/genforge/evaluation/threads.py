@@ -11,12 +11,14 @@ Torch is imported where threads are counted: the metrics' table, which names thi
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 SHARED_FROM = 512  # rows: a smaller matrix is done with before a second thread is awake
 
@@ -28,7 +30,7 @@ def blas_threads(rows: int) -> Iterator[None]:
     """Within it, NumPy and SciPy compute on one thread; where matrices have many rows, on as many as PyTorch has."""
     import torch
 
-    with threadpool_limits(torch.get_num_threads() if rows >= SHARED_FROM else 1, "blas"):
+    with _libraries().limit(limits=torch.get_num_threads() if rows >= SHARED_FROM else 1, user_api="blas"):
         yield
 
 
@@ -45,9 +47,20 @@ def side_by_side() -> Iterator[Callable[..., Iterator[Any]]]:
             return
         try:
             with (
-                threadpool_limits(1, "blas"),
+                _libraries().limit(limits=1, user_api="blas"),
                 ThreadPoolExecutor(threads, "alone", torch.set_num_threads, (1,)) as pool,
             ):
                 yield pool.map
         finally:
             torch.set_num_threads(threads)  # what a worker sets holds, in part, for the whole process
+
+
+def _libraries() -> ThreadpoolController:
+    """The BLAS libraries of this process. To look for them takes milliseconds, in which small matrices by the hundred
+    are computed: so it is done again only when something was imported since, which may have brought another one."""
+    return _libraries_with(len(sys.modules))
+
+
+@functools.lru_cache(maxsize=1)
+def _libraries_with(modules: int) -> ThreadpoolController:
+    return ThreadpoolController()

@@ -22,6 +22,7 @@ from optuna.exceptions import StorageInternalError
 from genforge.ownership import end_with_owner, stop_on_signals
 from genforge.processes import Identity
 from genforge.progress import say
+from genforge.quick_start import without_collecting
 from genforge.search.lease import SIGNS_A_LEASE, Signs
 from genforge.search.plan import Lost, Plan, Pruned
 from genforge.search.storage import StorageAway
@@ -90,7 +91,8 @@ def main() -> None:
     plan = Plan.model_validate(job["plan"])
     tickets = Tickets(plan, Path(job["folder"]), wait=True)
     module, _, function = plan.objective.partition(":")
-    open_objective: OpenObjective = getattr(importlib.import_module(module), function)
+    with without_collecting():
+        open_objective: OpenObjective = getattr(importlib.import_module(module), function)
     work(tickets, open_objective(plan.arguments))
 
 

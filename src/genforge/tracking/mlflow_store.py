@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from genforge.environment import within
+from genforge.quick_start import without_collecting
 from genforge.settings import UserError
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def quiet() -> None:
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
-    import mlflow  # noqa: F401  its import sets its loggers up, which is undone below
+    with without_collecting():
+        import mlflow  # noqa: F401  its import sets its loggers up, which is undone below
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
