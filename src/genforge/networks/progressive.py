@@ -35,6 +35,9 @@ from genforge.settings import Settings
 class Growing(Network):
     """A network that grows. A new one is fully grown."""
 
+    # Small sizes are small layers, and each pixel's length is taken after every one.
+    channels_first_on_cpu: ClassVar[bool] = True
+
     stage: Tensor
 
     def __init__(self, settings: Settings, port: Port) -> None:

@@ -56,7 +56,8 @@ class TrainingSettings(Settings):
     channels_last: bool | None = Field(
         None,
         description="images and weights lie in memory with channels last, which convolutions in bfloat16 like; null: "
-        "where losses are computed in bfloat16",
+        "where losses are computed in bfloat16, but on a CPU not with networks that lose more by it (with group "
+        "normalisation, RealNVP, energies, growing ones)",
     )
     compile: bool = Field(
         False,
