@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from toy_training import Denoise, Duel, ToyData, assert_same_bits, weights
 
-from genforge.arithmetic import multiplies_bfloat16
 from genforge.contracts import Batch, Loss, Objective, Player
 from genforge.networks.layers import group_norm
 from genforge.randomness import seed_everything
@@ -113,7 +112,7 @@ def test_the_compiler_is_left_out_where_there_is_none(
     assert "left out: training.compile: torch.compile wants a C++ compiler" in capsys.readouterr().err
 
 
-def test_channels_last_comes_with_bfloat16_unless_something_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_channels_are_last_unless_something_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceleration, "multiplies_bfloat16", lambda: True)
     asked: list[bool] = []
 
@@ -130,16 +129,17 @@ def test_channels_last_comes_with_bfloat16_unless_something_is_said(monkeypatch:
         {"precision": "bfloat16", "channels_last": False},
     ):
         trained(Denoise, **settings)
-    assert asked == [True, False, True, False]
+    assert asked == [True, True, True, False]
 
 
 def test_on_a_cpu_a_network_that_loses_by_channels_last_lies_channels_first_and_all_that_learn_with_it() -> None:
-    bfloat16 = TrainingSettings(precision="bfloat16")
+    bfloat16, float32 = TrainingSettings(precision="bfloat16"), TrainingSettings(precision="float32")
     convolutions, normalised = nn.Sequential(nn.Conv2d(3, 8, 3)), nn.Sequential(nn.Conv2d(3, 8, 3), group_norm(8))
-    if multiplies_bfloat16():
-        assert uses_channels_last(bfloat16, "cpu", [convolutions])
-    assert not uses_channels_last(bfloat16, "cpu", [convolutions, normalised])
+    for settings in (bfloat16, float32):
+        assert uses_channels_last(settings, "cpu", [convolutions])
+        assert not uses_channels_last(settings, "cpu", [convolutions, normalised])
     assert uses_channels_last(bfloat16, "cuda", [convolutions, normalised])
+    assert not uses_channels_last(float32, "cuda", [convolutions])
     assert uses_channels_last(bfloat16.model_copy(update={"channels_last": True}), "cpu", [normalised])
 
 

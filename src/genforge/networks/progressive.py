@@ -35,9 +35,6 @@ from genforge.settings import Settings
 class Growing(Network):
     """A network that grows. A new one is fully grown."""
 
-    # Small sizes are small layers, and each pixel's length is taken after every one.
-    channels_first_on_cpu: ClassVar[bool] = True
-
     stage: Tensor
 
     def __init__(self, settings: Settings, port: Port) -> None:
@@ -79,6 +76,7 @@ class Generator(Growing):
 
     kind: ClassVar[PortKind] = "latent_to_image"
     settings_type = GeneratorSettings
+    channels_first_on_cpu: ClassVar[bool] = True  # it begins with small sizes, where it loses; later it does not gain
 
     def __init__(self, settings: GeneratorSettings, port: Port) -> None:
         super().__init__(settings, port)

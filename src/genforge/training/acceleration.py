@@ -64,15 +64,15 @@ def uses_bfloat16(settings: TrainingSettings, device: str) -> bool:
 def uses_channels_last(settings: TrainingSettings, device: str, modules: Iterable[nn.Module]) -> bool:
     """Whether images and weights lie in memory with channels last: what the settings say, or else where that is faster.
 
-    Convolutions in bfloat16 are. On a CPU a layer or a network may lose more by it than they gain, and then says
-    `channels_first_on_cpu`; all that train together lie alike.
+    Convolutions are, on a GPU in bfloat16. On a CPU a layer or a network may lose more by it than they gain, and then
+    says `channels_first_on_cpu`; all that train together lie alike.
     """
     if settings.channels_last is not None:
         return settings.channels_last
-    if not uses_bfloat16(settings, device):
-        return False
+    if device.startswith("cuda"):
+        return uses_bfloat16(settings, device)
     layers = (layer for module in modules for layer in module.modules())
-    return device.startswith("cuda") or not any(getattr(layer, "channels_first_on_cpu", False) for layer in layers)
+    return not any(getattr(layer, "channels_first_on_cpu", False) for layer in layers)
 
 
 def uses_compiler(settings: TrainingSettings, device: str) -> bool:
