@@ -104,6 +104,25 @@ def test_groups_divide_the_channels(channels: int) -> None:
     assert groups <= 32
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_group_normalisation_scales_and_shifts_each_image_by_itself(layout: torch.memory_format) -> None:
+    """As its weights and then the image's own would, one after the other; and so do slopes."""
+    torch.manual_seed(0)
+    layer = group_norm(16)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    images = torch.randn(3, 16, 4, 5).contiguous(memory_format=layout).requires_grad_()
+    scale, shift = (torch.randn(3, 16, requires_grad=True) for _ in range(2))
+    plain = nn.functional.group_norm(images, 4, layer.weight, layer.bias)
+    expected = plain * (1 + scale)[:, :, None, None] + shift[:, :, None, None]
+    found = layer(images, scale, shift)
+    torch.testing.assert_close(found, expected)
+    towards, given = torch.randn(3, 16, 4, 5), (images, scale, shift, layer.weight, layer.bias)
+    slopes = torch.autograd.grad(expected, given, towards)
+    torch.testing.assert_close(torch.autograd.grad(found, given, towards), slopes, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(layer(images), plain)
+
+
 def test_fourier_features_of_near_times_are_near() -> None:
     """Their mean product is a Gaussian of the difference: E[cos(w d)] = exp(-d^2 (2 pi scale)^2 / 2) for normal w."""
     torch.manual_seed(0)

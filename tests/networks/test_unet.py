@@ -61,8 +61,12 @@ def test_growing_is_a_convolution_of_the_doubled_image() -> None:
 
 
 def test_a_product_with_every_pixel_is_a_1x1_convolution() -> None:
-    layer, x = Pointwise(3, 5), torch.randn(2, 3, 4, 6)
-    torch.testing.assert_close(layer(x), functional.conv2d(x, layer.weight, layer.bias))
+    """And what comes out lies in memory as what goes in."""
+    layer = Pointwise(3, 5)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 3, 4, 6).contiguous(memory_format=layout)
+        torch.testing.assert_close(layer(x), functional.conv2d(x, layer.weight, layer.bias))
+        assert layer(x).is_contiguous(memory_format=layout)
 
 
 @pytest.mark.parametrize("learning", [False, True])

@@ -72,7 +72,7 @@ def trained(
     learned = {player.name: player.module for player in objective.players} | {"exported": objective.exported}
     remembered = {f"state.{name}": value.clone() for name, value in objective.state().items()}
     return remembered | {
-        f"{owner}.{key}": value.detach().clone()
+        f"{owner}.{key}": value.detach().clone(memory_format=torch.contiguous_format)
         for owner, module in learned.items()
         for key, value in module.state_dict().items()
     }

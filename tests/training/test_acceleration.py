@@ -10,11 +10,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from torch import nn
 from toy_training import Denoise, Duel, ToyData, assert_same_bits, weights
 
-from genforge.contracts import Objective, Player
+from genforge.contracts import Batch, Loss, Objective, Player
+from genforge.networks.layers import group_norm
 from genforge.randomness import seed_everything
 from genforge.training import acceleration, loop
+from genforge.training.acceleration import uses_channels_last
 from genforge.training.loop import train
 from genforge.training.optimization import OptimizerSettings
 from genforge.training.settings import TrainingSettings
@@ -109,7 +112,7 @@ def test_the_compiler_is_left_out_where_there_is_none(
     assert "left out: training.compile: torch.compile wants a C++ compiler" in capsys.readouterr().err
 
 
-def test_channels_last_comes_with_bfloat16_unless_something_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cpu_channels_are_last_unless_something_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceleration, "multiplies_bfloat16", lambda: True)
     asked: list[bool] = []
 
@@ -126,7 +129,36 @@ def test_channels_last_comes_with_bfloat16_unless_something_is_said(monkeypatch:
         {"precision": "bfloat16", "channels_last": False},
     ):
         trained(Denoise, **settings)
-    assert asked == [True, False, True, False]
+    assert asked == [True, True, True, False]
+
+
+def test_on_a_cpu_a_network_that_loses_by_channels_last_lies_channels_first_and_all_that_learn_with_it() -> None:
+    bfloat16, float32 = TrainingSettings(precision="bfloat16"), TrainingSettings(precision="float32")
+    convolutions, normalised = nn.Sequential(nn.Conv2d(3, 8, 3)), nn.Sequential(nn.Conv2d(3, 8, 3), group_norm(8))
+    for settings in (bfloat16, float32):
+        assert uses_channels_last(settings, "cpu", [convolutions])
+        assert not uses_channels_last(settings, "cpu", [convolutions, normalised])
+    assert uses_channels_last(bfloat16, "cuda", [convolutions, normalised])
+    assert not uses_channels_last(float32, "cuda", [convolutions])
+    assert uses_channels_last(bfloat16.model_copy(update={"channels_last": True}), "cpu", [normalised])
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_images_of_a_turn_lie_in_memory_as_is_asked_however_the_data_have_them(last: bool) -> None:
+    """Data on disk have channels last, and a view of them as well."""
+
+    class Colourful(ToyData):
+        def batch(self, turn: int, size: int) -> Batch:
+            images = torch.rand(size, 3, 8, 8)
+            return Batch(images.contiguous(memory_format=(torch.channels_last, torch.contiguous_format)[last]))
+
+    class Watched(Denoise):
+        def loss(self, player: Player, batch: Batch) -> Loss:
+            layout = torch.channels_last if last else torch.contiguous_format
+            assert batch.images.is_contiguous(memory_format=layout)
+            return super().loss(player, Batch(batch.images[:, :1]))
+
+    train(Watched(), Colourful(), SHORT.model_copy(update={"channels_last": last}))
 
 
 def test_a_gradient_s_length_is_logged_with_every_line_and_taken_at_one_turn_in_ten(

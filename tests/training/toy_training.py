@@ -114,7 +114,7 @@ def weights(objective: Objective) -> dict[str, Tensor]:
     """Copies of every tensor of an objective's networks."""
     modules = {player.name: player.module for player in objective.players} | {"exported": objective.exported}
     return {
-        f"{owner}.{key}": value.detach().clone()
+        f"{owner}.{key}": value.detach().clone(memory_format=torch.contiguous_format)
         for owner, module in modules.items()
         for key, value in module.state_dict().items()
     }

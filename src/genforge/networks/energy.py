@@ -36,6 +36,7 @@ class Energy(Network):
     settings_type = EnergySettings
     inner = ("backbone",)
     takes_points = True
+    channels_first_on_cpu: ClassVar[bool] = True  # chains follow slopes in the image, one short pass after another
 
     @classmethod
     def inner_port(cls, key: str, settings: Settings, port: Port) -> Port:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,27 @@ def halvings(image: ImageShape) -> int:
     return count
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """torch's (Wu & He 2018), with a scale and a shift of an image's own (Dhariwal & Nichol 2021, section 3)."""
+
+    # With channels last torch goes through a group's few values of each place one by one: up to 20 times as long.
+    channels_first_on_cpu: ClassVar[bool] = True
+
+    def forward(self, images: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """Images (n, c, h, w), normalised; given both, times 1 + scale, plus shift: (n, c)."""
+        if scale is None or shift is None:
+            return super().forward(images)
+        # As one image of n c channels, whose weights are all images' own: scaled and shifted in the same pass.
+        weight, bias = self.weight * (1 + scale), torch.addcmul(shift, self.bias, 1 + scale)
+        channels = images.reshape(1, -1, *images.shape[2:])
+        groups = len(images) * self.num_groups
+        return functional.group_norm(channels, groups, weight.flatten(), bias.flatten(), self.eps).view(images.shape)
+
+
+def group_norm(channels: int) -> GroupNorm:
     """Group normalisation with groups of at least 4 channels and at most 32 groups that divide the channels."""
     groups = max(count for count in range(1, 33) if channels % count == 0 and (channels // count >= 4 or count == 1))
-    return nn.GroupNorm(groups, channels)
+    return GroupNorm(groups, channels)
 
 
 def normalisation(kind: Normalisation, channels: int) -> nn.Module:
@@ -126,11 +143,15 @@ class Dropout(nn.Dropout):
         return values * coins.mul_(1.0 / kept).to(values.dtype)
 
 
+def lies_channels_last(images: Tensor) -> bool:
+    """Whether images (n, c, h, w) have their channels side by side in memory, and not their places."""
+    return not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
+
+
 class _LaidAlike(Function):
     @staticmethod
     def forward(context: Any, values: Tensor) -> Tensor:
-        channels_last = not values.is_contiguous() and values.is_contiguous(memory_format=torch.channels_last)
-        context.layout = torch.channels_last if channels_last else torch.contiguous_format
+        context.layout = torch.channels_last if lies_channels_last(values) else torch.contiguous_format
         return values.view_as(values)
 
     @staticmethod

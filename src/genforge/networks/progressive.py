@@ -76,6 +76,7 @@ class Generator(Growing):
 
     kind: ClassVar[PortKind] = "latent_to_image"
     settings_type = GeneratorSettings
+    channels_first_on_cpu: ClassVar[bool] = True  # it begins with small sizes, where it loses; later it does not gain
 
     def __init__(self, settings: GeneratorSettings, port: Port) -> None:
         super().__init__(settings, port)

@@ -9,6 +9,8 @@ a side that is odd, such as 7, has no such halves and gets channel masks.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -73,6 +75,7 @@ class RealNVP(Flow):
     """Images (n, c, h, w) with even sides to as many standard normal numbers, and back."""
 
     settings_type = RealNVPSettings
+    channels_first_on_cpu: ClassVar[bool] = True  # squeezes, halves and masks move channels about
 
     def __init__(self, settings: RealNVPSettings, port: Port) -> None:
         super().__init__(settings, port)

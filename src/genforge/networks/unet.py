@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genforge.contracts import Network, Port, PortKind
-from genforge.networks.layers import FourierEmbedding, LabelEmbedding, SinusoidalEmbedding, group_norm, halvings, zero
+from genforge.networks.layers import (
+    FourierEmbedding,
+    LabelEmbedding,
+    SinusoidalEmbedding,
+    group_norm,
+    halvings,
+    lies_channels_last,
+    zero,
+)
 from genforge.settings import Settings
 
 Multiplier = Annotated[int, Field(ge=1, le=64)]
@@ -47,13 +55,16 @@ def silu(fresh: Tensor) -> Tensor:
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution as a product of matrices: of many pixels it takes a third of the time on a CPU."""
+    """A 1x1 convolution as a product of matrices: of many pixels it takes a third of the time on a CPU. What comes out
+    lies in memory as the images do."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         assert self.bias is not None
+        if lies_channels_last(x):
+            return functional.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
         matrices = self.weight.flatten(1).expand(len(x), -1, -1)  # (n, outputs, inputs)
         return torch.baddbmm(self.bias[:, None], matrices, x.flatten(2)).unflatten(2, x.shape[2:])
 
@@ -90,10 +101,21 @@ class ResidualBlock(nn.Module):
         self.shortcut = Pointwise(inputs, outputs) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)  # each (n, outputs, 1, 1)
+        scale, shift = self.modulate(embedding).chunk(2, dim=1)  # each (n, outputs)
         h = self.first(silu(self.first_norm(x)))
-        h = torch.addcmul(shift, self.second_norm(h), scale + 1)
+        h = self.second_norm(h, scale, shift)
         return self.shortcut(x) + self.second(self.dropout(silu(h)))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T / sqrt(d)) value (Vaswani et al. 2017, equation 1); each (n, heads, pixels, d)."""
+    if query.requires_grad and query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        # torch's fast attention takes several times as long in its backward pass here, and its plain one multiplies in
+        # float32.
+        closeness = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return closeness.softmax(dim=-1) @ value
+    # Fast attention wants a head's channels side by side in memory.
+    return functional.scaled_dot_product_attention(query.contiguous(), key.contiguous(), value.contiguous())
 
 
 class Attention(nn.Module):
@@ -111,13 +133,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n, channels, height, width = x.shape
         mixed = self.project_in(self.norm(x)).reshape(n, 3 * self.heads, channels // self.heads, height * width)
-        mixed = mixed.transpose(-1, -2)
-        # Fast attention wants a head's channels side by side in memory. Its backward pass in bfloat16 on a CPU is
-        # several times as slow as the plain one.
-        if not (mixed.requires_grad and mixed.dtype == torch.bfloat16 and mixed.device.type == "cpu"):
-            mixed = mixed.contiguous()
-        query, key, value = mixed.chunk(3, dim=1)  # each (n, heads, pixels, channels of a head)
-        attended = functional.scaled_dot_product_attention(query, key, value)
+        query, key, value = mixed.transpose(-1, -2).chunk(3, dim=1)  # each (n, heads, pixels, channels of a head)
+        attended = attend(query, key, value)
         return x + self.project_out(attended.transpose(-1, -2).reshape(n, channels, height, width))
 
 

@@ -13,10 +13,11 @@ import mmap
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import torch
+from torch import nn
 
 from genforge.arithmetic import multiplies_bfloat16
 from genforge.progress import say
@@ -58,6 +59,20 @@ def uses_bfloat16(settings: TrainingSettings, device: str) -> bool:
         _left_out("precision: bfloat16: this processor has no instructions for it (AVX512-BF16); float32 instead")
         return False
     return True
+
+
+def uses_channels_last(settings: TrainingSettings, device: str, modules: Iterable[nn.Module]) -> bool:
+    """Whether images and weights lie in memory with channels last: what the settings say, or else where that is faster.
+
+    Convolutions are, on a GPU in bfloat16. On a CPU a layer or a network may lose more by it than they gain, and then
+    says `channels_first_on_cpu`; all that train together lie alike.
+    """
+    if settings.channels_last is not None:
+        return settings.channels_last
+    if device.startswith("cuda"):
+        return uses_bfloat16(settings, device)
+    layers = (layer for module in modules for layer in module.modules())
+    return not any(getattr(layer, "channels_first_on_cpu", False) for layer in layers)
 
 
 def uses_compiler(settings: TrainingSettings, device: str) -> bool:

@@ -21,7 +21,7 @@ from genforge.parallel import ALONE, Peers
 from genforge.progress import Bar
 from genforge.randomness import derive, seed_everything
 from genforge.settings import UserError, nearest
-from genforge.training.acceleration import prepare_process, threads, uses_bfloat16, uses_compiler
+from genforge.training.acceleration import prepare_process, threads, uses_bfloat16, uses_channels_last, uses_compiler
 from genforge.training.checkpoint import Checkpoints
 from genforge.training.environment import Environment, environment
 from genforge.training.failure import Rollback, TrainingFailed
@@ -260,7 +260,7 @@ def _make_ready(
 
     # The networks move to the device, and what has a closed form is fitted.
     bfloat16 = uses_bfloat16(settings, device)
-    channels_last = bfloat16 if settings.channels_last is None else settings.channels_last
+    channels_last = uses_channels_last(settings, device, _modules(objective))
     for module in _modules(objective):
         module.to(device).train()
         if channels_last:

@@ -55,8 +55,9 @@ class TrainingSettings(Settings):
     )
     channels_last: bool | None = Field(
         None,
-        description="images and weights lie in memory with channels last, which convolutions in bfloat16 like; null: "
-        "where losses are computed in bfloat16",
+        description="images and weights lie in memory with channels last, which convolutions like; null: where that is "
+        "faster, which is on a GPU in bfloat16, and on a CPU but for networks that lose more by it (with group "
+        "normalisation, RealNVP, energies, growing ones)",
     )
     compile: bool = Field(
         False,

@@ -124,9 +124,9 @@ class Turn:
 
     def _backward(self, batch: Batch) -> Loss:
         """The loss of a batch, its gradient added to what is there."""
-        if self.settings.channels_last:
-            images = batch.images.contiguous(memory_format=torch.channels_last)
-            batch = batch if images is batch.images else replace(batch, images=images)
+        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        images = batch.images.contiguous(memory_format=layout)
+        batch = batch if images is batch.images else replace(batch, images=images)
         with self.precision:
             loss = self.objective.loss(self.player, batch)
         loss.value.backward()
