@@ -11,6 +11,7 @@ sees who it was. A worker whose parent was killed ends after the file that it is
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import marshal
 import math
@@ -171,6 +172,8 @@ def main() -> None:
     """Serve jobs and their chunks until the parent closes the pipe."""
     incoming, outgoing = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints does not end up between messages
+    gc.freeze()  # what is imported stays; and what one chunk needs is no reason to look for circles in all of it
+    gc.set_threshold(100_000)
     warnings.simplefilter("ignore")  # odd metadata is no fault
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     job, scratch = None, None
@@ -200,3 +203,4 @@ def _begin(job: Job) -> IO[bytes]:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # all is written, and somebody waits: no tidying up

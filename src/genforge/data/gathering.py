@@ -62,27 +62,25 @@ class Gathered:
 
 
 def with_room(path: Path, size: int) -> Path:
-    """The file, with `size` bytes of disk set aside for it, so that writing it as memory cannot meet a full disk.
-
-    Several writers to one file wait for each other; several writers to one mapped memory do not.
-    """
+    """The file, with `size` bytes of disk set aside for it: a full disk is met before the work and not after it."""
     with path.open("ab") as file:
         os.posix_fallocate(file.fileno(), 0, size)
     return path
 
 
 def gather_files(
-    listing: pl.DataFrame, folder: Path, scratch: Path, settings: DataSettings, seed: int, processes: int
+    listed: Path, folder: Path, scratch: Path, settings: DataSettings, seed: int, processes: int
 ) -> Gathered:
-    """Every listed file (columns path and label), decoded into the file `scratch`.
+    """Every file that the table `listed` names (columns path and label), decoded into the file `scratch`.
 
     Raises:
         UserError: images have several sizes and no size is set, or one that networks do not take.
     """
-    paths = listing["path"].to_list()
     channels = settings.channels or 3
     found: dict[int, Columns] = {}
     with Decoders(processes) as decoders:
+        listing = pl.read_parquet(listed)  # while they start
+        paths = listing["path"].to_list()
         side = settings.image_size or _usual_side(decoders, paths, folder, scratch, settings)
         limits = (settings.max_pixels, settings.max_bytes, settings.max_seconds)
         rules = Rules(side, settings.image_size is not None, channels, settings.fit, *limits)
