@@ -106,7 +106,7 @@ def _draw(job: Job, canvas: Image.Image, paths: list[str], sheets: bool) -> list
     found: list[Found] = []
     header: Header | None = None  # of the last file that was decoded alone, while nothing is on the sheet
     sheet: list[bytes | None] = [None] * len(paths)  # files that are decoded together, at the end
-    together = 0
+    together, alike = 0, NOTHING  # how many, and what all of them declare
     with _Clock(rules.max_seconds) as clock:
         for place, path in enumerate(paths):
             clock.wind()
@@ -117,12 +117,12 @@ def _draw(job: Job, canvas: Image.Image, paths: list[str], sheets: bool) -> list
                 if header is not None and belongs(data, header):
                     sheet[place] = data
                     together += 1
-                    found.append(Found(digest, len(data), Declared(header.side, header.side, header.mode), True))
+                    found.append(Found(digest, len(data), alike, True))
                     continue
                 declared, drawn = decode_onto(canvas, place * rules.side, data, rules)
                 found.append(Found(digest, len(data), declared, drawn))
-                if sheets and not together:
-                    header = header_of(data)
+                if sheets and drawn and not together:
+                    header, alike = header_of(data), declared
                     if header is not None and (header.side, header.mode) != (rules.side, canvas.mode):
                         header = None
             except Broken as broken:

@@ -70,7 +70,7 @@ def prepare(
     manifest = with_splits(manifest, settings.validation, settings.test)
     _check_test(manifest, least_test)
 
-    present = set(manifest.filter(verdict=KEPT)["label"].drop_nulls())
+    present = set(manifest.filter(verdict=KEPT)["label"].drop_nulls().unique())
     classes = [name for name in source["classes"] if name in present]
     ordered = {split: _in_order(manifest, split) for split in SPLITS}
     rows = {split: chosen["row"].to_numpy().astype(np.int64) for split, chosen in ordered.items()}

@@ -101,7 +101,7 @@ def with_splits(inputs: pl.DataFrame, validation: float, test: float) -> pl.Data
             kept.filter(pl.col("part") == "test").with_columns(split=pl.lit("test")),
         ]
     ).select("row", "split")
-    found = set(placed["split"])
+    found = set(placed["split"].unique())
     if missing := [name for name in ("train", "validation") if name not in found]:
         raise UserError(
             f"no image is left for {' and '.join(missing)}: {len(rest)} usable images in {rest['label'].n_unique()} "
