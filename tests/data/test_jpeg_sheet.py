@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import random
 from pathlib import Path
 
@@ -100,8 +101,8 @@ def through_the_worker(folder: Path, paths: list[str], channels: int) -> tuple[C
     scratch, size = folder / "scratch", SIDE * SIDE * channels
     scratch.write_bytes(bytes(len(paths) * size))
     rules = Rules(SIDE, False, channels, "crop", 10**6, 10**6)  # type: ignore[arg-type]
-    with scratch.open("r+b") as file:
-        facts = work(Job(str(folder), rules, 0, str(scratch)), file, 0, paths)
+    with scratch.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        facts = work(Job(str(folder), rules, 0, str(scratch)), memory, 0, paths)
     drawn = [place for place, content in enumerate(facts[FACTS.index("content")]) if content]
     return facts, [scratch.read_bytes()[place * size : (place + 1) * size] for place in drawn]
 

@@ -15,6 +15,7 @@ import gc
 import hashlib
 import marshal
 import math
+import mmap
 import os
 import resource
 import signal
@@ -80,17 +81,14 @@ class Found(NamedTuple):
     detail: str = ""
 
 
-def work(job: Job, scratch: IO[bytes], start: int, paths: list[str]) -> Columns:
+def work(job: Job, scratch: mmap.mmap, start: int, paths: list[str]) -> Columns:
     """One chunk of files, of which the first is number `start`: facts are returned, pixels are written."""
     channels = job.rules.channels
     canvas = _canvas("L" if channels == 1 else "RGB", job.rules.side, len(paths))
     found = _draw(job, canvas, paths, sheets=True) or _draw(job, canvas, paths, sheets=False)
     pixels = memoryview(canvas.tobytes())
     size = len(pixels) // len(paths)
-    # Several writers to one file wait for each other, but seldom here, and pages of a mapped file cost more than that.
-    scratch.seek(start * size)
-    scratch.write(pixels)
-    scratch.flush()
+    scratch[start * size : start * size + len(pixels)] = pixels
 
     rows: list[tuple[Any, ...]] = []
     for place, (digest, length, declared, drawn, reason, detail) in enumerate(found):
@@ -192,10 +190,11 @@ def main() -> None:
             send(outgoing, work(job, scratch, *message))
 
 
-def _begin(job: Job) -> IO[bytes]:
+def _begin(job: Job) -> mmap.mmap:
     """The scratch file, with this process's limits set for the job."""
-    scratch = open(job.scratch, "r+b")  # noqa: PTH123, SIM115  (pathlib would double what is imported)
-    memory = OWN_MEMORY + BYTES_A_PIXEL * job.rules.max_pixels + 2 * job.rules.max_bytes
+    with open(job.scratch, "r+b") as file:  # noqa: PTH123  (pathlib would double what is imported)
+        scratch = mmap.mmap(file.fileno(), 0)
+    memory = OWN_MEMORY + len(scratch) + BYTES_A_PIXEL * job.rules.max_pixels + 2 * job.rules.max_bytes
     resource.setrlimit(resource.RLIMIT_AS, (memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
     Image.MAX_IMAGE_PIXELS = job.rules.max_pixels  # also for frames that are larger than the header says
     return scratch

@@ -62,7 +62,10 @@ class Gathered:
 
 
 def with_room(path: Path, size: int) -> Path:
-    """The file, with `size` bytes of disk set aside for it: a full disk is met before the work and not after it."""
+    """The file, with `size` bytes of disk set aside for it, so that writing it as memory cannot meet a full disk.
+
+    Several writers to one file wait for each other; several writers to one mapped memory do not.
+    """
     with path.open("ab") as file:
         os.posix_fallocate(file.fileno(), 0, size)
     return path

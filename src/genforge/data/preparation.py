@@ -30,8 +30,7 @@ from genforge.data.splitting import KEPT, QUARANTINED, SPLITS, with_splits, with
 from genforge.files import digest_array, digest_bytes, digest_json, read_array, read_json, write_array, write_json
 from genforge.settings import UserError
 
-CACHE = 400_000  # bytes of images that are copied together, few enough to stay in a core's cache
-LEAST_AT_ONCE, MOST_AT_ONCE = 16, 128
+AT_ONCE = 128  # images that are copied together, few enough to stay in a core's cache
 
 
 def prepare(
@@ -209,32 +208,31 @@ def _copy_images(gathered: Gathered, rows_of: dict[Path, np.ndarray], processes:
     stored, channels = gathered.pixels, gathered.channels
     height, width = stored.shape[1:3]
     size = height * width * channels
-    at_once = max(LEAST_AT_ONCE, min(MOST_AT_ONCE, CACHE // size))
-    begins = {path: _images_in(path, (len(rows), height, width, channels)) for path, rows in rows_of.items()}
-    blocks = [(path, start) for path, rows in rows_of.items() for start in range(0, len(rows), at_once)]
-    summed = next(iter(rows_of))
+    images = [_images_in(path, (len(rows), height, width, channels)) for path, rows in rows_of.items()]
+    rows_in = list(rows_of.values())
+    blocks = [(number, start) for number, rows in enumerate(rows_in) for start in range(0, len(rows), AT_ONCE)]
 
     def copy(first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Every so manieth block, and the sums over those to be summed, (size,) each."""
-        taken = np.empty((at_once, *stored.shape[1:]), np.uint8)
-        squared = np.empty((at_once, size), np.uint16)
+        """Every so manieth block, and the sums over those of the first path, (size,) each."""
+        squared = np.empty((AT_ONCE, size), np.uint16)
         totals, squares = np.zeros((2, size), np.int64)
-        for path, start in blocks[first::processes]:
-            chosen = rows_of[path][start : start + at_once]
-            block = np.take(stored, chosen, axis=0, out=taken[: len(chosen)], mode="clip")
-            flat = np.ascontiguousarray(block[..., :channels]).reshape(len(block), size)
-            with path.open("r+b") as file:
-                file.seek(begins[path] + start * size)
-                file.write(flat.data)
-            if path == summed:
-                totals += flat.sum(0, dtype=np.uint16)  # as many levels as are taken at once fit
+        for number, start in blocks[first::processes]:
+            chosen = rows_in[number][start : start + AT_ONCE]
+            block = images[number][start : start + AT_ONCE]
+            if channels == stored.shape[3]:
+                np.take(stored, chosen, axis=0, out=block, mode="clip")
+            else:
+                block[:] = stored[chosen][..., :channels]
+            if number == 0:
+                flat = block.reshape(len(block), size)
+                totals += flat.sum(0, dtype=np.uint16)  # room for the levels of 257 images
                 squares += np.square(flat, out=squared[: len(block)], dtype=np.uint16).sum(0, dtype=np.uint32)
         return totals, squares
 
     with ThreadPoolExecutor(processes) as threads:  # NumPy lets go of the interpreter while it copies
         parts = list(threads.map(copy, range(processes)))
     totals, squares = (np.sum(part, axis=0).reshape(-1, channels).sum(0) for part in zip(*parts, strict=True))
-    return Sums(len(rows_of[summed]), totals, squares)
+    return Sums(len(rows_in[0]), totals, squares)
 
 
 def _copy_points(gathered: Gathered, rows_of: dict[Path, np.ndarray]) -> Sums:
@@ -245,11 +243,12 @@ def _copy_points(gathered: Gathered, rows_of: dict[Path, np.ndarray]) -> Sums:
     return Sums(len(first), first.sum(axis=0), (first**2).sum(axis=0))
 
 
-def _images_in(path: Path, shape: tuple[int, ...]) -> int:
-    """Make a file with room for uint8 images of this shape; the byte where they begin."""
+def _images_in(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A new file of uint8 images of this shape, as memory to write to."""
+    if not shape[0]:
+        write_array(path, np.empty(shape, np.uint8))
+        return np.empty(shape, np.uint8)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        begin = file.tell()
-    if shape[0]:
-        with_room(path, begin + math.prod(shape))
-    return begin
+        after_header = file.tell()
+    return np.memmap(with_room(path, after_header + math.prod(shape)), np.uint8, "r+", after_header, shape)
