@@ -181,8 +181,8 @@ ROWS: dict[str, Turns | Tool] = {
         least=4.0,
         ours="prepare_seconds",
         theirs="loop_seconds",
-        reason="A third of the processor time (0.75 of 2.3 s on a busy machine) is not decoding: four interpreters that "
-        "start, images put in their order, tables (docs/benchmarks.md).",
+        reason="A third of the processor time (0.75 of 2.3 s on a busy machine) is not decoding: four interpreters "
+        "that start, images that are put in order, tables (docs/benchmarks.md).",
     ),
     "search": Tool(
         "search: time to the best FID that plain Optuna finds, 4 workers",
