@@ -143,3 +143,15 @@ def test_files_of_a_sheet_that_is_refused_are_decoded_alone(tmp_path: Path, monk
 
     monkeypatch.setattr(decoding_worker, "decode_sheet", refused)
     assert through_the_worker(tmp_path, paths, 3) == whole
+
+
+def test_a_few_files_alike_among_others_are_decoded_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [f"{number}.jpg" for number in range(len(NOISE))]
+    for number, path in enumerate(paths):
+        options = {} if number % 8 == 0 else {"quality": 20 + number}
+        (tmp_path / path).write_bytes(jpeg(NOISE[number], **options))
+    monkeypatch.setattr(decoding_worker, "TRIES", 1)
+    monkeypatch.setattr(decoding_worker, "decode_sheet", None)  # not asked
+    few = through_the_worker(tmp_path, paths, 3)
+    monkeypatch.setattr(decoding_worker, "header_of", lambda data: None)
+    assert few == through_the_worker(tmp_path, paths, 3)

@@ -34,6 +34,8 @@ WAITING = 10  # times max_seconds: the longest that a file may take by the clock
 OWN_MEMORY = 2 << 30  # bytes of address space for the interpreter and its libraries
 BYTES_A_PIXEL = 16  # an RGBA image, its copy in another mode, and two more in passing
 
+TRIES = 8  # files at the beginning of a chunk, one of which shows what header the others may have
+
 NOTHING = Declared(0, 0, "")
 
 # What is found out about a file. digest, content (16 bytes) and lot (8 bytes) are empty where there is none. `reason`
@@ -119,13 +121,25 @@ def _draw(job: Job, canvas: Image.Image, paths: list[str], sheets: bool) -> list
                     continue
                 declared, drawn = decode_onto(canvas, place * rules.side, data, rules)
                 found.append(Found(digest, len(data), declared, drawn))
-                if sheets and drawn and not together:
+                if sheets and drawn and not together and place < TRIES:
                     header, alike = header_of(data), declared
                     if header is not None and (header.side, header.mode) != (rules.side, canvas.mode):
                         header = None
             except Broken as broken:
                 found.append(Found(digest, len(data), NOTHING, False, broken.reason, broken.detail))
-        if header is not None and together and not decode_sheet(canvas, header, sheet):
+        if header is None or not together:
+            return found
+        if together < len(paths) // 4:  # a sheet decodes something in every place
+            for place, waiting in enumerate(sheet):
+                if waiting is None:
+                    continue
+                clock.wind()
+                try:
+                    decode_onto(canvas, place * rules.side, waiting, rules)
+                except Broken as broken:
+                    digest = found[place].digest
+                    found[place] = Found(digest, len(waiting), NOTHING, False, broken.reason, broken.detail)
+        elif not decode_sheet(canvas, header, sheet):
             return []
     return found
 
