@@ -177,10 +177,8 @@ ROWS: dict[str, Turns | Tool] = {
         least=4.0,
         ours="prepare_seconds",
         theirs="loop_seconds",
-        reason="Each file costs 47 microseconds of a core (half of it libjpeg; the loop's 80), so that four processes "
-        "take 0.6 to 0.7 s; to start them and ask for the usual size takes 0.07, to put the images in order and sum "
-        "their levels 0.14, the tables 0.1. Readings on quiet machines lie between 3.1 and 4.3x. An earlier 7.3x came "
-        "from a loop that was the first to read the files.",
+        reason="A third of the processor time (0.75 of 2.3 s on a busy machine) is not decoding: four interpreters "
+        "that start, images that are put in order, tables (docs/benchmarks.md).",
     ),
     "search": Tool(
         "search: time to the best FID that plain Optuna finds, 4 workers",

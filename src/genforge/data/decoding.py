@@ -220,7 +220,28 @@ def _check_png(data: bytes) -> None:
 
 
 def _plain_jpeg(data: bytes) -> Declared | None:
-    """What a JPEG declares that has no metadata but JFIF's, or None: anything out of the ordinary is left to Pillow."""
+    """What a JPEG declares that has no metadata but JFIF's, or None: anything out of the ordinary is left to Pillow.
+
+    An encoder writes the same header before every image of one size, so the last one is remembered: what begins with
+    the same bytes declares the same.
+    """
+    global _last_header
+    header, declared = _last_header
+    if data.startswith(header):
+        return declared
+    found = _frame_header(data)
+    if found is None:
+        return None
+    end, declared = found
+    _last_header = data[:end], declared
+    return declared
+
+
+_last_header: tuple[bytes, Declared | None] = (b"none yet", None)
+
+
+def _frame_header(data: bytes) -> tuple[int, Declared] | None:
+    """The frame header of a plain JPEG: where it ends, and what it says; or None."""
     if not data.startswith(b"\xff\xd8"):
         return None
     at = 2
@@ -231,7 +252,7 @@ def _plain_jpeg(data: bytes) -> Declared | None:
             if precision != 8 or components not in (1, 3):
                 return None
             height, width = (data[at + 5] << 8) | data[at + 6], (data[at + 7] << 8) | data[at + 8]
-            return Declared(width, height, "L" if components == 1 else "RGB")
+            return at + 10, Declared(width, height, "L" if components == 1 else "RGB")
         if marker not in (0xE0, 0xDB, 0xC4, 0xDD, 0xFE):  # JFIF, quantisation, Huffman, restart interval, comment
             return None
         at += 2 + ((data[at + 2] << 8) | data[at + 3])

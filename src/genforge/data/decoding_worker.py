@@ -11,24 +11,30 @@ sees who it was. A worker whose parent was killed ends after the file that it is
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import marshal
+import math
 import mmap
 import os
 import resource
 import signal
 import sys
+import time
 import warnings
 from functools import lru_cache
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 from PIL import Image
 
 from genforge.data.decoding import Broken, Declared, Rules, content_digest, decode_onto, draw_lot, read
+from genforge.data.jpeg_sheet import Header, belongs, decode_sheet, header_of
 
 WAITING = 10  # times max_seconds: the longest that a file may take by the clock, on a busy machine or a slow disk
 OWN_MEMORY = 2 << 30  # bytes of address space for the interpreter and its libraries
 BYTES_A_PIXEL = 16  # an RGBA image, its copy in another mode, and two more in passing
+
+TRIES = 8  # files at the beginning of a chunk, one of which shows what header the others may have
 
 NOTHING = Declared(0, 0, "")
 
@@ -66,39 +72,106 @@ def receive(pipe: IO[bytes]) -> Any:
     return marshal.loads(data)  # noqa: S302  (from our own parent or child)
 
 
+class Found(NamedTuple):
+    """What is known of a file before its pixels are looked at."""
+
+    digest: bytes
+    length: int
+    declared: Declared
+    drawn: bool
+    reason: str = ""
+    detail: str = ""
+
+
 def work(job: Job, scratch: mmap.mmap, start: int, paths: list[str]) -> Columns:
     """One chunk of files, of which the first is number `start`: facts are returned, pixels are written."""
-    rules, side = job.rules, job.rules.side
-    canvas = _canvas("L" if rules.channels == 1 else "RGB", side, len(paths))
-    found: list[tuple[bytes, int, Declared, bool, str, str]] = []
-    parent = os.getppid()
-    for place, path in enumerate(paths):
-        if os.getppid() != parent:
-            sys.exit(f"the process {parent} that asked for this has ended")
-        # The default action of both signals ends the process, in the middle of C code too.
-        signal.setitimer(signal.ITIMER_PROF, rules.max_seconds)
-        signal.alarm(WAITING * rules.max_seconds)
-        data, digest = b"", b""
-        try:
-            data = read(f"{job.folder}/{path}", rules.max_bytes)
-            digest = hashlib.blake2b(data, digest_size=16).digest()
-            declared, drawn = decode_onto(canvas, place * side, data, rules)
-            found.append((digest, len(data), declared, drawn, "", ""))
-        except Broken as broken:
-            found.append((digest, len(data), NOTHING, False, broken.reason, broken.detail))
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    signal.alarm(0)
-
+    channels = job.rules.channels
+    canvas = _canvas("L" if channels == 1 else "RGB", job.rules.side, len(paths))
+    found = _draw(job, canvas, paths, sheets=True) or _draw(job, canvas, paths, sheets=False)
     pixels = memoryview(canvas.tobytes())
     size = len(pixels) // len(paths)
     scratch[start * size : start * size + len(pixels)] = pixels
 
     rows: list[tuple[Any, ...]] = []
     for place, (digest, length, declared, drawn, reason, detail) in enumerate(found):
-        content = content_digest(pixels[place * size : (place + 1) * size], rules.channels) if drawn else b""
+        content = content_digest(pixels[place * size : (place + 1) * size], channels) if drawn else b""
         lot = draw_lot(content, job.seed) if drawn else b""
         rows.append((digest, length, *declared, content, lot, reason, detail))
     return list(zip(*rows, strict=True))
+
+
+def _draw(job: Job, canvas: Image.Image, paths: list[str], sheets: bool) -> list[Found]:
+    """Read files and decode them onto the canvas, below each other. An empty list: a sheet was refused."""
+    rules = job.rules
+    found: list[Found] = []
+    header: Header | None = None  # of the last file that was decoded alone, while nothing is on the sheet
+    sheet: list[bytes | None] = [None] * len(paths)  # files that are decoded together, at the end
+    together, alike = 0, NOTHING  # how many, and what all of them declare
+    with _Clock(rules.max_seconds) as clock:
+        for place, path in enumerate(paths):
+            clock.wind()
+            data, digest = b"", b""
+            try:
+                data = read(f"{job.folder}/{path}", rules.max_bytes)
+                digest = hashlib.blake2b(data, digest_size=16).digest()
+                if header is not None and belongs(data, header):
+                    sheet[place] = data
+                    together += 1
+                    found.append(Found(digest, len(data), alike, True))
+                    continue
+                declared, drawn = decode_onto(canvas, place * rules.side, data, rules)
+                found.append(Found(digest, len(data), declared, drawn))
+                if sheets and drawn and not together and place < TRIES:
+                    header, alike = header_of(data), declared
+                    if header is not None and (header.side, header.mode) != (rules.side, canvas.mode):
+                        header = None
+            except Broken as broken:
+                found.append(Found(digest, len(data), NOTHING, False, broken.reason, broken.detail))
+        if header is None or not together:
+            return found
+        if together < len(paths) // 4:  # a sheet decodes something in every place
+            for place, waiting in enumerate(sheet):
+                if waiting is None:
+                    continue
+                clock.wind()
+                try:
+                    decode_onto(canvas, place * rules.side, waiting, rules)
+                except Broken as broken:
+                    digest = found[place].digest
+                    found[place] = Found(digest, len(waiting), NOTHING, False, broken.reason, broken.detail)
+        elif not decode_sheet(canvas, header, sheet):
+            return []
+    return found
+
+
+class _Clock:
+    """Ends this process where a file takes too long, or when its parent is gone.
+
+    The default action of both signals ends the process, in the middle of C code too. Setting them costs as much as
+    reading a small file, so they are set with a bit to spare, and again when that is used up.
+    """
+
+    SPARE = 0.25  # seconds
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds, self._parent, self._wound = seconds, os.getppid(), -math.inf
+
+    def __enter__(self) -> Self:
+        return self
+
+    def wind(self) -> None:
+        """The next file begins: it has all of its time."""
+        if (now := time.monotonic()) < self._wound + self.SPARE:
+            return
+        if os.getppid() != self._parent:
+            sys.exit(f"the process {self._parent} that asked for this has ended")
+        signal.setitimer(signal.ITIMER_PROF, self._seconds + self.SPARE)
+        signal.alarm(WAITING * self._seconds + 1)
+        self._wound = now
+
+    def __exit__(self, *failure: object) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.alarm(0)
 
 
 @lru_cache(maxsize=2)
@@ -111,6 +184,8 @@ def main() -> None:
     """Serve jobs and their chunks until the parent closes the pipe."""
     incoming, outgoing = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints does not end up between messages
+    gc.freeze()  # what is imported stays; and what one chunk needs is no reason to look for circles in all of it
+    gc.set_threshold(100_000)
     warnings.simplefilter("ignore")  # odd metadata is no fault
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     job, scratch = None, None
@@ -141,3 +216,4 @@ def _begin(job: Job) -> mmap.mmap:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # all is written, and somebody waits: no tidying up

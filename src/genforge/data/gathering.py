@@ -72,17 +72,18 @@ def with_room(path: Path, size: int) -> Path:
 
 
 def gather_files(
-    listing: pl.DataFrame, folder: Path, scratch: Path, settings: DataSettings, seed: int, processes: int
+    listed: Path, folder: Path, scratch: Path, settings: DataSettings, seed: int, processes: int
 ) -> Gathered:
-    """Every listed file (columns path and label), decoded into the file `scratch`.
+    """Every file that the table `listed` names (columns path and label), decoded into the file `scratch`.
 
     Raises:
         UserError: images have several sizes and no size is set, or one that networks do not take.
     """
-    paths = listing["path"].to_list()
     channels = settings.channels or 3
     found: dict[int, Columns] = {}
     with Decoders(processes) as decoders:
+        listing = pl.read_parquet(listed)  # while they start
+        paths = listing["path"].to_list()
         side = settings.image_size or _usual_side(decoders, paths, folder, scratch, settings)
         limits = (settings.max_pixels, settings.max_bytes, settings.max_seconds)
         rules = Rules(side, settings.image_size is not None, channels, settings.fit, *limits)

@@ -12,6 +12,7 @@ a process.
 from __future__ import annotations
 
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def prepare(
     processes = processes or usable_processes()
     if source["form"] == "listing":
         folder = raw / FILES if (raw / FILES).is_dir() else folder
-        gathered = gather_files(pl.read_parquet(raw / "listing.parquet"), folder, scratch, settings, seed, processes)
+        gathered = gather_files(raw / "listing.parquet", folder, scratch, settings, seed, processes)
     else:
         gathered = gather_arrays(raw, source, scratch, settings, seed)
     manifest = with_verdicts(gathered.inputs)
@@ -68,25 +69,27 @@ def prepare(
     manifest = with_splits(manifest, settings.validation, settings.test)
     _check_test(manifest, least_test)
 
-    present = set(manifest.filter(verdict=KEPT)["label"].drop_nulls())
+    present = set(manifest.filter(verdict=KEPT)["label"].drop_nulls().unique())
     classes = [name for name in source["classes"] if name in present]
     ordered = {split: _in_order(manifest, split) for split in SPLITS}
     rows = {split: chosen["row"].to_numpy().astype(np.int64) for split, chosen in ordered.items()}
-    with ThreadPoolExecutor(1) as beside:  # the table is compressed while images are copied
+    with ThreadPoolExecutor(2) as beside:  # the table is compressed while images are copied
         table = beside.submit(_write_manifest, out / "manifest.parquet", manifest)
         paths = {out / f"{split}-images.npy": rows[split] for split in SPLITS}
         points = gathered.pixels.dtype != np.uint8
         sums = _copy_points(gathered, paths) if points else _copy_images(gathered, paths, processes)
-        written = {
-            split: Written(
-                len(rows[split]), _write_others(out, split, ordered[split], rows[split], gathered, classes), *of_split
-            )
-            for split, of_split in zip(SPLITS, sums, strict=True)
-        }
+        emptied = beside.submit(_remove, scratch)
+        digests = {split: _write_others(out, split, ordered[split], rows[split], gathered, classes) for split in SPLITS}
+        _write_samples(out, bool(classes))
+        _write_card(out, manifest, digests, sums, gathered, classes, source, settings, seed)
         table.result()
-    _write_samples(out, bool(classes))
-    _write_card(out, manifest, written, gathered, classes, source, settings, seed)
-    scratch.unlink(missing_ok=True)
+        emptied.result()
+
+
+def _remove(scratch: Path) -> None:
+    """Give back the room of pixels that nobody looks at again. They are still mapped, so emptying the file does it."""
+    os.truncate(scratch, 0)
+    scratch.unlink()
 
 
 def _write_manifest(path: Path, manifest: pl.DataFrame) -> None:
@@ -108,7 +111,8 @@ def _write_manifest(path: Path, manifest: pl.DataFrame) -> None:
 def _write_card(
     out: Path,
     manifest: pl.DataFrame,
-    written: dict[str, Written],
+    digests: dict[str, str],
+    sums: Sums,
     gathered: Gathered,
     classes: list[str],
     source: dict[str, Any],
@@ -118,16 +122,15 @@ def _write_card(
     """`card.json`. The digest is of what training sees: shape, classes, each split in its order."""
     height, width = gathered.pixels.shape[1:3]
     shape = {"channels": gathered.channels, "height": height, "width": width}
-    train = written["train"]
     document: dict[str, Any] = {
         "name": settings.name,
-        "digest": digest_json([shape, classes, [written[split].digest for split in SPLITS]]),
+        "digest": digest_json([shape, classes, [digests[split] for split in SPLITS]]),
         "shape": shape,
         "classes": classes,
         "factors": source["factors"],
         **card.counts(manifest, classes),
         "empty_classes": [name for name in source["classes"] if name not in classes],
-        **card.moments(train.totals, train.squares, train.count * height * width, 1.0 if width == 1 else 255.0),
+        **card.moments(sums.totals, sums.squares, sums.count * height * width, 1.0 if width == 1 else 255.0),
         "seed": seed,
         "settings": settings.model_dump(),
     }
@@ -169,12 +172,11 @@ def _check_test(manifest: pl.DataFrame, least: int) -> None:
 
 
 @dataclass
-class Written:
-    """One split as written: its number of images, the digest of its contents, and for each channel the exact sums of
-    levels and of squared levels; of points, the sums of coordinates and of their squares."""
+class Sums:
+    """Of the images that are learnt from: how many they are, and for each channel the exact sums of levels and of
+    squared levels; of points, the sums of coordinates and of their squares."""
 
     count: int
-    digest: str
     totals: np.ndarray
     squares: np.ndarray
 
@@ -201,22 +203,19 @@ def _write_others(
     return digest_bytes(*digests)
 
 
-def _copy_images(
-    gathered: Gathered, rows_of: dict[Path, np.ndarray], processes: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Write to each path the images of its rows; for each, the exact sums of levels and of squared levels, int64
-    (channels,) each."""
+def _copy_images(gathered: Gathered, rows_of: dict[Path, np.ndarray], processes: int) -> Sums:
+    """Write to each path the images of its rows; the sums over the first of them."""
     stored, channels = gathered.pixels, gathered.channels
     height, width = stored.shape[1:3]
     size = height * width * channels
     images = [_images_in(path, (len(rows), height, width, channels)) for path, rows in rows_of.items()]
-    blocks = [(number, start) for number, rows in enumerate(rows_of.values()) for start in range(0, len(rows), AT_ONCE)]
     rows_in = list(rows_of.values())
+    blocks = [(number, start) for number, rows in enumerate(rows_in) for start in range(0, len(rows), AT_ONCE)]
 
     def copy(first: int) -> tuple[np.ndarray, np.ndarray]:
-        """Every so manieth block, and the sums over them, (paths, size) each."""
+        """Every so manieth block, and the sums over those of the first path, (size,) each."""
         squared = np.empty((AT_ONCE, size), np.uint16)
-        totals, squares = np.zeros((2, len(images), size), np.int64)
+        totals, squares = np.zeros((2, size), np.int64)
         for number, start in blocks[first::processes]:
             chosen = rows_in[number][start : start + AT_ONCE]
             block = images[number][start : start + AT_ONCE]
@@ -224,28 +223,24 @@ def _copy_images(
                 np.take(stored, chosen, axis=0, out=block, mode="clip")
             else:
                 block[:] = stored[chosen][..., :channels]
-            flat = block.reshape(len(block), size)
-            totals[number] += flat.sum(0, dtype=np.uint32)
-            squares[number] += np.square(flat, out=squared[: len(block)], dtype=np.uint16).sum(0, dtype=np.uint32)
+            if number == 0:
+                flat = block.reshape(len(block), size)
+                totals += flat.sum(0, dtype=np.uint16)  # room for the levels of 257 images
+                squares += np.square(flat, out=squared[: len(block)], dtype=np.uint16).sum(0, dtype=np.uint32)
         return totals, squares
 
     with ThreadPoolExecutor(processes) as threads:  # NumPy lets go of the interpreter while it copies
         parts = list(threads.map(copy, range(processes)))
-    totals, squares = (
-        np.sum(part, axis=0).reshape(len(images), -1, channels).sum(1) for part in zip(*parts, strict=True)
-    )
-    return list(zip(totals, squares, strict=True))
+    totals, squares = (np.sum(part, axis=0).reshape(-1, channels).sum(0) for part in zip(*parts, strict=True))
+    return Sums(len(rows_in[0]), totals, squares)
 
 
-def _copy_points(gathered: Gathered, rows_of: dict[Path, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _copy_points(gathered: Gathered, rows_of: dict[Path, np.ndarray]) -> Sums:
     """The same of points, of which there are never many: sums are float64 (2,) each."""
-    sums = []
     for path, rows in rows_of.items():
-        points = gathered.pixels[rows]
-        write_array(path, points)
-        flat = points.reshape(-1, gathered.channels).astype(np.float64)
-        sums.append((flat.sum(axis=0), (flat**2).sum(axis=0)))
-    return sums
+        write_array(path, gathered.pixels[rows])
+    first = gathered.pixels[next(iter(rows_of.values()))].reshape(-1, gathered.channels).astype(np.float64)
+    return Sums(len(first), first.sum(axis=0), (first**2).sum(axis=0))
 
 
 def _images_in(path: Path, shape: tuple[int, ...]) -> np.ndarray:

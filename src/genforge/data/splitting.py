@@ -85,7 +85,9 @@ def with_splits(inputs: pl.DataFrame, validation: float, test: float) -> pl.Data
             f"{len(single)} of the classes have a single usable image ({names}); a class needs at least 2, one to "
             f"learn from and one to hold out: add images, or remove the class"
         )
-    count, rank = pl.len().over("label"), pl.int_range(pl.len()).over("label")
+    # Columns first: an expression over classes that stands in another is computed wherever it stands.
+    rest = rest.with_columns(count=pl.len().over("label").cast(pl.Int64), rank=pl.int_range(pl.len()).over("label"))
+    count, rank = pl.col("count"), pl.col("rank")
     tests = pl.lit(0) if official or not test else (count * test).round().cast(pl.Int64).clip(1, count - 1)
     validations = ((count - tests) * validation).round().cast(pl.Int64).clip(0, count - tests - 1)
     split = (
@@ -97,11 +99,11 @@ def with_splits(inputs: pl.DataFrame, validation: float, test: float) -> pl.Data
     )
     placed = pl.concat(
         [
-            rest.with_columns(split=split),
-            kept.filter(pl.col("part") == "test").with_columns(split=pl.lit("test")),
+            rest.select("row", split=split),
+            kept.filter(pl.col("part") == "test").select("row", split=pl.lit("test")),
         ]
-    ).select("row", "split")
-    found = set(placed["split"])
+    )
+    found = set(placed["split"].unique())
     if missing := [name for name in ("train", "validation") if name not in found]:
         raise UserError(
             f"no image is left for {' and '.join(missing)}: {len(rest)} usable images in {rest['label'].n_unique()} "
