@@ -13,6 +13,7 @@ from PIL import Image
 
 from genforge.config import DataSettings
 from genforge.data import decoding_pool
+from genforge.data.decoding import content_digest
 from genforge.data.loading import Prepared
 from genforge.data.preparation import prepare
 from genforge.data.sources import Places, ingest
@@ -70,6 +71,15 @@ def test_every_split_holds_the_pixels_of_its_files(tmp_path: Path) -> None:
         assert found == expected and len(expected) == data.count(split) > 0
     assert manifest["digest"].to_list() == [digest_file(folder / path) for path in manifest["path"]]
     assert not (data.folder / "scratch.bin").exists()
+
+
+def test_a_split_s_first_images_are_like_the_rest(tmp_path: Path) -> None:
+    """They stand in the order of their contents' digests, which knows no class. In that of lots, with which each class
+    fills its splits, a split would begin with the classes whose lots happen to begin there sooner."""
+    out = prepared(tmp_path, folder_of(tmp_path / "images", pictures(60)))
+    for split in ("train", "validation", "test"):
+        contents = [content_digest(memoryview(image.tobytes()), 3) for image in Prepared.open(out).images(split)]
+        assert len(contents) > 3 and contents == sorted(contents)
 
 
 def test_names_and_order_of_files_change_nothing(tmp_path: Path) -> None:
