@@ -182,9 +182,9 @@ class Sums:
 
 
 def _in_order(manifest: pl.DataFrame, split: str) -> pl.DataFrame:
-    """Row, content and label of the images of a split, in the order of their contents' digests: as good as by chance, so
-    that the first few are like the rest. In the order of lots they would be of few classes: how many lots of a class a
-    split has, and so where they begin, is another number for each."""
+    """Row, content and label of the images of a split, in the order of their contents' digests: as good as by chance,
+    so that the first few are like the rest. In the order of lots they would be of few classes: how many lots of a class
+    a split has, and so where they begin, is another number for each."""
     return manifest.filter(split=split).select("row", "content", "label").sort("content")
 
 
