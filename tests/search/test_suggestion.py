@@ -34,6 +34,17 @@ def test_a_pruned_trial_is_taken_to_gain_as_much_as_the_others_and_a_failed_one_
     assert found == pytest.approx([math.log(value) for value in (4.0, 4.0, 2.0, 8.0, 8.0)])  # to a tenth in the median
 
 
+def test_a_running_trial_is_foreseen_from_its_report_once_others_show_what_follows() -> None:
+    running = create_trial(
+        state=TrialState.RUNNING,
+        params={"rate": 0.4, "width": 8},
+        distributions=dict(DISTRIBUTIONS),
+        intermediate_values={1: 30.0},
+    )
+    assert costs([trial(0.1, 4.0, {1: 40.0}), running], "lower")[1] == pytest.approx(math.log(3.0))
+    assert costs([trial(0.1, 4.0, {2: 40.0}), running, trial(0.7, None)], "lower")[1] is None
+
+
 def test_values_that_are_not_all_positive_stay_as_they_are() -> None:
     found = costs([trial(0.1, 0.5, {1: 0.7}), trial(0.2, -0.1, {1: 0.2}), trial(0.3, None, {1: 0.9})], "lower")
     assert found == pytest.approx([0.5, -0.1, 0.65])

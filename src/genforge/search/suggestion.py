@@ -5,8 +5,9 @@ the sampler the trials that it saw at its first suggestion, so that all others w
 attempt stands behind all tickets there, which changes what a sampler draws.
 
 A Gaussian process believes in smooth functions with even noise. FID spans orders of magnitude and its noise grows with
-it, so the process is shown logarithms; of trials that were pruned, what they would have come to; and failed ones as bad
-as the worst.
+it, so the process is shown logarithms; of trials that were pruned or still run, what they should come to; and failed
+ones as bad as the worst. Workers begin together and end together: were running trials unknown, nearly all of them would
+ask for their second trial before anything is known.
 """
 
 from __future__ import annotations
@@ -35,20 +36,19 @@ def suggest(plan: Plan, trials: Iterable[FrozenTrial], seed: int) -> dict[str, V
         seed: of this one suggestion: who asks with the same trials gets the same settings.
     """
     begun = [trial for trial in trials if trial.params]
-    finished = [trial for trial in begun if trial.state.is_finished()]
-    running = [trial for trial in begun if trial.state == TrialState.RUNNING]
+    believed = costs(begun, plan.better)
     startup = max(2, min(MOST_STARTUP, plan.trials // 3))
     sampler: optuna.samplers.BaseSampler
     if plan.method == "random":
         sampler, known = optuna.samplers.RandomSampler(seed=seed), []
-    elif plan.method == "tpe" or not startup <= len(finished) <= MOST_OF_A_PROCESS:
+    elif plan.method == "tpe" or sum(cost is not None for cost in believed) < startup or len(begun) > MOST_OF_A_PROCESS:
         # Multivariate, with constant liar: Optuna's default.
         sampler = optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)
-        known = [trial for trial in finished if trial.state != TrialState.FAIL] + running
+        known = [trial for trial in begun if trial.state != TrialState.FAIL]
     else:
         sampler = optuna.samplers.GPSampler(n_startup_trials=0, seed=seed)
-        shown = zip(finished, costs(finished, plan.better), strict=True)
-        known = [_complete(trial, cost) for trial, cost in shown] + running
+        shown = zip(begun, believed, strict=True)
+        known = [trial if cost is None else _complete(trial, cost) for trial, cost in shown]
     lower = plan.better == "lower" or isinstance(sampler, optuna.samplers.GPSampler)
     study = optuna.create_study(direction="minimize" if lower else "maximize", sampler=sampler)
     study.add_trials(known)
@@ -56,14 +56,15 @@ def suggest(plan: Plan, trials: Iterable[FrozenTrial], seed: int) -> dict[str, V
     return {key: suggested(asked, key, dimension) for key, dimension in plan.space.items()}
 
 
-def costs(trials: Sequence[FrozenTrial], better: Literal["lower", "higher"]) -> list[float]:
-    """What a Gaussian process is to believe of finished trials, the lower the better.
+def costs(trials: Sequence[FrozenTrial], better: Literal["lower", "higher"]) -> list[float | None]:
+    """What a Gaussian process is to believe of trials that have begun, the lower the better.
 
     The logarithm of a complete trial's value where lower is better and all values are positive; else the value, with
-    its sign turned where higher is better. Of a pruned trial that of its last report, and as much as complete ones
-    gained after that step, in the median. Of a failed one the worst of all others.
+    its sign turned where higher is better. Of one that was pruned or still runs that of its last report, and as much as
+    complete ones gained after that step, in the median; None of a running one where nobody knows that gain. Of a failed
+    one the worst of all others.
     """
-    numbers = [number for trial in trials for number in (*(trial.values or ()), *trial.intermediate_values.values())]
+    numbers = [number for trial in trials for number in (*(trial.values or ()), *_reports(trial).values())]
     logarithmic = better == "lower" and min(numbers, default=0.0) > 0.0
     sign = 1.0 if better == "lower" else -1.0
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -79,11 +80,16 @@ def costs(trials: Sequence[FrozenTrial], better: Literal["lower", "higher"]) -> 
         if trial.state == TrialState.FAIL or step is None:
             return None
         gains = [cost(peer.value) - cost(reports[step]) for peer in complete if step in (reports := _reports(peer))]
+        if trial.state == TrialState.RUNNING and not gains:
+            return None
         return cost(_reports(trial)[step]) + (statistics.median(gains) if gains else 0.0)
 
     found = [expected(trial) for trial in trials]
     worst = max((value for value in found if value is not None), default=0.0)
-    return [worst if value is None else value for value in found]
+    return [
+        worst if value is None and trial.state.is_finished() else value
+        for trial, value in zip(trials, found, strict=True)
+    ]
 
 
 def _reports(trial: FrozenTrial) -> dict[int, float]:
