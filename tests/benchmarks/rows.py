@@ -189,9 +189,9 @@ ROWS: dict[str, Turns | Tool] = {
         least=3.0,
         ours="ours_s",
         theirs="peer_s",
-        reason="3x leaves time for the start and two rounds of four trials, before the first of which nobody knows "
-        "anything. Searches simulated on real trials reach 1.8x to 2.1x, and one that took the best settings there are "
-        "for every trial 3.5x to 4.4x (docs/benchmarks.md).",
+        reason="3x leaves time for the start and two or three rounds of four trials, before the first of which nobody "
+        "knows anything, and a FID is partly luck: what searches of three recipes can gain is told in "
+        "docs/benchmarks.md.",
     ),
     "overhead": Tool(
         "tracking, checkpoints, orchestration, in ten minutes of an MLP GAN",

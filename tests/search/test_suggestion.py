@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -65,6 +66,21 @@ def test_settings_depend_on_values_and_on_what_runs(tmp_path: Path) -> None:
     assert suggest(plan, [trial(rate, 1 - value) for rate, value in zip(rates, values, strict=True)], 7) != found
     running = create_trial(state=TrialState.RUNNING, params=found, distributions=dict(DISTRIBUTIONS))
     assert suggest(plan, [*trials, running], 7) != found
+
+
+def test_settings_that_were_tried_are_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would have the same value. Here is a process that asks for the best corner whatever is known."""
+
+    class Stubborn(optuna.samplers.GPSampler):
+        def sample_relative(self, *arguments: Any) -> dict[str, Any]:
+            return {"rate": 1.0, "width": 8}
+
+    monkeypatch.setattr(optuna.samplers, "GPSampler", Stubborn)
+    plan = toy("bowl", tmp_path, trials=24).model_copy(update={"method": "gaussian-process"})
+    trials = [trial(rate, 1.0 / rate) for rate in (0.001, 0.01, 0.03, 0.1, 0.5)]
+    assert suggest(plan, trials, 0) == {"rate": 1.0, "width": 8}
+    found = [suggest(plan, [*trials, trial(1.0, 1.0)], seed) for seed in range(3)]
+    assert {"rate": 1.0, "width": 8} not in found and len({settings["rate"] for settings in found}) == 3
 
 
 @pytest.mark.parametrize(("method", "wanted"), [("gaussian-process", 0.001), ("tpe", 0.015), ("random", 0.05)])

@@ -38,22 +38,31 @@ def suggest(plan: Plan, trials: Iterable[FrozenTrial], seed: int) -> dict[str, V
     begun = [trial for trial in trials if trial.params]
     believed = costs(begun, plan.better)
     startup = max(2, min(MOST_STARTUP, plan.trials // 3))
-    sampler: optuna.samplers.BaseSampler
+    parzen = optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)  # multivariate, with constant liar
+    finite = [trial for trial in begun if trial.state != TrialState.FAIL]
     if plan.method == "random":
-        sampler, known = optuna.samplers.RandomSampler(seed=seed), []
-    elif plan.method == "tpe" or sum(cost is not None for cost in believed) < startup or len(begun) > MOST_OF_A_PROCESS:
-        # Multivariate, with constant liar: Optuna's default.
-        sampler = optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)
-        known = [trial for trial in begun if trial.state != TrialState.FAIL]
-    else:
-        sampler = optuna.samplers.GPSampler(n_startup_trials=0, seed=seed)
-        shown = zip(begun, believed, strict=True)
-        known = [trial if cost is None else _complete(trial, cost) for trial, cost in shown]
-    lower = plan.better == "lower" or isinstance(sampler, optuna.samplers.GPSampler)
-    study = optuna.create_study(direction="minimize" if lower else "maximize", sampler=sampler)
+        return _asked(plan, optuna.samplers.RandomSampler(seed=seed), [], plan.better)
+    if plan.method == "tpe" or sum(cost is not None for cost in believed) < startup or len(begun) > MOST_OF_A_PROCESS:
+        return _asked(plan, parzen, finite, plan.better)
+    shown = [
+        trial
+        if cost is None
+        else optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=cost)
+        for trial, cost in zip(begun, believed, strict=True)
+    ]
+    settings = _asked(plan, optuna.samplers.GPSampler(n_startup_trials=0, seed=seed), shown, "lower")
+    # Where noise is large it asks for the same corner of the space again and again. Trials train from one seed, so that
+    # the same settings have the same value: nothing is learnt by it.
+    return _asked(plan, parzen, finite, plan.better) if any(settings == trial.params for trial in begun) else settings
+
+
+def _asked(
+    plan: Plan, sampler: optuna.samplers.BaseSampler, known: list[FrozenTrial], better: Literal["lower", "higher"]
+) -> dict[str, Value]:
+    study = optuna.create_study(direction="minimize" if better == "lower" else "maximize", sampler=sampler)
     study.add_trials(known)
-    asked = study.ask()
-    return {key: suggested(asked, key, dimension) for key, dimension in plan.space.items()}
+    trial = study.ask()
+    return {key: suggested(trial, key, dimension) for key, dimension in plan.space.items()}
 
 
 def costs(trials: Sequence[FrozenTrial], better: Literal["lower", "higher"]) -> list[float | None]:
@@ -105,7 +114,3 @@ def suggested(trial: optuna.Trial, key: str, dimension: Dimension) -> Value:
         return trial.suggest_int(key, low, high, log=dimension.log)
     assert low is not None and high is not None
     return trial.suggest_float(key, low, high, log=dimension.log)
-
-
-def _complete(trial: FrozenTrial, value: float) -> FrozenTrial:
-    return optuna.trial.create_trial(params=trial.params, distributions=trial.distributions, value=value)
