@@ -190,8 +190,9 @@ ROWS: dict[str, Turns | Tool] = {
         ours="ours_s",
         theirs="peer_s",
         reason="3x leaves time for the start and two or three rounds of four trials, before the first of which nobody "
-        "knows anything, and a FID is partly luck: what searches of three recipes can gain is told in "
-        "docs/benchmarks.md.",
+        "knows anything, and a FID is partly luck, which spreads the ratios of seven seeds from 0 to 6.8x: three "
+        "readings of this row gave 2.70x, 2.90x and 2.22x, the last one of the code as it is. "
+        "docs/benchmarks.md tells what searches of three recipes can gain.",
     ),
     "overhead": Tool(
         "tracking, checkpoints, orchestration, in ten minutes of an MLP GAN",
