@@ -33,10 +33,11 @@ def strips_of(networks: Mapping[str, Network], prepared: Prepared) -> dict[str, 
 
     if "encoder" not in networks or prepared.count("validation") < 2:
         return {}
-    # By lot, since the first of a split are not of all classes alike: each class begins where its own share does.
-    chosen = np.random.default_rng(0).permutation(prepared.count("validation"))[:LOOKED_AT]
-    images, labels = np.asarray(prepared.images("validation")[chosen]), prepared.labels("validation")
-    return strips(LatentSpace.of(networks), images, None if labels is None else labels[chosen], len(prepared.classes))
+    images = np.asarray(prepared.images("validation")[:LOOKED_AT])
+    labels = prepared.labels("validation")
+    return strips(
+        LatentSpace.of(networks), images, None if labels is None else labels[:LOOKED_AT], len(prepared.classes)
+    )
 
 
 def knowledge_of(networks: Mapping[str, Network], prepared: Prepared) -> dict[str, Any] | None:
