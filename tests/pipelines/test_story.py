@@ -27,13 +27,13 @@ PARAMS = """
 seed: 1
 registry: {metric: fid}
 data: {name: flowers, source: image_folder, folder: flowers, image_size: 12, channels: 3}
-extractor: {steps: 30, width: 8}
-# What twenty steps teach counts as no collapse here.
+extractor: {steps: 100, width: 8}
+# What eighty steps teach counts as no collapse here.
 evaluation: {images: 50, collapse_duplicates: 1.0, collapse_classes: 0.0, collapse_spread: 0.0}
 search: {trials: 2, workers: 1, reports: 2, images: 50}
 gates: {finite: {}, better: {}}
 recipes:
-  gan: {from: hinge-sngan, training: {steps: 20}, networks: {generator: {width: 8}, critic: {width: 8}}}
+  gan: {from: hinge-sngan, training: {steps: 80}, networks: {generator: {width: 8}, critic: {width: 8}}}
   baseline: {from: gaussian}
 """
 Run = Callable[..., subprocess.CompletedProcess[str]]
