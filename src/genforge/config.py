@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from genforge.dimension import Method
 from genforge.files import read_yaml
 from genforge.settings import Settings, UserError
 
@@ -206,7 +207,7 @@ class SearchSettings(Settings):
         "network, 200 where it takes many. The fewer, the more a search follows luck: FID of 200 digits is uncertain "
         "by 5 to 11%, of 1,000 by 2 to 5%",
     )
-    method: Literal["gaussian-process", "tpe", "random"] = Field(
+    method: Method = Field(
         "gaussian-process",
         description="what suggests settings: a Gaussian process (of up to a hundred trials; tpe after them), "
         "tree-structured Parzen estimators, or chance; all Optuna's",

@@ -1,10 +1,13 @@
-"""One setting that a search may turn. A file of its own, so that a search's worker need not import the catalog."""
+"""One setting that a search may turn, and what may suggest its values. A file of its own, so that a search's worker need
+not import the catalog."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from genforge.settings import Settings
+
+Method = Literal["gaussian-process", "tpe", "random"]
 
 
 class Dimension(Settings):

@@ -34,10 +34,11 @@ from search import LONGER, NAME, project
 
 from genforge import catalog
 from genforge.data.loading import DeviceData, Prepared
+from genforge.dimension import Method
 from genforge.evaluation.fidelity import Judge
 from genforge.models import Model
 from genforge.randomness import derive, seed_everything
-from genforge.search.plan import Method, Plan
+from genforge.search.plan import Plan
 from genforge.search.suggestion import suggest, suggested
 from genforge.steps.project import Project
 from genforge.steps.search import defaults_of

@@ -13,12 +13,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from genforge.dimension import Dimension
+from genforge.dimension import Dimension, Method
 from genforge.settings import Settings, UserError
 
 Value = bool | int | float | str
 State = Literal["complete", "pruned", "failed"]
-Method = Literal["gaussian-process", "tpe", "random"]
 
 
 class Pruned(Exception):
