@@ -1,5 +1,5 @@
-"""One setting that a search may turn, and what may suggest its values. A file of its own, so that a search's worker need
-not import the catalog."""
+"""One setting that a search may turn, and what may suggest its values. A file of its own, so that a search's worker
+need not import the catalog."""
 
 from __future__ import annotations
 
