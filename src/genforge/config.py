@@ -209,8 +209,8 @@ class SearchSettings(Settings):
     )
     method: Method = Field(
         "gaussian-process",
-        description="what suggests settings: a Gaussian process (of up to a hundred trials; tpe after them), "
-        "tree-structured Parzen estimators, or chance; all Optuna's",
+        description="what suggests settings: a Gaussian process (of up to a hundred trials; tpe after them) or "
+        "tree-structured Parzen estimators, both after a few trials that fill the space; or chance; all Optuna's",
     )
     lease: float = Field(
         300.0,

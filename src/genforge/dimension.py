@@ -3,6 +3,7 @@ need not import the catalog."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from genforge.settings import Settings
@@ -33,6 +34,38 @@ class Dimension(Settings):
         if self.choices is not None:
             return self.choices
         assert self.low is not None and self.high is not None
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        between = self.low + 1 if whole else self.low + 0.382 * (self.high - self.low)
+        between = self.low + 1 if self._whole() else self.low + 0.382 * (self.high - self.low)
         return (self.low, between, self.high)
+
+    def at(self, place: float) -> bool | int | float | str:
+        """The value at a place in [0, 1): even over the range, or over its logarithms with `log`; choices by number."""
+        if self.choices is not None:
+            return self.choices[min(int(place * len(self.choices)), len(self.choices) - 1)]
+        low, high = self._ends()
+        value = low + place * (high - low)
+        value = math.exp(value) if self.log else value
+        assert self.low is not None and self.high is not None
+        if self._whole():
+            return min(max(int(value), self.low), self.high)
+        return min(max(value, self.low), self.high)
+
+    def place(self, value: bool | int | float | str) -> float:
+        """Where a value stands in [0, 1], the middle of its cell for a whole number or a choice: what `at` undoes.
+
+        Raises:
+            ValueError: it is none of the choices.
+        """
+        if self.choices is not None:
+            return (self.choices.index(value) + 0.5) / len(self.choices)
+        low, high = self._ends()
+        number = float(value) + 0.5 * self._whole()
+        return ((math.log(number) if self.log else number) - low) / (high - low)
+
+    def _ends(self) -> tuple[float, float]:
+        """Of the range as its scale has it; a whole number is a cell as wide as one."""
+        assert self.low is not None and self.high is not None
+        low, high = float(self.low), float(self.high) + self._whole()
+        return (math.log(low), math.log(high)) if self.log else (low, high)
+
+    def _whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)

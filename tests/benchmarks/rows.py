@@ -181,7 +181,7 @@ ROWS: dict[str, Turns | Tool] = {
         "that start, images that are put in order, tables (docs/benchmarks.md).",
     ),
     "search": Tool(
-        "search: time to the best FID that plain Optuna finds, 4 workers",
+        "search: time to the best FID that plain Optuna finds, 4 workers (seven searches of each, all pairs)",
         ("search.py",),
         "plain Optuna, one worker, no pruning",
         "ratio",
@@ -190,9 +190,7 @@ ROWS: dict[str, Turns | Tool] = {
         ours="ours_s",
         theirs="peer_s",
         reason="3x leaves time for the start and two or three rounds of four trials, before the first of which nobody "
-        "knows anything, and a FID is partly luck, which spreads the ratios of seven seeds from 0 to 6.8x: three "
-        "readings of this row gave 2.70x, 2.90x and 2.22x, the last one of the code as it is. "
-        "docs/benchmarks.md tells what searches of three recipes can gain.",
+        "knows anything, and a FID is partly luck. docs/benchmarks.md tells what searches of three recipes can gain.",
     ),
     "overhead": Tool(
         "tracking, checkpoints, orchestration, in ten minutes of an MLP GAN",

@@ -2,15 +2,16 @@
 search costs nothing but its suggestions.
 
     python tests/benchmarks/simulated_search.py gather RECIPE --trials 64 --into trials.jsonl
-    python tests/benchmarks/simulated_search.py search RECIPE trials.jsonl [--seeds 200] [--only "best settings"]
+    python tests/benchmarks/simulated_search.py search RECIPE trials.jsonl [--seeds 60] [--only "best settings"]
 
 `gather` trains trials of the length that a search gives them, on digits, with settings drawn at random from the
 recipe's space, and looks at each twelve times (the first has the recipe's own settings): a line of JSON each. `search`
 puts a Gaussian process through the logarithm of their FIDs, and draws what it leaves unexplained from the trials
 themselves, a whole curve at a time. Then Optuna's own samplers and pruner search that function, one worker against four
-in simulated time, as search.py does in real time. One line of JSON a kind of search: the median over seeds of the ratio
-of times to the best FID that plain Optuna finds (0 where it is never found), its quartiles, and the share that never
-found it.
+in simulated time, as search.py does in real time. One line of JSON a kind of search: the median ratio of times to the
+best FID that plain Optuna finds, over all pairs of a search of each side (0 where ours never found it), how far that
+median would lie elsewhere with other seeds of ours (the standard deviation, by the bootstrap), its quartiles, and the
+share of pairs that never found it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import argparse
 import heapq
 import json
 import math
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ import optuna
 from images import SCRATCH
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
-from search import LONGER, NAME, project
+from search import LONGER, NAME, SHARE, project, seconds_to
 
 from genforge import catalog
 from genforge.data.loading import DeviceData, Prepared
@@ -47,14 +47,15 @@ from genforge.training.loop import train
 from genforge.training.settings import TrainingSettings
 
 LOOKS, THIRDS = 12, (3, 7, 11)  # of a trial; those at which a search of three reports looks
-# Seconds to the first trial's start, and of a trial: of plain Optuna on all cores, and of ours on one of four.
-PLAIN, OURS = (3.5, 5.5), (4.6, 5.0)
+PLAIN_STARTS, OURS_STARTS = 3.5, 2.9  # seconds to the first trial's start
 OF_A_LOOK = 0.03
+PLAIN_SEARCHES = 300
+MANY = 1000  # trials: one of such a number is none of the first
 
 
-def gather(folder: Path, recipe_name: str, trials: int, seed: int, into: Path, *, images: int) -> None:
+def gather(folder: Path, recipe_name: str, trials: int, seed: int, into: Path, *, images: int, share: float) -> None:
     """Append so many real trials to the file."""
-    project(folder, recipe_name, trials, 1, seed)
+    project(folder, recipe_name, trials, 1, seed, share)
     here = Project.load(folder)
     recipe, settings, prepared = here.recipe(NAME), here.config.search, Prepared.open(here.prepared)
     of_training = derive(seed, "search", NAME)
@@ -144,24 +145,27 @@ class Landscape:
 @dataclass(frozen=True)
 class Kind:
     """method: what suggests settings; None: every trial has the best there are. looks: those of twelve at which a trial
-    reports. prunes_from: the number of the first that may prune, from 1."""
+    reports. prunes_from: the number of the first that may prune, from 1. fills: begins with `first_settings`."""
 
     method: Method | None
     looks: tuple[int, ...] = THIRDS
     prunes_from: int = 5
+    fills: bool = True
 
 
 KINDS = {
     "random": Kind("random"),
     "TPE": Kind("tpe"),
     "a Gaussian process": Kind("gaussian-process"),
+    "TPE, first trials at random": Kind("tpe", fills=False),
+    "a Gaussian process, first trials at random": Kind("gaussian-process", fills=False),
     "a Gaussian process, no pruning": Kind("gaussian-process", looks=(LOOKS - 1,)),
     "best settings": Kind(None, looks=(LOOKS - 1,)),
 }
 
 
-def plain(landscape: Landscape, trials: int, seed: int) -> tuple[float, float]:
-    """Seconds until plain Optuna's best trial was done, and its value."""
+def plain(landscape: Landscape, trials: int, seed: int, seconds: float) -> tuple[float, float]:
+    """Seconds until plain Optuna's best trial was done, and its value; `seconds` are those of a trial."""
     random, study = np.random.default_rng([1, seed]), optuna.create_study(sampler=TPESampler(seed=seed))
     values = []
     for _ in range(trials):
@@ -169,13 +173,13 @@ def plain(landscape: Landscape, trials: int, seed: int) -> tuple[float, float]:
         values.append(float(landscape.curve(landscape.settings(trial), random)[-1]))
         study.tell(trial, values[-1])
     best = int(np.argmin(values))
-    return PLAIN[0] + PLAIN[1] * (best + 1), values[best]
+    return PLAIN_STARTS + seconds * (best + 1), values[best]
 
 
 def ours(
-    landscape: Landscape, kind: Kind, trials: int, workers: int, seed: int, wanted: float, best: dict[str, Any]
-) -> float | None:
-    """Seconds until some trial is as good as wanted; None where none of them is."""
+    landscape: Landscape, kind: Kind, trials: int, workers: int, seed: int, seconds: float, best: dict[str, Any]
+) -> list[tuple[float, float]]:
+    """Seconds until a trial was done, and its value, of all that came to their end."""
     random, looks = np.random.default_rng([2, seed]), kind.looks
     tried: dict[str, np.ndarray] = {}
     plan = Plan(
@@ -191,6 +195,7 @@ def ours(
     pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=kind.prunes_from)
     study, begun = optuna.create_study(pruner=pruner), 0
     waiting: list[tuple[float, int, int, int, optuna.Trial, np.ndarray]] = []  # of each worker: its next look
+    done: list[tuple[float, float]] = []
 
     def begin(now: float, worker: int) -> None:
         nonlocal begun
@@ -199,35 +204,44 @@ def ours(
         if kind.method is None or begun == 0:
             study.enqueue_trial(best if kind.method is None else landscape.defaults)
         else:
-            known = study.get_trials(deepcopy=False)
-            study.enqueue_trial(suggest(plan, known, 1000 * seed + begun))
+            number = begun if kind.fills else begun + MANY
+            study.enqueue_trial(suggest(plan, study.get_trials(deepcopy=False), number))
         trial = study.ask()
         settings = landscape.settings(trial)
         curve = landscape.curve(settings, random)
         if kind.method is not None:  # trials train from one seed: the same settings have the same luck
             curve = tried.setdefault(json.dumps(settings), curve)
-        first = now + OURS[1] * (looks[0] + 1) / LOOKS + OF_A_LOOK
+        first = now + seconds * (looks[0] + 1) / LOOKS + OF_A_LOOK
         heapq.heappush(waiting, (first, worker, 0, begun, trial, curve))
         begun += 1
 
     for worker in range(workers):
-        begin(OURS[0], worker)
+        begin(OURS_STARTS, worker)
     while waiting:
         now, worker, look, number, trial, curve = heapq.heappop(waiting)
         value = float(curve[looks[look]])
         trial.report(value, looks[look] + 1)
         if look == len(looks) - 1:
             study.tell(trial, value)
-            if value <= wanted:
-                return now
+            done.append((now, value))
             begin(now, worker)
         elif number > 0 and trial.should_prune():
             study.tell(trial, state=TrialState.PRUNED)
             begin(now, worker)
         else:
-            after = now + OURS[1] * (looks[look + 1] - looks[look]) / LOOKS + OF_A_LOOK
+            after = now + seconds * (looks[look + 1] - looks[look]) / LOOKS + OF_A_LOOK
             heapq.heappush(waiting, (after, worker, look + 1, number, trial, curve))
-    return None
+    return done
+
+
+def compared(theirs: list[tuple[float, float]], searches: list[list[tuple[float, float]]]) -> dict[str, Any]:
+    """All pairs of a search of each side."""
+    ratios = np.array([[taken / seconds_to(value, trials) for taken, value in theirs] for trials in searches])
+    random = np.random.default_rng(0)
+    again = [np.median(ratios[random.integers(len(ratios), size=len(ratios))]) for _ in range(200)]
+    low, middle, high = (round(float(part), 2) for part in np.quantile(ratios, [0.25, 0.5, 0.75]))
+    never = round(float((ratios == 0.0).mean()), 3)
+    return {"ratio": middle, "deviation": round(float(np.std(again)), 2), "quartiles": [low, high], "never": never}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -239,31 +253,33 @@ def main(argv: list[str] | None = None) -> None:
     gathering.add_argument("--seed", type=int, default=0)
     gathering.add_argument("--into", type=Path, required=True)
     gathering.add_argument("--images", type=int, default=200, help="for each value")
+    gathering.add_argument("--share", type=float, default=SHARE, help="of the recipe's steps, as a trial's length")
     gathering.add_argument("--scratch", type=Path, default=SCRATCH)
     searching = parts.add_parser("search", help="simulated searches of them")
     searching.add_argument("recipe")
     searching.add_argument("file", type=Path, help="that `gather` wrote")
     searching.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
-    searching.add_argument("--seeds", type=int, default=200)
+    searching.add_argument("--seeds", type=int, default=60)
+    searching.add_argument("--seconds", type=float, default=5.5, help="a trial of plain Optuna, on all cores")
+    searching.add_argument("--our-seconds", type=float, default=5.0, help="a trial of ours, one of four at once")
     searching.add_argument("--trials", type=int, default=12, help="of plain Optuna")
     searching.add_argument("--workers", type=int, default=4, help="of ours")
     arguments = parser.parse_args(argv)
     if arguments.part == "gather":
         folder = arguments.scratch / f"search-{arguments.recipe}"
-        gather(folder, arguments.recipe, arguments.trials, arguments.seed, arguments.into, images=arguments.images)
+        kept = {"images": arguments.images, "share": arguments.share}
+        gather(folder, arguments.recipe, arguments.trials, arguments.seed, arguments.into, **kept)
         return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     landscape = Landscape(arguments.recipe, arguments.file)
     best = landscape.best_settings()
-    found = [plain(landscape, arguments.trials, seed) for seed in range(arguments.seeds)]
+    theirs = [plain(landscape, arguments.trials, seed, arguments.seconds) for seed in range(PLAIN_SEARCHES)]
     for name in arguments.only:
-        ratios = []
-        for seed, (seconds, wanted) in enumerate(found):
-            took = ours(landscape, KINDS[name], LONGER * arguments.trials, arguments.workers, seed, wanted, best)
-            ratios.append(seconds / took if took else 0.0)
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        line = {"search": name, "ratio": round(middle, 2), "quartiles": [round(low, 2), round(high, 2)]}
-        print(json.dumps({**line, "never": round(ratios.count(0.0) / len(ratios), 3)}), flush=True)
+        trials, workers, seconds = LONGER * arguments.trials, arguments.workers, arguments.our_seconds
+        searches = [
+            ours(landscape, KINDS[name], trials, workers, seed, seconds, best) for seed in range(arguments.seeds)
+        ]
+        print(json.dumps({"search": name, **compared(theirs, searches)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Plan(Settings):
     measure: str = Field("value", description="what the value is called, on pages")
     better: Literal["lower", "higher"] = Field(description="which values are better: a property of the metric")
     trials: int = Field(ge=1, description="how many, exactly")
-    method: Method = Field("gaussian-process", description="what suggests settings, once some trials have finished")
+    method: Method = Field("gaussian-process", description="what suggests settings, once a few trials are known")
     seed: int = Field(ge=0, description="decides every suggestion, given the values of the trials before")
     warmup: int = Field(0, ge=0, description="reports at steps below this never prune")
     lease: float = Field(

@@ -1,4 +1,5 @@
-"""What a search tries next: Optuna's samplers, asked of what is finished and what is running now.
+"""What a search tries next: at first what fills the space (`first_settings.py`), then what Optuna's samplers say when
+they are asked of what is finished and what is running now.
 
 They are asked of a study in memory, whose trials are the tickets. The stored one would not do: its `Study` keeps for
 the sampler the trials that it saw at its first suggestion, so that all others would be random; and a ticket's second
@@ -21,23 +22,30 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from genforge.dimension import Dimension
+from genforge.randomness import derive
+from genforge.search.first_settings import first_settings
 from genforge.search.plan import Plan, Value
 
-MOST_STARTUP = 4  # finished trials before suggestions follow them; Optuna's ten take most of a search at random
+MOST_STARTUP = 4  # finished trials before suggestions follow them; Optuna's ten would take most of a search
 MOST_OF_A_PROCESS = 100  # trials; a Gaussian process takes a tenth of a second for twenty, and their number's cube
 
 
-def suggest(plan: Plan, trials: Iterable[FrozenTrial], seed: int) -> dict[str, Value]:
+def suggest(plan: Plan, trials: Iterable[FrozenTrial], number: int) -> dict[str, Value]:
     """Settings to try.
 
     Args:
         plan: the search.
         trials: the last attempt of each ticket, in any state, in the order of their numbers.
-        seed: of this one suggestion: who asks with the same trials gets the same settings.
+        number: of the trial that is to have them: who asks with the same trials gets the same settings.
     """
     begun = [trial for trial in trials if trial.params]
     believed = costs(begun, plan.better)
     startup = max(2, min(MOST_STARTUP, plan.trials // 3))
+    seed = derive(plan.seed, "search", plan.name, number) % 2**32
+    if plan.method != "random" and number < startup:
+        first = first_settings(plan.space, plan.defaults, startup, derive(plan.seed, "search", plan.name, "first"))
+        if first[number] not in first[:number]:
+            return first[number]
     parzen = optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)  # multivariate, with constant liar
     finite = [trial for trial in begun if trial.state != TrialState.FAIL]
     if plan.method == "random":

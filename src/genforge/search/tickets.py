@@ -30,7 +30,6 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from genforge.processes import Identity
-from genforge.randomness import derive
 from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Pruned, Row, State, Value
 from genforge.search.quick_import import without_scikit_learn
@@ -246,7 +245,7 @@ class Tickets:
     def _suggested(self, number: int) -> dict[str, Value]:
         """Settings for a ticket, seeded by its number and not by who holds it."""
         known = [trial for _, trial in sorted(self._latest().items()) if not _is_lost(trial)]
-        return suggest(self.plan, known, derive(self.plan.seed, "search", self.plan.name, number) % 2**32)
+        return suggest(self.plan, known, number)
 
     def _inherit(self, number: int, attempt: int) -> Path:
         """The folder of an attempt, with what the one before it has left on this disk.
