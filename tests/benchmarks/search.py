@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
                 "share": arguments.share,
                 "pairs": len(ratios),
                 "never": sum(math.isinf(own) for own in taken),
-                "peer_s": statistics.median(seconds for seconds, _ in theirs),
+                "peer_s": round(statistics.median(seconds for seconds, _ in theirs), 1),
                 "ours_s": None if math.isinf(statistics.median(taken)) else round(statistics.median(taken), 1),
                 "ratio": round(statistics.median(ratios), 2),
                 "quartiles": [round(ratio, 2) for ratio in statistics.quantiles(ratios, n=4)[::2]],
