@@ -63,8 +63,7 @@ def _history(arguments: argparse.Namespace) -> None:
     elif moves:
         print_table(moves_table(moves))
     else:
-        named = f"@{arguments.alias}" if arguments.alias else "alias"
-        print(f"no {named} of {model} has ever moved; `genforge run` moves the first aliases")
+        print(f"no alias of {model} has ever moved; `genforge run` moves the first aliases")
 
 
 def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
