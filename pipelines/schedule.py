@@ -25,7 +25,6 @@ from prefect import serve  # noqa: E402  its settings are read at import
 from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.client.schemas.actions import WorkPoolCreate  # noqa: E402
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy  # noqa: E402
-from prefect.client.schemas.schedules import CronSchedule  # noqa: E402
 from prefect.deployments.runner import RunnerDeployment  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.runner.storage import LocalStorage  # noqa: E402
@@ -48,14 +47,6 @@ from pipelines.search_worker import search_worker  # noqa: E402
 from pipelines.server import api  # noqa: E402
 from pipelines.stages import Processes, mend_locks  # noqa: E402
 from pipelines.workplace import current_branch, repository_of, warn_of_uncommitted, workplace  # noqa: E402
-
-
-def check_cron(cron: str) -> None:
-    """Raises UserError unless it is five fields."""
-    try:
-        CronSchedule(cron=cron)
-    except ValueError:
-        raise UserError(f"cron {cron!r}: should be five fields such as '0 3 * * *', every night at three") from None
 
 
 def times(settings: ScheduleSettings) -> dict[Trigger, dict[str, Any]]:
@@ -165,8 +156,6 @@ def _work(arguments: argparse.Namespace) -> None:
     given = {key: getattr(arguments, key) for key in ("cron", "every", "on_data", "on_drift", "branch")}
     given = {key: value for key, value in given.items() if value is not None}
     settings = ScheduleSettings.read({**project.config.schedule.model_dump(), **given}, "schedule")
-    if settings.cron:
-        check_cron(settings.cron)
     if arguments.pool and not os.environ.get("PREFECT_API_URL"):
         raise UserError("PREFECT_API_URL should name the server that the workers of the pool talk to")
     if not times(settings) and not arguments.pool:

@@ -185,7 +185,7 @@ def _run(folder: Path | None, *words: str) -> subprocess.CompletedProcess[str]:
             env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
         )
     except FileNotFoundError:
-        raise UserError("git is not installed; scheduled runs need it") from None
+        raise UserError("git is not on PATH, and scheduled runs need it: install it") from None
 
 
 def without_password(text: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,30 @@ def test_a_wrong_recipe_is_told_with_its_nearest_name(tmp_path: Path, entry: str
 )
 def test_what_an_option_cannot_be_is_told_before_any_work(arguments: tuple[str, ...]) -> None:
     assert_told_without_traceback(genforge(*arguments), arguments[1], f"'{arguments[2]}'")
+
+
+def test_no_command_begins_to_work_for_a_place_that_takes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    asked = []
+    for command, option, metavar in options_that_write():
+        ending = Path(metavar).suffix
+        for folder in (Path("/proc"), tmp_path / "file"):
+            for path in (folder / f"new{ending}", folder / "folder" / f"new{ending}"):
+                result = genforge(command, option, str(path), cwd=tmp_path)
+                assert_told_without_traceback(result, option, repr(str(path)), f"made in {folder} ", "another place")
+        asked.append(command)
+    assert asked == ["preset", "compare", "drift", "sample", "latent", "augment", "anomaly", "lineage"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def options_that_write() -> Iterator[tuple[str, str, str]]:
+    """Command, option and its metavar."""
+    for name, command in COMMANDS.items():
+        parser = argparse.ArgumentParser()
+        command.arguments(parser)
+        for action in parser._actions:
+            for option in {"--out", "--picture"} & set(action.option_strings):
+                yield name, option, str(action.metavar or "")
 
 
 def test_a_place_that_the_machine_refuses_is_told_in_words(tmp_path: Path) -> None:

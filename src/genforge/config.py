@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from genforge.cron import check_cron
 from genforge.dimension import Method
 from genforge.files import read_yaml
 from genforge.settings import Settings, UserError
@@ -268,6 +269,11 @@ class ScheduleSettings(Settings):
     search_workers: int = Field(
         0, ge=0, le=256, description="workers of the work pool that each search of a scheduled run asks for help"
     )
+
+    @field_validator("cron")
+    @classmethod
+    def _cron(cls, cron: str | None) -> str | None:
+        return cron if cron is None else check_cron(cron)
 
 
 def check_name(name: str) -> str:

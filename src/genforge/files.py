@@ -15,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 import zipfile
@@ -83,6 +84,18 @@ def check_new_folder(path: Path, option: str, ours: str = "") -> None:
     """
     if path.exists() and not (path.is_dir() and ((ours and (path / ours).is_file()) or not any(path.iterdir()))):
         raise UserError(f"{option} {path}: is there already and not an empty folder; name another one")
+
+
+def try_folder(folder: Path) -> None:
+    """Raises OSError, which names the place, unless files can be made in `folder`, or a folder where it would be. That
+    is tried, with a file that has no name: what may be written and what can be are two things (root, and /proc).
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(there)) from None
 
 
 _YAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast

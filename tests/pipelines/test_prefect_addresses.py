@@ -16,12 +16,3 @@ def test_a_server_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PREFECT_API_URL", url)
     with pytest.raises(UserError, match="PREFECT_API_URL"), api(tmp_path, Processes()):
         pass
-
-
-def test_a_schedule_has_five_fields() -> None:
-    from pipelines.schedule import check_cron  # with Prefect, which few of a worker's tests need
-
-    check_cron("0 3 * * *")
-    for wrong in ("nonsense", "0 3 * *", "61 * * * *"):
-        with pytest.raises(UserError, match="five fields"):
-            check_cron(wrong)

@@ -95,8 +95,17 @@ def test_the_history_is_for_people_and_for_programs(digits: Registry, capsys: py
     assert told(capsys, "history", "digits", "--alias", "staging") == moves[:2]
     assert cli.main(["history"]) == 0
     assert "[bold]<script>" in capsys.readouterr().out
-    assert cli.main(["history", "--alias", "stagin"]) == 0  # another one has moved
-    assert "no @stagin of digits has ever moved" in capsys.readouterr().out
+
+
+def test_an_alias_that_never_moved_is_told_with_those_that_have(
+    digits: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits.move("production", 1, None, "the first")
+    told_so = refused(capsys, "history", "--alias", "stagin")
+    assert "'stagin' of digits has ever moved" in told_so and "production, staging" in told_so
+    assert "stagin" in refused(capsys, "history", "--alias", "stagin", "--json")
+    assert "`genforge run`" in refused(capsys, "history", "others", "--alias", "staging")
+    assert told(capsys, "history", "others") == []
 
 
 def test_what_needs_approval_moves_with_somebodys_name_and_that_is_kept(

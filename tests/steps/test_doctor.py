@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +31,7 @@ from tests.networks.network_cases import some_pixels
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_text("recipes: {box: {from: box}}\n")
     (tmp_path / ".dvc").mkdir()
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -176,6 +179,34 @@ def test_a_folder_that_nobody_can_write_to_is_wrong(project: Path) -> None:
     (project / "results").mkdir(mode=0o500)
     check = environment.folders(project)
     assert check.verdict == "wrong" and "results" in check.text
+
+
+def test_a_project_outside_of_a_git_repository_is_told_since_dvc_runs_nothing_there(
+    project: Path, rooms: dict[str, doctor.Finder]
+) -> None:
+    shutil.rmtree(project / ".git")
+    status, out, _ = run()
+    assert status == 1 and "1 things are wrong that only you can mend" in out
+    check = environment.git(project)
+    assert check.verdict == "wrong" and "`git init`" in check.text and "core.no_scm" in check.text
+    (project / ".dvc" / "config").write_text("[core]\nno_scm = true\n")
+    assert environment.git(project).verdict == "note"
+
+
+def test_git_that_is_not_there_is_told_with_what_is_lost_without_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = environment.git(project)
+    assert check.verdict == "note" and "no commit" in check.text  # none is made yet
+    author = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a"}
+    subprocess.run(
+        ["git", "commit", "--quiet", "--allow-empty", "-m", "first"], check=True, env={**os.environ, **author}
+    )
+    assert environment.git(project).verdict == "fine"
+    monkeypatch.setenv("PATH", str(project))
+    check = environment.git(project)
+    assert check.verdict == "wrong"
+    assert all(words in check.text for words in ("not on PATH", "without the commit", "make schedule", "install it"))
 
 
 def test_a_remote_is_a_note(project: Path) -> None:

@@ -42,6 +42,12 @@ def test_a_preset_resolves_and_explains_itself(name: str, device: str, tmp_path:
     assert longest <= 140 and "\n\n\n" not in text
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_images_are_mirrored_only_where_it_is_known_that_a_mirror_shows_nothing_strange(device: str) -> None:
+    mirrored = [name for name in NAMES if yaml.safe_load(preset.render(name, device))["data"]["horizontal_flip"]]
+    assert mirrored == ["celeba", "cifar10"]
+
+
 def test_digits_is_the_params_file_of_this_repository() -> None:
     assert preset.render("digits", "cpu") == preset.render("digits", "gpu") == (ROOT / "params.yaml").read_text()
 

@@ -108,6 +108,12 @@ def trained_steps(run: Path) -> list[int]:
     return [event["step"] for event in events if "images_per_second" in event.get("values", {})]
 
 
+def protocols(run: Path) -> set[str]:
+    """What a tracker's run says that it is judged by."""
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return {event["values"]["genforge.protocol"] for event in events if event["event"] == "tags"}
+
+
 def test_without_trials_there_are_no_settings_and_no_work(tmp_path: Path) -> None:
     project = make_project(tmp_path, trials=0)
     recipe = {
@@ -160,12 +166,15 @@ def test_a_search_on_digits_from_defaults_to_best(tmp_path: Path) -> None:
     for name in ("resolve", "ingest", "prepare", "extractor"):
         importlib.import_module(f"genforge.steps.{name}").run(project)
     killed, checkpoint = killed_search(tmp_path)
+    (searched,) = (project.state / "runs").glob("*-search-vae-*")
+    assert protocols(searched)  # known from the beginning on, and not only to a search that came to its end
     said = step(tmp_path, "search", "vae")
     assert "search of vae" in said
 
     folder = project.search("vae")
     best = json.loads((folder / "best.json").read_text())
     assert best["protocol"].startswith("classifier-")
+    assert {best["protocol"]} == protocols(searched)
     with (folder / "trials.csv").open(newline="") as file:
         trials = list(csv.DictReader(file))
     assert [row["number"] for row in trials] == ["0", "1", "2"]

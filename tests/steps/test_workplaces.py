@@ -35,6 +35,7 @@ def test_what_killed_runs_left_in_their_clones_is_mended_and_a_run_at_work_is_le
     monkeypatch.delenv(workplaces.HOME, raising=False)
     (tracked / "params.yaml").write_text("recipes: {box: {from: box}}\n")
     (tracked / ".dvc").mkdir()
+    (tracked / ".git").mkdir()
     dead, living = clone(tracked, "1"), clone(tracked, "2")
     half_made = dead.with_name(".3.0123abcd.tmp")
     half_made.mkdir()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from genforge.files import try_folder
 from genforge.progress import PIPED_COLUMNS
 
 T = TypeVar("T")
@@ -42,24 +43,49 @@ def seed(text: str) -> int:
 
 def png(text: str) -> Path:
     """A picture to write, for argparse: what it is cannot be told when the work has been done."""
-    if not text.endswith(".png") or Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"should be a file whose name ends with .png, not {text!r}")
-    return _with_room(Path(text))
+    return _picture(text, ".png")
+
+
+def svg(text: str) -> Path:
+    """A drawing to write, for argparse."""
+    return _picture(text, ".svg")
+
+
+def _picture(text: str, ending: str) -> Path:
+    if not text.endswith(ending) or os.path.isdir(text):  # noqa: PTH112  pathlib's raises where nobody may look
+        raise argparse.ArgumentTypeError(f"should be a file whose name ends with {ending}, not {text!r}")
+    return place(text)
 
 
 def folder(text: str) -> Path:
-    """A folder to write into, for argparse."""
-    if Path(text).exists() and not Path(text).is_dir():
+    """A folder to write files into, for argparse."""
+    return _writable(_no_file(text), Path(text))
+
+
+def new_folder(text: str) -> Path:
+    """A folder to make, or to put in the place of one, for argparse. What may be in that one, its step knows."""
+    return place(_no_file(text))
+
+
+def place(text: str) -> Path:
+    """A file or a folder to make, for argparse."""
+    return _writable(text, Path(text).absolute().parent)
+
+
+def _no_file(text: str) -> str:
+    if os.path.isfile(text):  # noqa: PTH113  as above
         raise argparse.ArgumentTypeError(f"should be a folder, and {text!r} is a file")
-    return _with_room(Path(text))
+    return text
 
 
-def _with_room(path: Path) -> Path:
-    """The path, when something may be made there."""
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
-        raise argparse.ArgumentTypeError(f"{str(path)!r} cannot be written: {there} is no folder that you may write to")
-    return path
+def _writable(text: str, within: Path) -> Path:
+    """The path, when files can be made in the folder `within`, or where that would be made."""
+    try:
+        try_folder(within)
+    except OSError as error:
+        why = f"nothing can be made in {error.filename} ({error.strerror})"
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {why}; name another place") from None
+    return Path(text)
 
 
 def several(one: Callable[[str], T]) -> Callable[[str], list[T]]:

@@ -8,7 +8,18 @@ import json
 import sys
 from pathlib import Path
 
-from genforge.commands.arguments import EXIT_FAILED, Command, folder, json_argument, png, positive, print_table, seed
+from genforge.commands.arguments import (
+    EXIT_FAILED,
+    Command,
+    folder,
+    json_argument,
+    new_folder,
+    place,
+    png,
+    positive,
+    print_table,
+    seed,
+)
 from genforge.settings import UserError
 
 
@@ -20,7 +31,7 @@ def _sample_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=seed, default=0, help="image i of a seed is always the same image (default: 0)")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=place,
         default=Path("grid.png"),
         help="a .png grid, a .npy array, or a folder of PNGs, new or empty (default: grid.png)",
     )
@@ -130,7 +141,9 @@ def _augment_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a conditional one: a recipe, a trained folder, or a registered model"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="new or empty; gets a folder a class")
+    parser.add_argument(
+        "--out", type=new_folder, required=True, metavar="FOLDER", help="new or empty; gets a folder a class"
+    )
     parser.add_argument("--count", type=positive, required=True, metavar="N", help="images in all")
     parser.add_argument("--seed", type=seed, default=0, help="image i of a seed is always the same image (default: 0)")
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from genforge.commands.arguments import Command, folder, json_argument, png, positive, print_table, several
+from genforge.commands.arguments import Command, json_argument, new_folder, png, positive, print_table, several
 
 
 def _leaderboard(arguments: argparse.Namespace) -> None:
@@ -59,7 +59,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", metavar="SECOND", help="the same")
     parser.add_argument(
         "--out",
-        type=folder,
+        type=new_folder,
         metavar="FOLDER",
         help="of the page: new, empty, or an earlier page's (default: below results/comparisons)",
     )

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from genforge.commands.arguments import EXIT_FAILED, Command, json_argument, positive, print_table
+from genforge.commands.arguments import EXIT_FAILED, Command, json_argument, place, positive, print_table
 from genforge.progress import say
 from genforge.settings import UserError
 
@@ -100,7 +100,7 @@ def _preset_arguments(parser: argparse.ArgumentParser) -> None:
     from genforge.steps.preset import names
 
     parser.add_argument("name", choices=names(), metavar="NAME", help=", ".join(names()))
-    parser.add_argument("--out", type=Path, default=Path("params.yaml"), metavar="FILE", help="what is written "
+    parser.add_argument("--out", type=place, default=Path("params.yaml"), metavar="FILE", help="what is written "
                         "(default: params.yaml)")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto",
                         help="what it is sized for (default: auto, the GPU where there is one)")  # fmt: skip

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from genforge.commands.arguments import Command, json_argument, port, positive, print_table
+from genforge.commands.arguments import Command, json_argument, port, positive, print_table, svg
 
 
 def _promote_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,15 +63,14 @@ def _history(arguments: argparse.Namespace) -> None:
     elif moves:
         print_table(moves_table(moves))
     else:
-        named = f"@{arguments.alias}" if arguments.alias else "alias"
-        print(f"no {named} of {model} has ever moved; `genforge run` moves the first aliases")
+        print(f"no alias of {model} has ever moved; `genforge run` moves the first aliases")
 
 
 def _lineage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "alias", nargs="?", metavar="ALIAS", default="staging", help="ALIAS, or NAME@ALIAS (default: staging)"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.svg", help="draw the chain, too")
+    parser.add_argument("--out", type=svg, metavar="FILE.svg", help="draw the chain, too")
     json_argument(parser)
 
 

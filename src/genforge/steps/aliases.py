@@ -99,9 +99,20 @@ def rollback(project: Project, model: str | None, alias: str, to: int | None, re
 
 
 def history(project: Project, model: str | None, alias: str | None) -> list[dict[str, Any]]:
-    """Every move of an alias, or of all, oldest first."""
+    """Every move of an alias, or of all, oldest first.
+
+    Raises:
+        UserError: `alias` has never moved.
+    """
     registry = Registry(project.root, model or project.config.data.name)
-    return [_told(registry, move) for move in registry.history(alias)]
+    moves = registry.history()
+    moved = sorted({move.alias for move in moves})
+    if alias is not None and alias not in moved:
+        others = (
+            f"those that have: {', '.join(moved)}" if moved else "nor has any other; `genforge run` moves the first"
+        )
+        raise UserError(f"no alias {alias!r} of {registry.name} has ever moved; {others}")
+    return [_told(registry, move) for move in moves if alias in (None, move.alias)]
 
 
 def moves_table(moves: Iterable[dict[str, Any]]) -> Table:

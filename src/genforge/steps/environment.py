@@ -1,9 +1,10 @@
-"""What a project needs of the machine around it: packages, disk, folders, DVC, a GPU."""
+"""What a project needs of the machine around it: packages, disk, folders, git, DVC, a GPU."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -33,6 +34,7 @@ def checks(root: Path) -> Iterator[Check]:
     """Everything there is to say about the place, cheapest first."""
     yield packages()
     yield folders(root)
+    yield git(root)
     yield remote(root)
     try:
         project = Project.load(root)
@@ -75,6 +77,39 @@ def folders(root: Path) -> Check:
     if closed:
         return Check("folders", "wrong", f"cannot be written to by you: {', '.join(closed)}")
     return Check("folders", "fine", "can be written to")
+
+
+def git(root: Path) -> Check:
+    """The repository, where DVC looks for it before it runs a stage, and the program, which tells the commit that a
+    model comes from and clones what scheduled runs work in."""
+    lost = "models are registered without the commit that they come from, and `make schedule` ends at once"
+    if not any((place / ".git").exists() for place in (root.resolve(), *root.resolve().parents)):
+        if _goes_without_git(root):
+            return Check("git", "note", f"DVC goes without it (core.no_scm): {lost}")
+        remedy = "`git init` makes it one, and commit what is there; or `dvc config core.no_scm true`, to go without"
+        return Check("git", "wrong", f"{root.resolve()} is no git repository, and DVC runs no stage in it: {remedy}")
+    try:
+        words = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+        answer = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+    except (FileNotFoundError, PermissionError):
+        return Check("git", "wrong", f"is not on PATH ({lost}): install it, or add its folder to PATH")
+    except subprocess.TimeoutExpired:
+        return Check("git", "wrong", f"does not answer ({lost}): see what `{' '.join(words)}` waits for")
+    if answer.returncode:
+        said = " ".join(answer.stderr.split()) or f"exit status {answer.returncode}"
+        return Check("git", "note", f"no commit can be told of ({lost}); `{' '.join(words)}` says: {said}")
+    return Check("git", "fine", f"at commit {answer.stdout.strip()}")
+
+
+def _goes_without_git(root: Path) -> bool:
+    """Whether DVC is told to; a configuration that cannot be read tells it nothing."""
+    from dvc.config import Config as DvcConfig
+    from dvc.config import ConfigError
+
+    try:
+        return bool(DvcConfig(str(root / ".dvc"))["core"].get("no_scm"))
+    except ConfigError:
+        return False
 
 
 def remote(root: Path) -> Check:

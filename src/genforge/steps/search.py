@@ -54,7 +54,7 @@ def run(project: Project, name: str | None = None) -> None:
         from genforge.steps.search_trial import protocol_of  # torch, which the workers import before and beside us
 
         protocol = protocol_of(project, recipe)
-        record.tags({"protocol": protocol})
+        record.tags({"protocol": protocol})  # as each worker does when it begins; a finished search has none
         _say_what_was_found(plan, found)
         with replacing_folder(project.search(name)) as folder:
             _write(folder, name, plan, found, protocol)

@@ -60,6 +60,9 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
     # One data set for all trials: a batch is a function of its number, so trials do not disturb each other.
     data = DeviceData(prepared, "train", device, seed=seed, horizontal_flip=project.config.data.horizontal_flip)
     judge = Judge.open(project.extractor, project.prepared, device)
+    protocol = judge.protocol(images_each).name
+    if search := tracking.going_on(root, arguments["parent"]):
+        search.tags({"protocol": protocol})  # by whoever knows it first: the supervisor has no judge before the end
 
     def run_trial(trial: Trial) -> float:
         # Without rollbacks: settings that fail are to be known as such, and not by the value of half of them.
@@ -90,7 +93,7 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
             kind="trial",
             name=f"{name}-{trial.number}",
             parameters=trial.settings,
-            tags={"recipe": name, "trial": trial.number, "protocol": judge.protocol(images_each).name},
+            tags={"recipe": name, "trial": trial.number, "protocol": protocol},
             parent=arguments["parent"],
         ) as record:
             try:

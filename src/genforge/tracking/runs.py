@@ -186,6 +186,12 @@ def pipeline(root: Path) -> Run | None:
     return None if identity is None else Run(root, RunLog(runs_folder(root) / identity))
 
 
+def going_on(root: Path, identity: str) -> Run | None:
+    """The run `identity` of another process here, to add to; None when it has ended, or is not of this project."""
+    log = RunLog(runs_folder(root) / identity)
+    return Run(root, log) if log.folder.is_dir() and log.status() is None else None
+
+
 @dataclass(frozen=True)
 class Uploaded:
     """What `upload_all` came to: `left` names what could not be sent, and why, by run id."""
