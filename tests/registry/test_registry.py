@@ -232,7 +232,7 @@ def test_a_store_that_fails_half_way_leaves_a_move_that_is_finished_later(
             raise MlflowException("the database is locked")
         return get(name, number)
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"version 2 .* cannot be read.*is locked"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"digits/2 cannot be read from .*is locked"):
         patch.setattr(digits.client, "get_model_version", fails_the_second_time)
         digits.move("staging", 2, 1, "better")
     monkeypatch.setattr(registry, "PATIENCE", 0.0)  # its author, this process, is not dead

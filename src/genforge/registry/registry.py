@@ -156,8 +156,8 @@ class Registry:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise Missing(f"model {self.name!r} has no version {number}: {error.message}") from None
-            store = mlflow_store.store_name(self.root)
-            raise UserError(f"version {number} of model {self.name!r} cannot be read: {store}: {error.message}") from None
+            place = mlflow_store.store_name(self.root)
+            raise UserError(f"{self.name}/{number} cannot be read from {place}: {error.message}") from None
         return Version(int(found.version), dict(found.tags), found.run_id or "")
 
     def record_scores(self, number: int, scores: Scores, protocol: str) -> Version:
