@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field, field_validator
 
-from genforge.dimension import Dimension as Dimension
+from genforge.dimension import Dimension
 from genforge.files import read_yaml
 from genforge.imports import code_digest
 from genforge.settings import Settings, UserError, nearest
@@ -176,8 +176,7 @@ class Exported:
 
 def beside(recipe: Recipe, image: ImageShape, classes: int) -> dict[str, Any]:
     """What model.json says beside `exported`: the role of the exported network, its companions, and the density."""
-    kind = target("objective", recipe.objective["name"])
-    settings = kind.settings_type.read(_without_name(recipe.objective), "objective")
+    kind, settings = _objective(recipe)
     ports = kind.ports(settings, image, classes)
     companions = {
         role: {"network": recipe.networks[role], "port": {**vars(ports[role]), "image": vars(image)}}
@@ -222,9 +221,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in over.items():
         below = result.get(key)
         if isinstance(below, Mapping) and isinstance(value, Mapping):
-            other_part = "name" in value and value["name"] != below.get("name", value["name"])
             other_kind = ("choices" in value) != ("choices" in below)
-            result[key] = dict(value) if other_part or other_kind else merge(below, value)
+            result[key] = dict(value) if _is_another(below, value) or other_kind else merge(below, value)
         else:
             result[key] = value
     return result
@@ -251,11 +249,33 @@ def resolve(name: str, entry: Mapping[str, Any], points: bool = False) -> Recipe
 
 
 def _without_turning(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """The library's recipe, whose search does not turn what the entry itself states: a value that somebody chose."""
-    stated = set(_leaves({key: value for key, value in over.items() if key != "search"}))
+    """The library's recipe, whose search does not turn what the entry itself states, a value that somebody chose, nor
+    the settings of a part in whose place the entry puts another."""
+    stated = {key: value for key, value in over.items() if key != "search"}
+    chosen, replaced = set(_leaves(stated)), tuple(_replaced(base, stated))
     search = dict(base.get("search") or {})
-    search["space"] = {key: turn for key, turn in (search.get("space") or {}).items() if key not in stated}
+    search["space"] = {
+        key: turn
+        for key, turn in (search.get("space") or {}).items()
+        if key not in chosen and not key.startswith(replaced)
+    }
     return {**base, "search": search}
+
+
+def _is_another(below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    """Whether `value` names another part than `below` is."""
+    return "name" in value and value["name"] != below.get("name", value["name"])
+
+
+def _replaced(base: Mapping[str, Any], over: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """What the dotted keys of the parts begin with that `over` puts others in place of."""
+    for key, value in over.items():
+        below = base.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            if _is_another(below, value):
+                yield f"{prefix}{key}."
+            else:
+                yield from _replaced(below, value, f"{prefix}{key}.")
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -343,13 +363,7 @@ def lookup(values: dict[str, Any], key: str, where: str) -> tuple[dict[str, Any]
 
 def build_network(choice: Mapping[str, Any], port: Port, where: str) -> Network:
     """The network of a choice `{name, ...settings}` on a port; inner networks (`backbone`) are built first."""
-    kind = target("network", choice["name"], where)
-    if kind.kind != port.kind:
-        fitting = [name for name in NETWORKS if target("network", name).kind == port.kind]
-        raise UserError(
-            f"{where}.name: {choice['name']!r} is a {kind.kind} network, but this role takes a {port.kind} network: "
-            f"{', '.join(fitting)}"
-        )
+    kind = _of_kind(choice["name"], port, where)
     if port.image.is_point and not kind.takes_points:
         fitting = [
             name for name in NETWORKS if (other := target("network", name)).kind == port.kind and other.takes_points
@@ -358,7 +372,7 @@ def build_network(choice: Mapping[str, Any], port: Port, where: str) -> Network:
             f"{where}.name: {choice['name']!r} takes images, but the data are points of the plane (data.source); these "
             f"take points: {', '.join(fitting) or 'none'}"
         )
-    settings = kind.settings_type.read({key: value for key, value in choice.items() if key != "name"}, where)
+    settings = kind.settings_type.read(_without_name(choice), where)
     inner = {
         key: build_network(getattr(settings, key), kind.inner_port(key, settings, port), f"{where}.{key}")
         for key in getattr(kind, "inner", ())
@@ -366,10 +380,20 @@ def build_network(choice: Mapping[str, Any], port: Port, where: str) -> Network:
     return cast("Network", kind(settings, port, **inner))
 
 
+def _of_kind(name: str, port: Port, where: str) -> Any:
+    """The class of the network of this name. Raises UserError where it does not fit the port."""
+    kind = target("network", name, where)
+    if kind.kind != port.kind:
+        fitting = sorted(other for other in NETWORKS if target("network", other).kind == port.kind)
+        raise UserError(
+            f"{where}.name: {name!r} is of kind {kind.kind}, but the role takes {port.kind}: {', '.join(fitting)}"
+        )
+    return kind
+
+
 def build_objective(recipe: Recipe, image: ImageShape, classes: int) -> Objective:
     """The objective with its networks, on the CPU, with weights drawn from torch's generator."""
-    kind = target("objective", recipe.objective["name"])
-    settings = kind.settings_type.read(_without_name(recipe.objective), "objective")
+    kind, settings = _objective(recipe)
     ports = kind.ports(settings, image, classes)
     networks = {role: build_network(recipe.networks[role], port, f"networks.{role}") for role, port in ports.items()}
     return cast("Objective", kind(settings, networks))
@@ -377,8 +401,7 @@ def build_objective(recipe: Recipe, image: ImageShape, classes: int) -> Objectiv
 
 def exported(recipe: Recipe, image: ImageShape, classes: int) -> Exported:
     """How the network that this recipe trains is built again, without its objective."""
-    kind = target("objective", recipe.objective["name"])
-    settings = kind.settings_type.read(_without_name(recipe.objective), "objective")
+    kind, settings = _objective(recipe)
     role = kind.exported_role()
     return Exported(recipe.networks[role], kind.ports(settings, image, classes)[role], recipe.sampler)
 
@@ -412,6 +435,12 @@ def build_density(choice: Mapping[str, Any], where: str = "density") -> Density:
 
 def _without_name(choice: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in choice.items() if key != "name"}
+
+
+def _objective(recipe: Recipe, where: str = "objective") -> tuple[Any, Settings]:
+    """The class of the recipe's objective, and its settings."""
+    kind = target("objective", recipe.objective["name"])
+    return kind, kind.settings_type.read(_without_name(recipe.objective), where)
 
 
 def _named(choice: Mapping[str, Any], table: str, where: str) -> Any:
@@ -450,8 +479,7 @@ def _ports(recipe: Recipe, where: str) -> dict[str, Port]:
     Raises:
         UserError: the recipe names a role that there is not.
     """
-    kind = target("objective", recipe.objective["name"])
-    settings = kind.settings_type.read(_without_name(recipe.objective), f"{where}.objective")
+    kind, settings = _objective(recipe, f"{where}.objective")
     ports: dict[str, Port] = kind.ports(settings, ImageShape(1, 32, 32), 0)
     for role in recipe.networks:
         if role not in ports:
@@ -466,13 +494,7 @@ def _check_fit(recipe: Recipe, where: str) -> None:
     for role, port in ports.items():
         if role not in recipe.networks:
             raise UserError(f"{where}.networks.{role}: missing; objective {recipe.objective['name']!r} needs this role")
-        played = target("network", recipe.networks[role]["name"], f"{where}.networks.{role}")
-        if played.kind != port.kind:
-            fitting = sorted(name for name in NETWORKS if target("network", name).kind == port.kind)
-            raise UserError(
-                f"{where}.networks.{role}.name: {recipe.networks[role]['name']!r} is of kind {played.kind}, but the "
-                f"role takes {port.kind}: {', '.join(fitting)}"
-            )
+        _of_kind(recipe.networks[role]["name"], port, f"{where}.networks.{role}")
     port_out = ports[kind.exported_role()]
     check_suits("sampler", recipe.sampler["name"], port_out, f"{where}.sampler.name")
     if recipe.density is not None:

@@ -23,6 +23,7 @@ from tests.samplers.exact_denoisers import CENTRES, COVARIANCE, MEAN, SPREAD, ga
 SHAPE = ImageShape(1, 1, 3)
 DENOISERS: list[tuple[type[Denoiser], dict[str, Any]]] = [
     (EDMDenoiser, {"sigma_max": 300.0}),
+    (EDMDenoiser, {"sigma_min": 0.3, "sigma_max": 300.0}),  # where y is far from x from the first
     (FlowMatchingDenoiser, {}),
     (DDPMDenoiser, {"schedule": "cosine"}),
     (DDPMDenoiser, {"schedule": "linear"}),

@@ -40,6 +40,14 @@ def test_factors_turned_into_each_other_are_found_and_not_told_apart() -> None:
     assert all(0.6 < abs(value) < 0.8 for row in found.rank_correlation for value in row)
 
 
+def test_a_factor_that_two_dimensions_tell_alike_has_no_gap() -> None:
+    """Chen et al. 2018, eq. 6: the best less the second best, however little a third knows."""
+    known = factors()
+    found = disentanglement(np.stack([known[:, 0], known[:, 1], -known[:, 1]], axis=1), known, NAMES)
+    assert found is not None
+    assert found.gaps == pytest.approx((1.0, 0.0), abs=0.03) and found.mig == pytest.approx(np.mean(found.gaps))
+
+
 def test_rank_correlation_is_scipy_s_with_ties_too() -> None:
     generator = np.random.default_rng(1)
     codes, known = generator.integers(0, 9, (300, 3)).astype(float), generator.integers(0, 5, (300, 2)).astype(float)

@@ -62,6 +62,7 @@ def test_c_t_is_near_0_for_new_images_and_far_below_for_copies() -> None:
     # Where nothing is copied the p-value is one: 5% of them are below 5%.
     assert np.mean(np.array(p_values) < 0.05) <= 0.15
     assert 0.3 < np.mean(np.array(p_values) < 0.5) < 0.7
+    assert np.std(p_values) == pytest.approx(1 / np.sqrt(12), abs=0.05)
     assert min(statistics) > -3.0
 
     training = draw(random, 150)

@@ -25,14 +25,16 @@ def test_linear_schedule_is_ho_s() -> None:
     torch.testing.assert_close(kept_signal("linear", 1000), (1 - beta).cumprod(0))
 
 
-def test_cosine_schedule_is_its_closed_form_where_beta_is_not_cut() -> None:
+def test_cosine_schedule_is_its_closed_form_and_its_last_beta_is_cut() -> None:
     place = torch.arange(1, 1001, dtype=torch.float64) / 1000
 
     def target(t: Tensor) -> Tensor:
         return torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
 
     expected = target(place) / target(torch.zeros(1, dtype=torch.float64))
-    torch.testing.assert_close(kept_signal("cosine", 1000)[:-1], expected[:-1])
+    kept = kept_signal("cosine", 1000)
+    torch.testing.assert_close(kept[:-1], expected[:-1])
+    assert (kept[-1] / kept[-2]).item() == pytest.approx(1 - 0.999)  # Nichol & Dhariwal 2021, section 3.2
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

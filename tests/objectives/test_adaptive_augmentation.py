@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from genforge.objectives import adaptive_augmentation
 from genforge.objectives.adaptive_augmentation import (
     GROUPS,
     STRONGEST,
     Adaptation,
     _hue,
     _resampled,
+    _rotation,
     strength_after,
     sureness,
     vary,
@@ -65,11 +67,28 @@ def test_it_is_seeded_and_differentiable_twice(name: str, channels: int) -> None
     assert torch.isfinite(curvature).all() and curvature.abs().sum() > 0
 
 
-def test_sides_that_differ_are_turned_by_half_turns_alone() -> None:
+def test_sides_that_differ_are_turned_by_half_turns_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    given = torch.rand(200, 1, 8, 12)
-    for name in GROUPS:
-        assert vary(given, [name], 0.8).shape == given.shape
+    given = torch.rand(2000, 1, 8, 12)
+    monkeypatch.setattr(adaptive_augmentation, "_whole_shift", lambda side, count, device: torch.zeros(count).long())
+    found = vary(given, ["blit"], 0.8)
+    straight, turned = ((found == one).flatten(1).all(dim=1) for one in (given, given.rot90(2, dims=(2, 3))))
+    assert (straight ^ turned).all()
+    assert turned.float().mean().item() == pytest.approx(0.8 / 2, abs=4 * math.sqrt(0.24 / 2000))
+
+
+@pytest.mark.parametrize("name", sorted(GROUPS))
+def test_an_image_of_any_sides_keeps_them(name: str) -> None:
+    assert vary(torch.rand(50, 1, 8, 12), [name], 0.8).shape == (50, 1, 8, 12)
+
+
+def test_a_turn_is_one_of_pixels_also_where_sides_differ() -> None:
+    """What is square stays square: the middle of a wide image, turned by a right angle."""
+    given = torch.rand(1, 1, 8, 12)
+    right_angle = _rotation(torch.tensor([math.pi / 2]), 8 / 12)
+    found = _resampled(given, functional.affine_grid(right_angle[:, :2], [1, 1, 8, 12], align_corners=False))
+    middle = slice(2, 10)
+    torch.testing.assert_close(found[..., middle], given[..., middle].rot90(-1, dims=(2, 3)), atol=1e-5, rtol=0)
 
 
 def test_resampling_is_that_of_torch_mirrored_at_the_border() -> None:

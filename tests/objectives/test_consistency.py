@@ -6,6 +6,7 @@ best guess of the clean image is m + s^2 (x - m) / (s^2 + t^2).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from genforge.catalog import build_network
 from genforge.contracts import Batch, ImageShape, Network, Port
 from genforge.networks.edm import EDMDenoiser, EDMSettings
 from genforge.objectives.consistency import Consistency, ConsistencySettings
+from genforge.objectives.denoising import evenly_spread
 from genforge.settings import Settings, UserError
 
 SHAPE = ImageShape(1, 1, 4)
@@ -58,6 +60,25 @@ def test_training_finds_the_gaussian_that_the_data_is(power: int, stage: int) ->
         schedule.step()
     assert network.mean.item() == pytest.approx(MEAN, abs=0.02)
     assert network.log_deviation.exp().item() == pytest.approx(DEVIATION, abs=0.03)
+
+
+def test_the_loss_is_the_papers() -> None:
+    """Song et al. 2023, eq. 10, with the weight and the distance of Song & Dhariwal 2024: of each image alone."""
+    network = OfAGaussian(1)
+    objective = Consistency(ConsistencySettings(stage_steps=1), {"denoiser": network})
+    objective.steps = 3
+    clean = torch.rand(5, 1, 1, 4)
+    torch.manual_seed(1)
+    value = objective.loss(objective.players[0], Batch(clean)).value.item()
+    torch.manual_seed(1)
+    noise = torch.randn_like(clean)
+    levels = network.training_sigma(evenly_spread(5, clean.device))
+    c, expected = 0.00054 * math.sqrt(4), []
+    for image, own, t, r in zip(clean, noise, levels, objective.shorter(levels), strict=True):
+        here, there = (network((image + level * own)[None], level[None]) for level in (t, r))
+        apart = (here - there).norm().item()
+        expected.append((math.sqrt(apart**2 + c**2) - c) / (t - r).item())
+    assert value == pytest.approx(sum(expected) / 5, rel=1e-5)
 
 
 def small(dropout: float = 0.0, **settings: Any) -> Consistency:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from genforge.contracts import POINT, Batch, Port
@@ -39,6 +40,18 @@ def test_what_is_learned_is_low_where_the_data_are_and_is_drawn_there() -> None:
     assert energies[0] + 2 < energies[1:].min()
     near = (cd.chains[0].flatten(1) - 0.5).norm(dim=1) < 0.4
     assert near.float().mean() > 0.7
+
+
+def test_the_loss_is_what_lies_between_the_energies_and_a_little_of_their_squares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hinton 2002, eq. 2; Du & Mordatch 2019, section 3.2."""
+    cd, batch, drawn = objective(noise=0.0, regularisation=0.25), real(8), torch.rand(8, 2, 1, 1)
+    cd.energy.eval()
+    monkeypatch.setattr(cd, "_drawn", lambda batch: drawn)
+    of_real, of_drawn = (cd.energy(images).double() for images in (batch.images, drawn))
+    expected = of_real.mean() - of_drawn.mean() + 0.25 * ((of_real**2).mean() + (of_drawn**2).mean())
+    assert cd.loss(cd.players[0], batch).value.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_chains_go_on_where_they_were_left_and_walking_teaches_nothing() -> None:

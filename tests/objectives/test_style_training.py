@@ -21,14 +21,14 @@ class LinearStyles:
     styles, style_mean = 3, torch.zeros(4)
     noise_shapes = ((1, 8, 8),)
 
-    def __init__(self) -> None:
-        self.matrix = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+    def __init__(self, channels: int = 1) -> None:
+        self.matrix = torch.randn(channels * 64, 4, generator=torch.Generator().manual_seed(1))
 
     def styled(self, latent: Tensor, labels: Tensor | None = None) -> Tensor:
         return latent
 
     def synthesise(self, styles: Tensor, noise: object = None) -> Tensor:
-        return (styles.mean(dim=1) @ self.matrix.T).unflatten(1, (1, 8, 8))
+        return (styles.mean(dim=1) @ self.matrix.T).unflatten(1, (-1, 8, 8))
 
 
 class Recording(LinearStyles):
@@ -40,12 +40,13 @@ class Recording(LinearStyles):
         return styles
 
 
-def test_a_path_s_length_is_that_of_the_jacobian_s_transpose_times_a_random_image() -> None:
-    generator, latent = LinearStyles(), torch.randn(500, 4, requires_grad=True)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_path_s_length_is_that_of_the_jacobian_s_transpose_times_a_random_image(channels: int) -> None:
+    generator, latent = LinearStyles(channels), torch.randn(500, 4, requires_grad=True)
     torch.manual_seed(3)
     found = path_lengths(generator, latent, None)  # type: ignore[arg-type]
     torch.manual_seed(3)
-    direction = torch.randn(500, 64) / 8
+    direction = torch.randn(500, channels * 64) / 8  # the root of the pixels, as in the authors' code
     torch.testing.assert_close(found, (direction @ generator.matrix).norm(dim=1))
     # E |A^T y|^2 is the squared Frobenius norm of A over the number of pixels.
     assert found.square().mean().item() == pytest.approx(generator.matrix.square().sum().item() / 64, rel=0.1)

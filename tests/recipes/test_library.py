@@ -218,6 +218,27 @@ def test_what_an_entry_states_itself_is_not_turned_by_the_search() -> None:
     assert stated.objective["latent_size"] == 100
 
 
+@pytest.mark.parametrize(
+    ("networks", "gone"),
+    [
+        (
+            {"denoiser": {"name": "edm-denoiser"}},
+            {"networks.denoiser.prediction", "networks.denoiser.backbone.dropout"},
+        ),
+        ({"denoiser": {"backbone": {"name": "mlp-backbone"}}}, {"networks.denoiser.backbone.dropout"}),
+        ({"denoiser": {"name": "ddpm-denoiser", "backbone": {"name": "unet"}}}, set()),
+    ],
+)
+def test_the_search_turns_no_settings_of_a_part_that_an_entry_replaces(
+    networks: dict[str, Any], gone: set[str]
+) -> None:
+    replaced = resolve("ddpm", networks=networks, sampler={"name": "ddim"})
+    assert set(resolve("ddpm").search.space) - set(replaced.search.space) == gone
+    key = "networks.denoiser.backbone.dropout"
+    asked = resolve("ddpm", networks={"denoiser": {"name": "edm-denoiser"}}, search={"space": {key: {"choices": [0]}}})
+    assert asked.search.space[key].choices == (0,)  # of the other part, where the entry says so itself
+
+
 def test_what_only_larger_images_would_show_is_told_at_once() -> None:
     """At 8x8 the critic of style dcgan has one convolution, which is not normalised; at larger sizes it has more."""
     with pytest.raises(UserError, match=r"objective\.r1: not with batch normalisation"):

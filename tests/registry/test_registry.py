@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_a_registered_model_is_loaded_by_its_alias(digits: Registry, tmp_path: P
     registry.check_shape(model, ImageShape(1, 8, 8))
     with pytest.raises(registry.Unusable, match=r"\(8, 8, 1\).*\(28, 28, 1\)"):
         registry.check_shape(model, ImageShape(1, 28, 28))
-    with pytest.raises(UserError, match="alias nope not found"):
+    with pytest.raises(registry.Unusable, match="alias nope not found"):
         registry.load_model(digits.root, "models:/digits@nope")
 
     # The same files, for this project's own code to read.
@@ -205,6 +206,40 @@ def test_going_back_to_a_version_by_its_number(digits: Registry) -> None:
     assert digits.aliases() == {"staging": 1}
 
 
+def test_a_version_that_was_rolled_back_and_given_the_alias_again_is_gone_back_to(digits: Registry) -> None:
+    bare_versions(digits, 4)
+    for number, before in ((1, None), (2, 1), (3, 2)):
+        digits.move("staging", number, before, "better")
+    assert digits.rollback(to=1).after == 1
+    assert digits.rollback(to=3, reason="1 was worse").after == 3
+    digits.move("staging", 4, 3, "better")
+    assert [digits.rollback().after, digits.rollback().after] == [3, 1]
+
+
+def test_a_store_that_fails_half_way_leaves_a_move_that_is_finished_later(
+    digits: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version of which the store says nothing is not one that there is not."""
+    from mlflow.exceptions import MlflowException
+
+    bare_versions(digits, 2)
+    digits.move("staging", 1, None, "the first")
+    asked, get = [], digits.client.get_model_version
+
+    def fails_the_second_time(name: str, number: str) -> Any:
+        asked.append(number)
+        if len(asked) == 2:  # the entry is written, and the alias is to follow
+            raise MlflowException("the database is locked")
+        return get(name, number)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"digits/2 cannot be read from .*is locked"):
+        patch.setattr(digits.client, "get_model_version", fails_the_second_time)
+        digits.move("staging", 2, 1, "better")
+    monkeypatch.setattr(registry, "PATIENCE", 0.0)  # its author, this process, is not dead
+    assert aliases_moved_to(digits) == [1, 2]
+    assert digits.aliases() == {"staging": 2}
+
+
 def version(number: int, mean: float | None, protocol: str = "p-1", recipe: str = "gan") -> Version:
     scores = {} if mean is None else {f"genforge.scores.{protocol}": json.dumps({"fid": {"mean": mean, "std": 0.1}})}
     return Version(number, {"genforge.recipe": recipe, "genforge.protocol": protocol, **scores})
@@ -222,7 +257,7 @@ def version(number: int, mean: float | None, protocol: str = "p-1", recipe: str 
         (version(2, math.inf), None, False, "no finite FID"),
         (version(2, None), None, False, "no finite FID"),
         (version(2, 3.0), version(1, 1.0, "p-0"), True, "was judged by p-0 and cannot be by p-1: its files are gone"),
-        (version(2, 3.0), version(1, math.nan), True, "takes over from version 1"),
+        (version(2, 3.0), version(1, math.nan), True, "takes over from version 1 (gan), whose FID there is nan"),
     ],
 )
 def test_who_should_hold_an_alias(candidate: Version, holder: Version | None, moves: bool, words: str) -> None:

@@ -15,7 +15,7 @@ def test_truncation_keeps_order_and_bounds_and_gives_the_cut_off_normal() -> Non
     noise = torch.randn(50_000, generator=torch.Generator().manual_seed(0))
     cut = truncated(noise, 1.0)
     assert cut.abs().max() <= 1.0
-    assert torch.equal(noise.argsort(), cut.argsort()) or (cut[noise.argsort()].diff() >= 0).all()
+    assert (cut[noise.argsort()].diff() >= 0).all()
     # Variance of a normal cut off at 1: 1 - 2 phi(1) / (2 Phi(1) - 1).
     assert cut.var().item() == pytest.approx(1 - 2 * 0.2419707 / 0.6826895, abs=5e-3)
     torch.testing.assert_close(truncated(noise, 9.0), noise, atol=1e-4, rtol=1e-4)

@@ -75,13 +75,15 @@ def look(step: int, network: Network) -> np.ndarray:
     return np.frombuffer(bytes.fromhex(digest_bytes(content)), np.uint8).reshape(1, 4, 4, 1).copy()
 
 
-def run(build: Build, settings: TrainingSettings, folder: Path | None) -> dict[str, Tensor]:
+def run(
+    build: Build, settings: TrainingSettings, folder: Path | None, data: ToyData | None = None
+) -> dict[str, Tensor]:
     """Train from the start, or from the newest checkpoint in `folder`: all final weights, the curves, the film."""
     seed_everything(5)
     objective = build()
     checkpoints = Checkpoints(folder, warn=lambda text: None) if folder else None
     options = {"seed": 5, "checkpoints": checkpoints, "observe": look, "observations": 4}
-    history = train(objective, ToyData(), settings, **options).history  # type: ignore[arg-type]
+    history = train(objective, data or ToyData(), settings, **options).history  # type: ignore[arg-type]
     with tempfile.NamedTemporaryFile() as file:
         history.write_csv(Path(file.name))
         curves = np.frombuffer(Path(file.name).read_bytes(), np.uint8).copy()
@@ -90,6 +92,15 @@ def run(build: Build, settings: TrainingSettings, folder: Path | None) -> dict[s
         "curves": torch.from_numpy(curves),
         "film": torch.from_numpy(np.stack(list(history.images.values()))),
     }
+
+
+def goes_on(folder: Path, run: Callable[[], list[int]]) -> None:
+    """See that `run`, which tells the turns that it asked the data for, asks for none from before the newest checkpoint
+    in `folder`. But for the first, which some objectives look at whenever they begin or end."""
+    checkpoints = Checkpoints(folder, warn=lambda text: None)
+    checkpoints.load()  # what is damaged is set aside
+    step = max(checkpoints.steps(), default=0)  # no step has less than one turn
+    assert all(turn >= step for turn in run() if turn > 0)
 
 
 def damage(checkpoint: Path, chance: random.Random) -> None:
@@ -119,7 +130,9 @@ def check(build: Build, settings: TrainingSettings, folder: Path, kills: int = 2
 
     def work() -> None:
         torch.set_num_threads(1)
-        safetensors.torch.save_file(run(build, settings, kept), result)
+        data = ToyData()
+        found = run(build, settings, kept, data)
+        safetensors.torch.save_file({**found, "asked": torch.tensor(data.asked, dtype=torch.int64)}, result)
 
     in_child(work, seconds_until_killed=chance.uniform(0.2, 0.9) * seconds)
     if build().players:  # else there are no steps, and nothing to go on from
@@ -131,8 +144,16 @@ def check(build: Build, settings: TrainingSettings, folder: Path, kills: int = 2
         for _ in range(fills):
             strike("full", chance.randrange(3, 40), kept, work)
     result.unlink(missing_ok=True)
-    assert in_child(work) == 0
-    assert_same_bits(straight, safetensors.torch.load_file(result))
+    found: dict[str, Tensor] = {}
+
+    def at_last() -> list[int]:
+        assert in_child(work) == 0
+        found.update(safetensors.torch.load_file(result))
+        asked: list[int] = found.pop("asked").tolist()
+        return asked
+
+    goes_on(kept, at_last)
+    assert_same_bits(straight, found)
 
 
 @pytest.mark.parametrize("name", list(TOYS))
@@ -185,7 +206,14 @@ def stopped_and_resumed(
         kept = Checkpoints(folder)
         train(build(), StoppingData(stop), settings, seed=5, checkpoints=kept, observe=look, observations=4)
     assert Checkpoints(folder).steps()[0] >= stop // 2
-    return run(build, settings, folder)
+    data, found = ToyData(), {}
+
+    def resumed() -> list[int]:
+        found.update(run(build, settings, folder, data))
+        return data.asked
+
+    goes_on(folder, resumed)
+    return found
 
 
 @pytest.mark.parametrize("stop", [3, 13, 23])

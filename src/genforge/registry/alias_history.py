@@ -195,11 +195,14 @@ class AliasHistory:
 
 
 def holders(moves: list[Move]) -> list[int]:
-    """Versions that held an alias and were not rolled back, oldest first; the last one holds it now."""
+    """Versions that held an alias and were not rolled back, oldest first. While somebody has the alias, it is the last.
+
+    To go back to a version that was itself rolled back is to promote it again.
+    """
     held: list[int] = []
     for move in moves:
-        if move.action == "rollback":
-            while held and held[-1] != move.after:
+        if move.action == "rollback" and move.after in held:
+            while held[-1] != move.after:
                 held.pop()
         elif move.after is not None:
             held.append(move.after)

@@ -46,11 +46,16 @@ TRIES = 5  # to set an alias
 PATIENCE = 60.0  # seconds that a move of another machine may take, until it is taken for dead and finished here
 PAUSE = (0.1, 0.3)  # seconds between looks at whether it is done
 PACKAGES = "package-"  # folders in .genforge/registry where a version is put together: package-<pid>-<start>-...
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second is MLflow's answer to an unknown alias
 PROCESS = "genforge.process"  # tag of MLflow's model: the process that uploads its files
 
 
 class Unusable(UserError):
     """A registered version that can draw no images of the data as they are now."""
+
+
+class Missing(UserError):
+    """There is no such version, as opposed to a store that does not say."""
 
 
 Scores = Mapping[str, Mapping[str, float]]  # metric to {"mean", "std"}
@@ -128,23 +133,31 @@ class Registry:
         judged = {f"genforge.scores.{protocol}": json.dumps(scores)}
         with self._in_turn():
             self.history_of_aliases.make_model()
-            found = self._of_digest(digest)
-            if found is not None:
-                self._tag(found.number, judged)
-                return self.version(found.number), False
+            number = self._of_digest(digest)
+            if number is not None:
+                self._tag(number, judged)
+                return self.version(number), False
             named = {key if "." in key else f"genforge.{key}": str(value) for key, value in tags.items()}
             return self._create(
                 folder, {**named, **judged, "genforge.weights": digest, "genforge.protocol": protocol}
             ), True
 
     def version(self, number: int) -> Version:
-        """Raises UserError when there is no such version."""
+        """The version of this number.
+
+        Raises:
+            Missing: there is none.
+            UserError: the store does not say.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
             found = self.client.get_model_version(self.name, str(number))
         except MlflowException as error:
-            raise UserError(f"model {self.name!r} has no version {number}: {error.message}") from None
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise Missing(f"model {self.name!r} has no version {number}: {error.message}") from None
+            place = mlflow_store.store_name(self.root)
+            raise UserError(f"{self.name}/{number} cannot be read from {place}: {error.message}") from None
         return Version(int(found.version), dict(found.tags), found.run_id or "")
 
     def record_scores(self, number: int, scores: Scores, protocol: str) -> Version:
@@ -255,10 +268,11 @@ class Registry:
         with FileLock(lock):
             yield
 
-    def _of_digest(self, digest: str) -> Version | None:
+    def _of_digest(self, digest: str) -> int | None:
+        """The number of the version of these weights."""
         query = f"name = '{self.name}' and tags.`genforge.weights` = '{digest}'"
         found = self.client.search_model_versions(query, max_results=1)
-        return Version(int(found[0].version), dict(found[0].tags)) if found else None
+        return int(found[0].version) if found else None
 
     def _create(self, folder: Path, tags: dict[str, str]) -> Version:
         """A new version with its model's files. Killed half-way it leaves files that no version names: `leftovers.py`
@@ -377,7 +391,7 @@ class Registry:
     def _exists(self, number: int) -> bool:
         try:
             return bool(self.version(number))
-        except UserError:
+        except Missing:
             return False
 
 
@@ -413,13 +427,15 @@ def compare(metric: str, protocol: str, candidate: Version, holder: Version | No
         return Verdict(False, f"{said}, holds it already and is still the best")
     other = f"version {holder.number} ({holder.recipe})"
     rival = holder.mean(metric, protocol)
-    if rival is None or not math.isfinite(rival):
+    if rival is None:
         before = holder.tags.get("genforge.protocol", "an unknown protocol")
         return Verdict(
             True,
             f"{said} under {protocol}, takes over from {other}, which was judged by {before} and cannot be "
             f"by {protocol}" + (f": {why_unjudged}" if why_unjudged else ""),
         )
+    if not math.isfinite(rival):
+        return Verdict(True, f"{said} under {protocol}, takes over from {other}, whose {title} there is {rival}")
     shown = metric_of(metric).show(rival)
     if metric_of(metric).is_better(value, rival):
         return Verdict(True, f"{said}, beats {other} with {shown} under {protocol}")
@@ -433,16 +449,10 @@ def load_model(root: Path, uri: str, device: str = "auto") -> Any:
         Unusable: there is no such model, version or alias, or its files are gone.
         UserError: the store does not answer.
     """
-    client = mlflow_store.connect(root)
-    mlflow_store.check_answers(client, root)
-    import mlflow
-    from mlflow.exceptions import MlflowException
+    with _reading(root, uri):
+        import mlflow
 
-    try:
         return mlflow.pyfunc.load_model(uri, model_config={"device": device})
-    except MlflowException as error:
-        kind = Unusable if error.error_code == "RESOURCE_DOES_NOT_EXIST" else UserError
-        raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
 
 
 @contextlib.contextmanager
@@ -454,18 +464,25 @@ def own_folder(root: Path, uri: str) -> Iterator[Path]:
         Unusable: there is no such model, version or alias, or its files are gone.
         UserError: the store does not answer.
     """
-    client = mlflow_store.connect(root)
-    mlflow_store.check_answers(client, root)
-    import mlflow
+    with tempfile.TemporaryDirectory(prefix="genforge-model-") as place:
+        with _reading(root, uri):
+            import mlflow
+
+            brought = Path(mlflow.artifacts.download_artifacts(uri, dst_path=place))
+        yield brought / "artifacts" / "model"
+
+
+@contextlib.contextmanager
+def _reading(root: Path, uri: str) -> Iterator[None]:
+    """What MLflow says to somebody who reads the model at `uri`, in our words: see `load_model`."""
+    mlflow_store.check_answers(mlflow_store.connect(root), root)
     from mlflow.exceptions import MlflowException
 
-    with tempfile.TemporaryDirectory(prefix="genforge-model-") as place:
-        try:
-            brought = Path(mlflow.artifacts.download_artifacts(uri, dst_path=place))
-        except MlflowException as error:
-            kind = Unusable if error.error_code == "RESOURCE_DOES_NOT_EXIST" else UserError
-            raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
-        yield brought / "artifacts" / "model"
+    try:
+        yield
+    except MlflowException as error:
+        kind = Unusable if error.error_code in ABSENT else UserError
+        raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
 
 
 def check_shape(model: Any, shape: ImageShape) -> None:
