@@ -61,7 +61,8 @@ class TrainingSettings(Settings):
     )
     compile: bool = Field(
         False,
-        description="torch.compile the networks: a minute at the start, faster afterwards; not for objectives that "
+        description="torch.compile the networks: a minute at the start, and on a CPU slower steps afterwards "
+        "(docs/benchmarks.md tells by how much); not for objectives that "
         "differentiate gradients; left out where there is no compiler",
     )
     threads: int | None = Field(
