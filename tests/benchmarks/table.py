@@ -262,13 +262,13 @@ def page(kept: dict[str, dict[str, Any]]) -> str:
             for name, result in kept.items()
             if json.dumps({**result["machine"], "load": None}, sort_keys=True) == place
         ]
-        loads = [kept[name]["machine"]["load"] for name in own]
+        loads = [load for name in own if (load := kept[name]["machine"]["load"]) is not None]  # None: by hand
         bfloat16 = "with" if found["bfloat16"] else "without"
         lines += [
             "",
             f"{found['date']}, commit {found['commit']}: {found['cpu']}, {found['cores']} cores, "
             f"{found['instructions']} {bfloat16} AVX512-BF16, torch {found['torch']}, Python {found['python']}; "
-            f"load of the machine before a row {min(loads):g} to {max(loads):g}"
+            + (f"load of the machine before a row {min(loads):g} to {max(loads):g}" if loads else "load not taken")
             + (f" ({', '.join(own)})" if len(places) > 1 else "")
             + ".",
         ]
