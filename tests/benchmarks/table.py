@@ -262,7 +262,8 @@ def page(kept: dict[str, dict[str, Any]]) -> str:
             for name, result in kept.items()
             if json.dumps({**result["machine"], "load": None}, sort_keys=True) == place
         ]
-        loads = [load for name in own if (load := kept[name]["machine"]["load"]) is not None]  # None: by hand
+        # None: measured by hand, and not noted.
+        loads = [load for name in own if (load := kept[name]["machine"]["load"]) is not None]
         bfloat16 = "with" if found["bfloat16"] else "without"
         lines += [
             "",
