@@ -189,11 +189,9 @@ ROWS: dict[str, Turns | Tool] = {
         least=3.0,
         ours="ours_s",
         theirs="peer_s",
-        reason="Read with trials of 200 steps and five searches of each side (`search.py --share 0.2 --seeds 5`). "
-        "Every reading before, up to 3.45x, was of plain Optuna whose threads were told to wait asleep "
-        "(OMP_WAIT_POLICY=PASSIVE, which the table sets for its rows): four trials take 21 and 24 s so, 11 and 12 s "
-        "with threads as they come, and such a reading is not fair to it. So it uses four cores well, and four workers "
-        "make a little more than two trials in the time of one.",
+        reason="Plain Optuna's one worker uses four cores well: its trial takes about half as long as one of ours, of "
+        "which four run side by side on a core each. docs/benchmarks.md tells what a search can gain beside that, and "
+        "why earlier readings of up to 3.45x were not fair.",
     ),
     "overhead": Tool(
         "tracking, checkpoints, orchestration, in ten minutes of an MLP GAN",

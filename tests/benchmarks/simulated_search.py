@@ -260,7 +260,7 @@ def main(argv: list[str] | None = None) -> None:
     searching.add_argument("file", type=Path, help="that `gather` wrote")
     searching.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
     searching.add_argument("--seeds", type=int, default=60)
-    searching.add_argument("--seconds", type=float, default=5.5, help="a trial of plain Optuna, on all cores")
+    searching.add_argument("--seconds", type=float, default=2.8, help="a trial of plain Optuna, on all cores")
     searching.add_argument("--our-seconds", type=float, default=5.0, help="a trial of ours, one of four at once")
     searching.add_argument("--trials", type=int, default=12, help="of plain Optuna")
     searching.add_argument("--workers", type=int, default=4, help="of ours")

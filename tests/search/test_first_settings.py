@@ -88,5 +88,3 @@ def test_settings_that_come_twice_are_tried_once(tmp_path: Path) -> None:
     assert len({settings["width"] for settings in first_settings(one, {"width": 4}, 4, 0)}) == 2
     plan = toy("bowl", tmp_path, trials=12).model_copy(update={"space": space, "defaults": defaults})
     assert len({tuple(suggest(plan, [], number).values()) for number in range(4)}) == 4
-    narrow = plan.model_copy(update={"space": one, "defaults": {"width": 4}})
-    assert {suggest(narrow, [], number)["width"] for number in range(4)} <= {4, 8}
