@@ -107,7 +107,7 @@ def time_plain(folder: Path, trials: int, seed: int) -> tuple[float, float]:
     command = [sys.executable, __file__, "--plain", str(folder), "--trials", str(trials), "--first-seed", str(seed)]
     environment = {**os.environ, "BEGAN": str(time.time())}
     environment.pop("OMP_NUM_THREADS", None)  # one worker has all cores
-    environment.pop("OMP_WAIT_POLICY", None)  # which table.py sets, and nobody who runs a script of Optuna's
+    environment.pop("OMP_WAIT_POLICY", None)  # of which nobody thinks who runs a script of Optuna's
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     best = min(found, key=lambda trial: trial["value"])

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from images import SCRATCH
 from rows import BFLOAT16, ROWS, Turns
-from table import HERE, QUIET, ratios, take_turns
+from table import HERE, ratios, take_turns
 from train_step import recipe_of
 
 from genforge import catalog
@@ -70,7 +70,7 @@ def channels_last(row: Turns) -> bool:
 
 def measure(row: Turns, switch: str, shared: list[str], rounds: int, log: Path) -> dict[str, list[float]]:
     """Ratios within rounds, without to with, of wall and of processor seconds."""
-    environment = {name: value for name, value in (os.environ | QUIET).items() if name != "OMP_NUM_THREADS"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
     tool = [str(HERE / f"{row.ours[0]}.py"), *row.ours[1:]]
     commands = [[*tool, "--set", setting, *shared, *row.data, "--turns"] for setting in SWITCHES[switch]]
     with_it, without = take_turns(commands, environment, log, max(3, row.lap // 5), row.lap, rounds)

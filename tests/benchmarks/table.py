@@ -29,7 +29,6 @@ from genforge.files import replacing
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-QUIET = {"OMP_WAIT_POLICY": "PASSIVE"}  # a thread that waits spins for nobody: the others' turns would pay for it
 
 
 class Contender:
@@ -303,8 +302,9 @@ def main(argv: list[str] | None = None) -> None:
         install_peers(arguments.peers)
         shared = ["--files", str(arguments.files), "--scratch", str(arguments.scratch)]
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(arguments.peers)]))
-        environment = {**os.environ, **QUIET, "PYTHONPATH": path}
+        environment = {**os.environ, "PYTHONPATH": path}
         environment.pop("OMP_NUM_THREADS", None)  # each is told its number
+        environment.pop("OMP_WAIT_POLICY", None)  # and how they wait is OpenMP's own way, as users have it
         for name in arguments.only or ROWS:
             here = machine()
             if arguments.resume and kept_in(record).get(name, {}).get("machine", {}).get("commit") == here["commit"]:
