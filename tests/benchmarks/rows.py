@@ -109,7 +109,8 @@ ROWS: dict[str, Turns | Tool] = {
         ("--data", "mnist"),
         (Peer("pythae-mlp", 1.8),),
         reason="Ours has one thread by its recipe, pythae two, which by the clock make it up where they wait for each "
-        "other awake. A third of our step is products of matrices; the rest is the calls of 534 small operations (pythae's "
+        "other awake. A third of our step is products of matrices; the rest is the calls of 534 small operations "
+        "(pythae's "
         "makes 590) and 13 MB of weights, gradients, moments and average that pass through a core's cache of 1 MB. "
         "Ours keeps that average and binarises the images anew at random besides. Products and Adam alone would reach "
         "3.6x.",
