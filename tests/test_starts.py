@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -89,3 +90,16 @@ def test_settings_that_were_found_right_are_checked_again_when_they_change(
     for _ in range(2):
         assert cli.main(["step", "rank"]) == 2
         assert "did you mean `steps`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("told", "looks"),
+    [({}, str(cli.LOOKS_BEFORE_SLEEP)), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0"), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_threads_wait_awake_for_a_moment_or_as_the_user_says(told: dict[str, str], looks: str) -> None:
+    """OpenMP itself says what it was told, when torch loads it."""
+    program = "from genforge.cli import set_environment; set_environment(); import torch"
+    undecided = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    environment = {**undecided, "OMP_DISPLAY_ENV": "verbose", **told}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)) == {looks}

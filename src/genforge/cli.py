@@ -28,6 +28,7 @@ REFUSED = (  # what this machine says of a place, whatever program asks
     errno.ENOSPC,
     errno.EDQUOT,
 )
+LOOKS_BEFORE_SLEEP = 10_000  # a tenth of a millisecond, by libgomp's own reckoning
 FAILURE = "GENFORGE_FAILURE"  # a file in which a flow wants to read why a step failed
 
 
@@ -81,15 +82,19 @@ def _look_after_runs(project: Path) -> None:
 
 def set_environment() -> None:
     """Defaults for this process and its children, where the user says nothing else: no telemetry of other packages, no
-    chatter of theirs between our lines, and threads that wait asleep.
+    chatter of theirs between our lines, and threads that wait awake for a moment alone.
 
-    Threads of PyTorch's pool otherwise spin while they wait; with more threads than free cores, a step that takes a
-    millisecond then takes a second.
+    A step of a small network is hundreds of layers that PyTorch's threads share out, and between two of them they wait.
+    As OpenMP has it they do so awake for 3 ms, and where there are more threads than free cores, keep from their work
+    those that are waited for: a step that takes ten milliseconds takes a second. Asleep they are harmless, and late at
+    every layer: on a quiet machine a step takes two to three times as long. So they stay awake for about as long as a
+    layer takes (docs/benchmarks.md).
     """
     threads = os.environ.get("GENFORGE_THREADS", "")  # of what is imported later; NumPy is here: Project.use_threads
+    waiting = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": str(LOOKS_BEFORE_SLEEP)}
     for key, value in {
         **({"OPENBLAS_NUM_THREADS": threads} if threads else {}),
-        "OMP_WAIT_POLICY": "PASSIVE",
+        **waiting,
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",

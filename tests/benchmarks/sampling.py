@@ -11,6 +11,7 @@ import argparse
 import json
 from importlib.metadata import version
 
+import as_users  # noqa: F401  # isort: skip  (before torch)
 import torch
 from images import add_arguments, prepared
 from laps import Pace

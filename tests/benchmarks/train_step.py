@@ -19,6 +19,7 @@ import math
 from importlib.metadata import version
 from typing import Any
 
+import as_users  # noqa: F401  # isort: skip  (before torch)
 import torch
 import yaml
 from images import add_arguments, prepared
