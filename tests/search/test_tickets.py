@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from genforge.search import lease
 from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Row
 from genforge.search.storage import STORAGE_VARIABLE, open_journal
-from genforge.search.tickets import MOST_DEATHS, Loss, Tickets
+from genforge.search.suggestion import suggest
+from genforge.search.tickets import MOST_DEATHS, Loss, Tickets, Trial
 from genforge.search.worker import work
 from genforge.settings import UserError
 
@@ -61,6 +64,44 @@ def test_one_worker_is_reproducible_also_when_it_was_interrupted(tmp_path: Path)
         return settings(tickets.rows())
 
     assert search(tmp_path / "whole", set()) == search(tmp_path / "interrupted", {3, 5, 9})
+
+
+def test_what_is_suggested_side_by_side_knows_of_each_other(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is chosen with the settings of those that were claimed before it, though none of them has a value yet."""
+    plan = toy("bowl", tmp_path, trials=4)
+    opened = [Tickets(plan, tmp_path / "search") for _ in range(4)]
+    opened[0].fill()
+    chosen: list[tuple[int, set[int]]] = []
+
+    def slow(plan: Plan, trials: Iterable[optuna.trial.FrozenTrial], number: int) -> dict[str, Any]:
+        known = list(trials)
+        time.sleep(0.3)  # all of them are at it by now
+        chosen.append((number, {trial.user_attrs["ticket"] for trial in known if trial.params}))
+        return suggest(plan, known, number)
+
+    monkeypatch.setattr("genforge.search.tickets.suggest", slow)
+    with ThreadPoolExecutor(len(opened)) as pool:
+        claimed = list(pool.map(lambda tickets: tickets.claim(Identity.own()), opened))
+    assert {trial.number for trial in claimed if trial is not None} == {0, 1, 2, 3}
+    numbers = [number for number, _ in chosen]
+    for place, (_, known) in enumerate(chosen):
+        assert set(numbers[:place]) <= known
+
+
+def test_a_trial_that_has_ended_is_complete_however_bad_it_is(tmp_path: Path) -> None:
+    """Else only the better half would stay for others to be measured by, and the bar would rise from trial to trial."""
+    plan = toy("bowl", tmp_path, trials=6)
+    tickets = Tickets(plan, tmp_path / "search")
+    tickets.fill()
+
+    def worse_and_worse(trial: Trial) -> float:
+        trial.report(2, float(trial.number), ended=True)
+        return float(trial.number)
+
+    work(tickets, worse_and_worse)
+    assert [row.state for row in tickets.rows()] == ["complete"] * 6
 
 
 def test_another_seed_suggests_other_settings(tmp_path: Path) -> None:

@@ -93,8 +93,9 @@ class Variational(Objective):
         decoded = self.decoder(latent, batch.labels).float()
         reconstruction = -self.pixels(decoded, images).mean()
         pressed = divergences.clamp(min=self.settings.free_bits) if self.settings.free_bits else divergences
-        value = reconstruction + self.beta * pressed.sum()
-        divergence = divergences.detach().sum()
+        summed = pressed.sum()
+        value = torch.add(reconstruction, summed, alpha=self.beta)
+        divergence = divergences.detach().sum() if self.settings.free_bits else summed.detach()
         reconstruction = reconstruction.detach()
         logs = {"elbo": -(reconstruction + divergence), "reconstruction": reconstruction, "divergence": divergence}
         if isinstance(self.pixels, GaussianPixels):

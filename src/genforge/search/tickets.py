@@ -60,11 +60,15 @@ class Trial:
         self._tickets, self._trial = tickets, trial
         self._reported = set(attempt.intermediate_values)
 
-    def report(self, step: int, value: float) -> None:
+    def report(self, step: int, value: float, *, ended: bool = False) -> None:
         """Tell an intermediate value. One that the attempt before has told already stays as it is.
 
+        Args:
+            ended: the trial is at its end, where nothing is saved any more by giving it up. As a complete one it stays
+                among those that others are measured by.
+
         Raises:
-            Pruned: the trial does worse than half of the others did at this step.
+            Pruned: the trial does worse than half of the others did at this step, and has not ended.
             Lost: the trial is another worker's by now.
             FloatingPointError: the value is not finite.
         """
@@ -74,7 +78,7 @@ class Trial:
             self._tickets.sign(self)
             if step not in self._reported:
                 self._trial.report(value, step)
-        if self.number > 0 and self._trial.should_prune():
+        if self.number > 0 and not ended and self._trial.should_prune():
             raise Pruned(f"worse than the median of the other trials at step {step}")
 
 
@@ -237,10 +241,13 @@ class Tickets:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, attempt.number)
 
     def _begin(self, attempt: FrozenTrial, trial_id: int) -> Trial:
-        if not attempt.system_attrs[FIXED]:
-            self._storage.set_trial_system_attr(trial_id, FIXED, self._suggested(_ticket(attempt)))
         folder = self._inherit(_ticket(attempt), _attempt(attempt))
-        return Trial(self, attempt, optuna.Trial(self._study, trial_id), trial_id, folder)
+        chosen = bool(attempt.system_attrs[FIXED])
+        # One after the other: two that are suggested at once know nothing of each other, and are often the same.
+        with contextlib.nullcontext() if chosen else self.store.alone():
+            if not chosen:
+                self._storage.set_trial_system_attr(trial_id, FIXED, self._suggested(_ticket(attempt)))
+            return Trial(self, attempt, optuna.Trial(self._study, trial_id), trial_id, folder)
 
     def _suggested(self, number: int) -> dict[str, Value]:
         """Settings for a ticket, seeded by its number and not by who holds it."""

@@ -86,7 +86,7 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
             last = judge.score(images, [metric])[metric]
             record.metrics(step, {metric: last})
             record.image("samples", step, sheet(images[: enough(model.shape.stored, SHOWN)]))
-            trial.report(step, last)
+            trial.report(step, last, ended=step == steps)
 
         with tracking.run(
             root,
