@@ -79,6 +79,13 @@ SNGAN = (
     *("--set", "objective.latent_size=128", "--set", "objective.critic_steps=5"),
 )
 
+PLAIN = "plain Optuna, one worker, no pruning"
+SEARCH_REASON = (
+    "Plain Optuna's one worker has four threads, on which a trial takes little more than half as long as on one: four "
+    "workers of ours make two to three times as many trials, and the rest would have to come of what they try. "
+    "docs/benchmarks.md tells what that can gain."
+)
+
 ROWS: dict[str, Turns | Tool] = {
     "unet": Turns(
         "U-Net diffusion step, 2.6 M parameters, 32x32",
@@ -108,12 +115,10 @@ ROWS: dict[str, Turns | Tool] = {
         ("train_step", "vae-mlp", *BFLOAT16),
         ("--data", "mnist"),
         (Peer("pythae-mlp", 1.8),),
-        reason="Ours has one thread by its recipe, pythae two, which by the clock make it up where they wait for each "
-        "other awake. A third of our step is products of matrices; the rest is the calls of 534 small operations "
-        "(pythae's "
-        "makes 590) and 13 MB of weights, gradients, moments and average that pass through a core's cache of 1 MB. "
-        "Ours keeps that average and binarises the images anew at random besides. Products and Adam alone would reach "
-        "3.6x.",
+        reason="Both have two threads that wait for each other awake. A quarter of our step is products of matrices, a "
+        "seventh Adam and the average of the weights, which go through 13 MB where a core has 1 MB near by, a tenth "
+        "the batch, which ours binarises anew at random; the rest is the calls of 534 small operations (pythae's makes "
+        "590, and keeps no average).",
         lap=50,
     ),
     "gan-mlp": Turns(
@@ -183,17 +188,37 @@ ROWS: dict[str, Turns | Tool] = {
         "that start, images that are put in order, tables (docs/benchmarks.md).",
     ),
     "search": Tool(
-        "search: time to the best FID that plain Optuna finds, 4 workers (all pairs of searches)",
-        ("search.py",),
-        "plain Optuna, one worker, no pruning",
+        "search: time to the best FID that plain Optuna finds, 4 workers (all pairs of searches); GAN",
+        ("search.py", "--recipe", "hinge-sngan", "--share", "0.6", "--seeds", "5"),
+        PLAIN,
         "ratio",
         {"name": "search"},
         least=3.0,
         ours="ours_s",
         theirs="peer_s",
-        reason="Plain Optuna's one worker uses four cores well: its trial takes about half as long as one of ours, of "
-        "which four run side by side on a core each. docs/benchmarks.md tells what a search can gain beside that, and "
-        "why earlier readings of up to 3.45x were not fair.",
+        reason=SEARCH_REASON,
+    ),
+    "search-vae": Tool(
+        "the same; VAE",
+        ("search.py", "--recipe", "vae-mlp", "--share", "0.4", "--seeds", "5"),
+        PLAIN,
+        "ratio",
+        {"name": "search"},
+        least=3.0,
+        ours="ours_s",
+        theirs="peer_s",
+        reason=SEARCH_REASON,
+    ),
+    "search-diffusion": Tool(
+        "the same; diffusion",
+        ("search.py", "--recipe", "ddpm", "--share", "0.2", "--seeds", "4"),
+        PLAIN,
+        "ratio",
+        {"name": "search"},
+        least=3.0,
+        ours="ours_s",
+        theirs="peer_s",
+        reason=SEARCH_REASON,
     ),
     "overhead": Tool(
         "tracking, checkpoints, orchestration, in ten minutes of an MLP GAN",

@@ -68,8 +68,8 @@ class TrainingSettings(Settings):
     threads: int | None = Field(
         None,
         ge=1,
-        description="CPU threads at most, of those that the process has (GENFORGE_THREADS); null: all. To wake a "
-        "second one takes longer than a small layer does",
+        description="CPU threads at most, of those that the process has (GENFORGE_THREADS); null: all. A "
+        "small layer is done before many of them are at it",
     )
     keep_memory: bool = Field(
         True,
