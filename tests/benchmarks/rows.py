@@ -81,8 +81,8 @@ SNGAN = (
 
 PLAIN = "plain Optuna, one worker, no pruning"
 SEARCH_REASON = (
-    "Plain Optuna's one worker has four threads, on which a trial takes little more than half as long as on one: four "
-    "workers of ours make two to three times as many trials, and the rest would have to come of what they try. "
+    "Plain Optuna's one worker has all four cores, so that a trial takes it less time than one of ours on a core of "
+    "its own: four workers make two to three times as many trials, and the rest would have to come of what they try. "
     "docs/benchmarks.md tells what that can gain."
 )
 
