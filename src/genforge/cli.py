@@ -87,7 +87,7 @@ def set_environment() -> None:
     A step of a small network is hundreds of layers that PyTorch's threads share out, and between two of them they wait.
     As OpenMP has it they do so awake for 3 ms, and where there are more threads than free cores, keep from their work
     those that are waited for: a step that takes ten milliseconds takes a second. Asleep they are harmless, and late at
-    every layer: on a quiet machine a step takes two to three times as long. So they stay awake for about as long as a
+    every layer: on a quiet machine a step takes two to four times as long. So they stay awake for about as long as a
     layer takes (docs/benchmarks.md).
     """
     threads = os.environ.get("GENFORGE_THREADS", "")  # of what is imported later; NumPy is here: Project.use_threads

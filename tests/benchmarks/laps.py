@@ -25,6 +25,12 @@ class Enough(Exception):
     """Nobody asks for more steps."""
 
 
+def undecided() -> dict[str, str]:
+    """The environment, without what says how many threads there are and how they wait for each other."""
+    decided = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    return {name: value for name, value in os.environ.items() if name not in decided}
+
+
 def processor_seconds() -> float:
     """User and system seconds of this process and of those that it has started, the ended ones too."""
     own = os.times()

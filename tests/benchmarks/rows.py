@@ -79,12 +79,23 @@ SNGAN = (
     *("--set", "objective.latent_size=128", "--set", "objective.critic_steps=5"),
 )
 
-PLAIN = "plain Optuna, one worker, no pruning"
-SEARCH_REASON = (
-    "Plain Optuna's one worker has all four cores, so that a trial takes it less time than one of ours on a core of "
-    "its own: four workers make two to three times as many trials, and the rest would have to come of what they try. "
-    "docs/benchmarks.md tells what that can gain."
-)
+
+def searching(work: str, arguments: tuple[str, ...]) -> Tool:
+    """The time that a search takes, of one recipe."""
+    return Tool(
+        work,
+        ("search.py", *arguments),
+        "plain Optuna, one worker, no pruning",
+        "ratio",
+        {"name": "search"},
+        least=3.0,
+        ours="ours_s",
+        theirs="peer_s",
+        reason="Plain Optuna's one worker has all four cores, so that a trial takes it less time than one of ours on a "
+        "core of its own: four workers make two to three times as many trials, and the rest would have to come of what "
+        "they try. docs/benchmarks.md tells what that can gain.",
+    )
+
 
 ROWS: dict[str, Turns | Tool] = {
     "unet": Turns(
@@ -187,39 +198,12 @@ ROWS: dict[str, Turns | Tool] = {
         reason="A third of the processor time (0.75 of 2.3 s on a busy machine) is not decoding: four interpreters "
         "that start, images that are put in order, tables (docs/benchmarks.md).",
     ),
-    "search": Tool(
+    "search": searching(
         "search: time to the best FID that plain Optuna finds, 4 workers (all pairs of searches); GAN",
-        ("search.py", "--recipe", "hinge-sngan", "--share", "0.6", "--seeds", "5"),
-        PLAIN,
-        "ratio",
-        {"name": "search"},
-        least=3.0,
-        ours="ours_s",
-        theirs="peer_s",
-        reason=SEARCH_REASON,
+        ("--recipe", "hinge-sngan", "--share", "0.6", "--seeds", "5"),
     ),
-    "search-vae": Tool(
-        "the same; VAE",
-        ("search.py", "--recipe", "vae-mlp", "--share", "0.4", "--seeds", "5"),
-        PLAIN,
-        "ratio",
-        {"name": "search"},
-        least=3.0,
-        ours="ours_s",
-        theirs="peer_s",
-        reason=SEARCH_REASON,
-    ),
-    "search-diffusion": Tool(
-        "the same; diffusion",
-        ("search.py", "--recipe", "ddpm", "--share", "0.2", "--seeds", "4"),
-        PLAIN,
-        "ratio",
-        {"name": "search"},
-        least=3.0,
-        ours="ours_s",
-        theirs="peer_s",
-        reason=SEARCH_REASON,
-    ),
+    "search-vae": searching("the same; VAE", ("--recipe", "vae-mlp", "--share", "0.4", "--seeds", "5")),
+    "search-diffusion": searching("the same; diffusion", ("--recipe", "ddpm", "--share", "0.2", "--seeds", "4")),
     "overhead": Tool(
         "tracking, checkpoints, orchestration, in ten minutes of an MLP GAN",
         ("overhead.py",),

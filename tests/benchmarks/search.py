@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 from images import SCRATCH
+from laps import undecided
 
 if TYPE_CHECKING:  # each side of the comparison imports for itself, and its time counts
     import optuna
@@ -105,9 +106,7 @@ def plain(folder: Path, trials: int, seed: int) -> None:
 def time_plain(folder: Path, trials: int, seed: int) -> tuple[float, float]:
     """Seconds until its best trial was done, and the value of that."""
     command = [sys.executable, __file__, "--plain", str(folder), "--trials", str(trials), "--first-seed", str(seed)]
-    environment = {**os.environ, "BEGAN": str(time.time())}
-    environment.pop("OMP_NUM_THREADS", None)  # one worker has all cores
-    environment.pop("OMP_WAIT_POLICY", None)  # of which nobody thinks who runs a script of Optuna's
+    environment = {**undecided(), "BEGAN": str(time.time())}  # one worker has all cores
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     best = min(found, key=lambda trial: trial["value"])

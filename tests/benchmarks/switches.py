@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 from dataclasses import replace
 from pathlib import Path
 
 from images import SCRATCH
+from laps import undecided
 from rows import BFLOAT16, ROWS, Turns
 from table import HERE, ratios, take_turns
 from train_step import recipe_of
@@ -70,10 +70,9 @@ def channels_last(row: Turns) -> bool:
 
 def measure(row: Turns, switch: str, shared: list[str], rounds: int, log: Path) -> dict[str, list[float]]:
     """Ratios within rounds, without to with, of wall and of processor seconds."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
     tool = [str(HERE / f"{row.ours[0]}.py"), *row.ours[1:]]
     commands = [[*tool, "--set", setting, *shared, *row.data, "--turns"] for setting in SWITCHES[switch]]
-    with_it, without = take_turns(commands, environment, log, max(3, row.lap // 5), row.lap, rounds)
+    with_it, without = take_turns(commands, undecided(), log, max(3, row.lap // 5), row.lap, rounds)
     return ratios(with_it, without)
 
 

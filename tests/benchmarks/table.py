@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from images import SCRATCH
+from laps import undecided
 from rows import ROWS, Tool, Turns
 
 from genforge.files import replacing
@@ -261,14 +262,13 @@ def page(kept: dict[str, dict[str, Any]]) -> str:
             for name, result in kept.items()
             if json.dumps({**result["machine"], "load": None}, sort_keys=True) == place
         ]
-        # None: measured by hand, and not noted.
-        loads = [load for name in own if (load := kept[name]["machine"]["load"]) is not None]
+        loads = [kept[name]["machine"]["load"] for name in own]
         bfloat16 = "with" if found["bfloat16"] else "without"
         lines += [
             "",
             f"{found['date']}, commit {found['commit']}: {found['cpu']}, {found['cores']} cores, "
             f"{found['instructions']} {bfloat16} AVX512-BF16, torch {found['torch']}, Python {found['python']}; "
-            + (f"load of the machine before a row {min(loads):g} to {max(loads):g}" if loads else "load not taken")
+            f"load of the machine before a row {min(loads):g} to {max(loads):g}"
             + (f" ({', '.join(own)})" if len(places) > 1 else "")
             + ".",
         ]
@@ -302,9 +302,7 @@ def main(argv: list[str] | None = None) -> None:
         install_peers(arguments.peers)
         shared = ["--files", str(arguments.files), "--scratch", str(arguments.scratch)]
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(arguments.peers)]))
-        environment = {**os.environ, "PYTHONPATH": path}
-        environment.pop("OMP_NUM_THREADS", None)  # each is told its number
-        environment.pop("OMP_WAIT_POLICY", None)  # and how they wait is OpenMP's own way, as users have it
+        environment = {**undecided(), "PYTHONPATH": path}  # of threads each is told its number
         for name in arguments.only or ROWS:
             here = machine()
             if arguments.resume and kept_in(record).get(name, {}).get("machine", {}).get("commit") == here["commit"]:

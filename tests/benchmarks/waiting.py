@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from images import SCRATCH
+from laps import undecided
 
 from genforge.cli import LOOKS_BEFORE_SLEEP
 
@@ -40,12 +41,11 @@ def speed(recipe: str, way: dict[str, str], count: int, threads: int, shared: li
     """Images a second of so many trainings together."""
     data, lap, laps = STEPS[recipe]
     laps *= LONGER_ALONE if count == 1 else 1
-    undecided = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     tool = [sys.executable, str(Path(__file__).with_name("train_step.py")), recipe, *data, *shared]
     running = [
         subprocess.Popen(
             [*tool, "--threads", str(threads), "--lap", str(lap), "--steps", str(laps)],
-            env={**undecided, **way},
+            env={**undecided(), **way},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
