@@ -213,6 +213,13 @@ class SearchSettings(Settings):
         description="what suggests settings: a Gaussian process (of up to a hundred trials; tpe after them) or "
         "tree-structured Parzen estimators, both after a few trials that fill the space; or chance; all Optuna's",
     )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**32,
+        description="of what is suggested; null: the project's. Another one looks elsewhere, and trials train from the "
+        "project's seed as before",
+    )
     lease: float = Field(
         300.0,
         ge=10.0,

@@ -200,10 +200,10 @@ ROWS: dict[str, Turns | Tool] = {
     ),
     "search": searching(
         "search: time to the best FID that plain Optuna finds, 4 workers (all pairs of searches); GAN",
-        ("--recipe", "hinge-sngan", "--share", "0.6", "--seeds", "5"),
+        ("--recipe", "hinge-sngan", "--share", "0.6"),
     ),
-    "search-vae": searching("the same; VAE", ("--recipe", "vae-mlp", "--share", "0.4", "--seeds", "5")),
-    "search-diffusion": searching("the same; diffusion", ("--recipe", "ddpm", "--share", "0.2", "--seeds", "4")),
+    "search-vae": searching("the same; VAE", ("--recipe", "vae-mlp", "--share", "0.4")),
+    "search-diffusion": searching("the same; diffusion", ("--recipe", "ddpm", "--share", "0.2")),
     "overhead": Tool(
         "tracking, checkpoints, orchestration, in ten minutes of an MLP GAN",
         ("overhead.py",),

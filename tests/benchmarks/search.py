@@ -1,16 +1,20 @@
 """How soon our search finds what plain Optuna finds: no pruning, one worker, the same space, trials of the same length.
 
-    python tests/benchmarks/search.py [--recipe hinge-sngan] [--share 0.6] [--trials 12] [--workers 4] [--seeds 7]
+    python tests/benchmarks/search.py [--recipe hinge-sngan] [--share 0.6] [--trials 12] [--workers 4] [--seeds 3]
+        [--trainings 2]
 
 Plain Optuna makes its trials one after the other on all cores, each judged at its end; counted is the time until its
 best trial is done. Ours (`genforge step search`) counts until a trial is as good. Both count from the start of their
 process. Digits, which every installation has.
 
-When the best trial comes is luck on both sides, so every search of plain Optuna is compared with every one of ours: 49
-pairs of seven seeds, whose median varies about half as much as that of seven. Ours begins when all of plain Optuna's
-are done, and is stopped once it is as good as the best of them, or has taken as long as the slowest needed for its
-own. One line of JSON a search, then one with the median ratio; where ours was not as good by then, the ratio is 0 (and
-its time, in the median of times, as long as it was given).
+When the best trial comes is luck on both sides, so every search of plain Optuna is compared with every one of ours
+whose trials train from the same seed: nine pairs of three searches of each side, for each of two such seeds. What
+settings can reach with one seed and with another differs by more than good settings and middling ones do, so that
+searches of different ones do not compare.
+
+Ours begins when all of plain Optuna's of that seed are done, and is stopped once it is as good as the best of them, or
+has taken as long as the slowest needed for its own. One line of JSON a search, then one with the median ratio; where
+ours was not as good by then, the ratio is 0 (and its time, in the median of times, as long as it was given).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,23 +47,35 @@ LONGER = 4  # ours may make so many times the trials
 SHARE = 0.2  # of the recipe's steps, as params.yaml has it
 
 
-def project(folder: Path, recipe: str, trials: int, workers: int, seed: int, share: float = SHARE) -> None:
-    """A project whose data and judge are ready; `share` of the recipe's steps are a trial."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parameters = {
-        "seed": 0,
-        "device": "cpu",
-        "data": {"name": "digits", "source": "digits"},
-        "search": {"trials": LONGER * trials, "workers": workers, "steps_share": share},
-        "recipes": {NAME: {"from": recipe}},
-    }
-    (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
-    for step, place in (("ingest", "data/raw"), ("prepare", "data/prepared"), ("extractor", "results/extractor")):
-        if not (folder / place).is_dir():
-            step_of(folder, step)
-    step_of(folder, "resolve")
-    parameters["seed"] = seed  # of the search; the data and the judge stay what they are
-    (folder / "params.yaml").write_text(yaml.safe_dump(parameters))
+@dataclass(frozen=True)
+class Search:
+    """What both sides search: a recipe, of whose steps `share` are a trial, all trained from the seed `training`."""
+
+    folder: Path
+    recipe: str
+    share: float = SHARE
+    trials: int = 12  # of plain Optuna
+    workers: int = 4  # of ours
+    training: int = 0
+
+    def prepare(self, seed: int) -> None:
+        """A project whose data and judge are ready, and whose search makes the suggestions of `seed`."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        limits = {"trials": LONGER * self.trials, "workers": self.workers, "steps_share": self.share, "seed": seed}
+        parameters = {
+            "seed": 0,
+            "device": "cpu",
+            "data": {"name": "digits", "source": "digits"},
+            "search": limits,
+            "recipes": {NAME: {"from": self.recipe}},
+        }
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(parameters))
+        for step, place in (("ingest", "data/raw"), ("prepare", "data/prepared"), ("extractor", "results/extractor")):
+            if not (self.folder / place).is_dir():
+                step_of(self.folder, step)
+        step_of(self.folder, "resolve")
+        parameters["seed"] = self.training  # of the trials; the data and the judge stay what they are
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(parameters))
 
 
 def step_of(folder: Path, *step: str) -> None:
@@ -83,7 +100,7 @@ def plain(folder: Path, trials: int, seed: int) -> None:
 
     here = Project.load(folder)
     recipe, settings, prepared = here.recipe(NAME), here.config.search, Prepared.open(here.prepared)
-    of_training = derive(seed, "search", NAME)
+    of_training = derive(here.config.seed, "search", NAME)
     data, judge = DeviceData(prepared, seed=of_training), Judge.open(here.extractor, here.prepared)
     steps, images = round(settings.steps_share * recipe.training["steps"]), images_of(here, recipe)
 
@@ -103,9 +120,10 @@ def plain(folder: Path, trials: int, seed: int) -> None:
     study.optimize(objective, n_trials=trials)
 
 
-def time_plain(folder: Path, trials: int, seed: int) -> tuple[float, float]:
+def time_plain(search: Search, seed: int) -> tuple[float, float]:
     """Seconds until its best trial was done, and the value of that."""
-    command = [sys.executable, __file__, "--plain", str(folder), "--trials", str(trials), "--first-seed", str(seed)]
+    asked = ["--plain", str(search.folder), "--trials", str(search.trials), "--seed", str(seed)]
+    command = [sys.executable, __file__, *asked]
     environment = {**undecided(), "BEGAN": str(time.time())}  # one worker has all cores
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -146,42 +164,62 @@ def seconds_to(wanted: float, trials: list[tuple[float, float]]) -> float:
     return min((seconds for seconds, value in trials if value <= wanted), default=math.inf)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A search of each side. theirs: seconds until plain Optuna's best trial was done. ours: until ours was as good, or
+    infinity. given: how long ours was given."""
+
+    theirs: float
+    ours: float
+    given: float
+
+
+def compare(search: Search, seeds: int) -> list[Pair]:
+    """So many searches of each side, and all pairs of them."""
+    theirs = []
+    for seed in range(seeds):
+        search.prepare(seed)
+        seconds, value = time_plain(search, seed)
+        theirs.append((seconds, value))
+        print(
+            json.dumps(
+                {"training": search.training, "seed": seed, "plain_seconds": round(seconds, 1), "fid": round(value, 3)}
+            ),
+            flush=True,
+        )
+    wanted, given = min(value for _, value in theirs), max(seconds for seconds, _ in theirs)
+    pairs = []
+    for seed in range(seeds):
+        search.prepare(seed)
+        trials = time_ours(search.folder, wanted, given)
+        found = [Pair(seconds, seconds_to(value, trials), given) for seconds, value in theirs]
+        row = [None if math.isinf(pair.ours) else round(pair.ours, 1) for pair in found]
+        print(json.dumps({"training": search.training, "seed": seed, "seconds": row}), flush=True)
+        pairs += found
+    return pairs
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="hinge-sngan")
     parser.add_argument("--share", type=float, default=0.6, help="of the recipe's steps, as a trial's length")
     parser.add_argument("--trials", type=int, default=12, help="of plain Optuna")
     parser.add_argument("--workers", type=int, default=4, help="of ours")
-    parser.add_argument("--seeds", type=int, default=7, help="searches of each side")
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=3, help="searches of each side, for each training's seed")
+    parser.add_argument("--trainings", type=int, default=2, help="seeds that trials train from")
     parser.add_argument("--scratch", type=Path, default=SCRATCH)
     parser.add_argument("--plain", type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.plain is not None:
-        plain(arguments.plain, arguments.trials, arguments.first_seed)
+        plain(arguments.plain, arguments.trials, arguments.seed)
         return
-    folder = arguments.scratch / f"search-{arguments.recipe}"
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-
-    def prepare(seed: int) -> None:
-        project(folder, arguments.recipe, arguments.trials, arguments.workers, seed, arguments.share)
-
-    theirs = []
-    for seed in seeds:
-        prepare(seed)
-        theirs.append(time_plain(folder, arguments.trials, seed))
-        seconds, value = theirs[-1]
-        print(json.dumps({"seed": seed, "plain_seconds": round(seconds, 1), "fid": round(value, 3)}), flush=True)
-    wanted, most_seconds = min(value for _, value in theirs), max(seconds for seconds, _ in theirs)
-    ratios, taken = [], []
-    for seed in seeds:
-        prepare(seed)
-        trials = time_ours(folder, wanted, most_seconds)
-        ours = [seconds_to(value, trials) for _, value in theirs]
-        ratios += [seconds / own for (seconds, _), own in zip(theirs, ours, strict=True)]
-        taken += ours
-        row = {"seed": seed, "seconds": [None if math.isinf(own) else round(own, 1) for own in ours]}
-        print(json.dumps(row), flush=True)
+    pairs: list[Pair] = []
+    for training in range(arguments.trainings):
+        folder = arguments.scratch / f"search-{arguments.recipe}"
+        search = Search(folder, arguments.recipe, arguments.share, arguments.trials, arguments.workers, training)
+        pairs += compare(search, arguments.seeds)
+    ratios = [pair.theirs / pair.ours for pair in pairs]
     print(
         json.dumps(
             {
@@ -189,10 +227,10 @@ def main(argv: list[str] | None = None) -> None:
                 "peer": "optuna",
                 "workers": arguments.workers,
                 "share": arguments.share,
-                "pairs": len(ratios),
-                "never": sum(math.isinf(own) for own in taken),
-                "peer_s": round(statistics.median(seconds for seconds, _ in theirs), 1),
-                "ours_s": round(statistics.median(min(own, most_seconds) for own in taken), 1),
+                "pairs": len(pairs),
+                "never": sum(math.isinf(pair.ours) for pair in pairs),
+                "peer_s": round(statistics.median(pair.theirs for pair in pairs), 1),
+                "ours_s": round(statistics.median(min(pair.ours, pair.given) for pair in pairs), 1),
                 "ratio": round(statistics.median(ratios), 2),
                 "quartiles": [round(ratio, 2) for ratio in statistics.quantiles(ratios, n=4)[::2]],
                 "spread": [round(min(ratios), 2), round(max(ratios), 2)],

@@ -30,7 +30,7 @@ import optuna
 from images import SCRATCH
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
-from search import LONGER, NAME, SHARE, project, seconds_to
+from search import LONGER, NAME, SHARE, Search, seconds_to
 
 from genforge import catalog
 from genforge.data.loading import DeviceData, Prepared
@@ -55,10 +55,10 @@ MANY = 1000  # trials: one of such a number is none of the first
 
 def gather(folder: Path, recipe_name: str, trials: int, seed: int, into: Path, *, images: int, share: float) -> None:
     """Append so many real trials to the file."""
-    project(folder, recipe_name, trials, 1, seed, share)
+    Search(folder, recipe_name, share, training=seed).prepare(seed)
     here = Project.load(folder)
     recipe, settings, prepared = here.recipe(NAME), here.config.search, Prepared.open(here.prepared)
-    of_training = derive(seed, "search", NAME)
+    of_training = derive(here.config.seed, "search", NAME)
     data, judge = DeviceData(prepared, seed=of_training), Judge.open(here.extractor, here.prepared)
     steps = round(settings.steps_share * recipe.training["steps"])
     study = optuna.create_study(sampler=RandomSampler(seed=seed))

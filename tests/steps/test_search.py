@@ -18,10 +18,11 @@ import yaml
 
 from genforge import catalog
 from genforge.dimension import Dimension
+from genforge.randomness import derive
 from genforge.search.plan import Found, Row
 from genforge.settings import UserError
 from genforge.steps.project import Project
-from genforge.steps.search import _warmup, run, write_trials
+from genforge.steps.search import _plan, _warmup, run, write_trials
 from genforge.steps.search_trial import images_of
 from genforge.training.loop import _spread
 
@@ -127,6 +128,15 @@ def test_without_trials_there_are_no_settings_and_no_work(tmp_path: Path) -> Non
         assert best == {"settings": {}, "value": None, "metric": "fid", "trials": 0}
         assert [path.name for path in project.search(name).iterdir()] == ["best.json"]
     assert not project.state.exists()
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_suggestions_have_a_seed_of_their_own_where_one_is_given(given: int | None, tmp_path: Path) -> None:
+    parameters = {"seed": 2, "search": {"seed": given}, "recipes": {"vae": {"from": "vae"}}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters))
+    plan = _plan(Project.load(tmp_path), catalog.resolve("vae", {"from": "vae"}), "vae", "parent")
+    assert plan.seed == (2 if given is None else given)
+    assert plan.arguments["seed"] == derive(2, "search", "vae")  # of the trials' training
 
 
 def test_a_name_is_needed(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
         measure=metric.upper(),
         better=METRICS[metric].better,
         trials=settings.trials,
-        seed=project.config.seed,
+        seed=project.config.seed if settings.seed is None else settings.seed,
         method=settings.method,
         lease=settings.lease,
         warmup=_warmup(steps, settings.reports),
@@ -143,7 +143,7 @@ def _digest(project: Project, recipe: Recipe) -> str:
             "seed": project.config.seed,
             "device": project.device_of_workers,
             "metric": project.config.registry.metric,
-            "trial": settings.model_dump(include={"steps_share", "reports", "images", "method"}),
+            "trial": settings.model_dump(include={"steps_share", "reports", "images", "method", "seed"}),
         }
     )
 
