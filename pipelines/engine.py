@@ -30,6 +30,7 @@ from prefect.exceptions import TerminationSignal  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
 from genforge import slots  # noqa: E402
+from genforge.cores import THREADS_VARIABLE, cores  # noqa: E402
 from genforge.progress import say  # noqa: E402
 from genforge.steps.project import Project  # noqa: E402
 from genforge.steps.summary import pictures  # noqa: E402
@@ -102,10 +103,10 @@ def engine(
         jobs: stages side by side; None: one a core, at most four.
         environment: of the stages, besides this process's own. tags: of the pipeline run.
     """
-    cores = len(os.sched_getaffinity(0))
-    jobs = jobs or min(cores, 4)
+    threads = cores()
+    jobs = jobs or min(threads, 4)
     pipeline = tracking.start_pipeline(folder, name, tags)
-    own = {tracking.PIPELINE_RUN: pipeline, "GENFORGE_THREADS": str(max(1, cores // jobs))}
+    own = {tracking.PIPELINE_RUN: pipeline, THREADS_VARIABLE: str(max(1, threads // jobs))}
     # The project's own programs come first, so that a stage's command finds them without an activated environment.
     own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     made = Engine(folder, jobs, {**(environment or {}), **own})

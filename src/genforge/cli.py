@@ -13,6 +13,7 @@ from pathlib import Path
 
 from genforge.commands import drawing, judging, pipeline, registry
 from genforge.commands.arguments import EXIT_FAILED, EXIT_USER
+from genforge.cores import limit
 from genforge.files import write_json
 from genforge.settings import UserError
 
@@ -44,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0; 2 for a mistake of the user's, told in words; 1 for a failure, with its traceback."""
     arguments = parser().parse_args(argv)
-    set_environment()
     try:
+        set_environment()
         _look_after_runs(Path.cwd())
         COMMANDS[arguments.command].run(arguments)
     except UserError as error:
@@ -90,10 +91,10 @@ def set_environment() -> None:
     every layer: on a quiet machine a step takes two to four times as long. So they stay awake for about as long as a
     layer takes (docs/benchmarks.md).
     """
-    threads = os.environ.get("GENFORGE_THREADS", "")  # of what is imported later; NumPy is here: Project.use_threads
+    threads = limit()  # of what is imported later; NumPy is here: Project.use_threads
     waiting = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": str(LOOKS_BEFORE_SLEEP)}
     for key, value in {
-        **({"OPENBLAS_NUM_THREADS": threads} if threads else {}),
+        **({"OPENBLAS_NUM_THREADS": str(threads)} if threads else {}),
         **waiting,
         "DO_NOT_TRACK": "true",
         "DVC_NO_ANALYTICS": "1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -88,6 +89,33 @@ def test_what_is_suggested_side_by_side_knows_of_each_other(
     numbers = [number for number, _ in chosen]
     for place, (_, known) in enumerate(chosen):
         assert set(numbers[:place]) <= known
+
+
+ASKING = (
+    "import sys, time; from pathlib import Path; from genforge.search.storage import Store\n"
+    "with Store(Path(sys.argv[1])).alone(): print('asking', flush=True); time.sleep(600)\n"
+)
+
+
+def test_a_worker_that_is_stopped_while_it_asks_is_waited_for_no_longer_than_it_takes(
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tickets = Tickets(toy("bowl", tmp_path, trials=2), tmp_path / "search")
+    tickets.fill()
+    command = [sys.executable, "-c", ASKING, str(tmp_path / "search")]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "asking\n"
+        other.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr("genforge.search.tickets.SECONDS_TO_ASK", 0.5)
+        began = time.monotonic()
+        claimed = [tickets.claim(Identity.own()), tickets.claim(Identity.own())]
+        assert 0.5 <= time.monotonic() - began < 30
+        assert [trial.number for trial in claimed if trial is not None] == [0, 1]
+        assert other.poll() is None  # it holds the lock all the time
+    finally:
+        other.kill()
+        other.communicate()
 
 
 def test_a_trial_that_has_ended_is_complete_however_bad_it_is(tmp_path: Path) -> None:

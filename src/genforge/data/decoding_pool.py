@@ -24,12 +24,6 @@ from genforge.data.decoding_worker import FACTS, Columns, Job, receive, send
 CHUNK = 256  # files a task: large enough that handing it over costs nothing, small enough to share out evenly
 
 
-def usable_processes() -> int:
-    """As many as there are cores for us: `GENFORGE_THREADS` where it is set, else all that this process may use."""
-    threads = os.environ.get("GENFORGE_THREADS")
-    return max(1, int(threads)) if threads else len(os.sched_getaffinity(0))
-
-
 def decode_all(job: Job, paths: Sequence[str], processes: int) -> Iterator[tuple[int, Columns]]:
     """As `Decoders.decode`, by processes that do nothing else."""
     with Decoders(processes) as decoders:

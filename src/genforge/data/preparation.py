@@ -22,8 +22,8 @@ import numpy as np
 import polars as pl
 
 from genforge.config import DataSettings
+from genforge.cores import cores
 from genforge.data import card
-from genforge.data.decoding_pool import usable_processes
 from genforge.data.gathering import Gathered, gather_arrays, gather_files, with_room
 from genforge.data.sources import FILES
 from genforge.data.splitting import KEPT, QUARANTINED, SPLITS, with_splits, with_verdicts
@@ -58,7 +58,7 @@ def prepare(
     """
     source = read_json(raw / "source.json")
     scratch = out / "scratch.bin"
-    processes = processes or usable_processes()
+    processes = processes or cores()
     if source["form"] == "listing":
         folder = raw / FILES if (raw / FILES).is_dir() else folder
         gathered = gather_files(raw / "listing.parquet", folder, scratch, settings, seed, processes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import sqlalchemy
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -30,6 +31,7 @@ from genforge.settings import UserError
 STORAGE_VARIABLE = "GENFORGE_OPTUNA_STORAGE"
 SECONDS_OF_PATIENCE = 600.0  # with a database that is away
 SECONDS_BEFORE_A_WORD = 2.0  # two who wait for the same row look like a short absence
+SECONDS_BETWEEN_TRIES = 0.05  # for a server's lock
 _ADVISORY_LOCK = int.from_bytes(b"genforge", "big")
 # Within a minute a connection to a machine that has vanished is given up, on both of its ends; and so is the
 # transaction of a process that was stopped in the middle of it, with the rows that it had locked.
@@ -165,21 +167,27 @@ class Store:
         self.patience.seconds = SECONDS_OF_PATIENCE
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, patience: float = math.inf) -> Iterator[None]:
         """One process at a time, on all machines. The lock is the kernel's or the server's: it dies with its holder.
 
-        A server that is killed gives it up meanwhile, so what is done here must not be wrong when two do it.
+        A server that is killed gives it up meanwhile, so what is done here must not be wrong when two do it. Nor is it
+        after `patience` seconds, when a holder that was stopped is waited for no longer.
         """
         if self._engine is None:
-            with FileLock(self._lock_file):
+            lock_of_file = FileLock(self._lock_file, timeout=-1.0 if math.isinf(patience) else patience)
+            with contextlib.ExitStack() as held:
+                with contextlib.suppress(Timeout):
+                    held.enter_context(lock_of_file)
                 yield
             return
-        engine = self._engine
+        engine, give_up = self._engine, time.monotonic() + patience
+        taken = sqlalchemy.select(sqlalchemy.func.pg_try_advisory_xact_lock(_ADVISORY_LOCK))
 
         def lock() -> sqlalchemy.Connection:
             connection = engine.connect()
             try:
-                connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+                while not connection.execute(taken).scalar() and time.monotonic() < give_up:
+                    time.sleep(SECONDS_BETWEEN_TRIES)
             except BaseException:
                 connection.close()
                 raise

@@ -37,6 +37,7 @@ from genforge.search.storage import Store
 from genforge.search.suggestion import suggest, suggested
 
 MOST_DEATHS = 5  # deaths of one trial's workers in a row without progress: then the trial itself is to blame
+SECONDS_TO_ASK = 20.0  # a worker waits for another one that asks for settings, which takes a tenth of a second
 FIXED = "fixed_params"  # where Optuna looks for settings that are not to be suggested
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
@@ -244,7 +245,7 @@ class Tickets:
         folder = self._inherit(_ticket(attempt), _attempt(attempt))
         chosen = bool(attempt.system_attrs[FIXED])
         # One after the other: two that are suggested at once know nothing of each other, and are often the same.
-        with contextlib.nullcontext() if chosen else self.store.alone():
+        with contextlib.nullcontext() if chosen else self.store.alone(SECONDS_TO_ASK):
             if not chosen:
                 self._storage.set_trial_system_attr(trial_id, FIXED, self._suggested(_ticket(attempt)))
             return Trial(self, attempt, optuna.Trial(self._study, trial_id), trial_id, folder)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genforge.catalog import build_gates
+from genforge.cores import cores
 from genforge.evaluation.leaderboard import BASELINE
 from genforge.files import read_array, read_json, replacing_folder, write_json
 from genforge.progress import say
@@ -66,7 +67,7 @@ def _looked_at(project: Project, names: Sequence[str], ground: Ground) -> Iterat
         return look_at(project, candidate, ground)
 
     candidates = [open_candidate(project, one, ground) for one in names]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         yield from zip(names, candidates, pool.map(verdict, candidates), strict=True)
 
 

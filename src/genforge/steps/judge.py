@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from genforge.contracts import ImageShape
+from genforge.cores import cores
 from genforge.files import read_array, read_json
 from genforge.settings import UserError
 from genforge.steps.project import Project
@@ -94,7 +95,7 @@ def read_images(project: Project, path: Path, shape: ImageShape, single: bool = 
 def _read_files(project: Project, folder: Path, paths: list[str], shape: ImageShape) -> Found:
     """Files below `folder`, decoded as `prepare` decodes."""
     from genforge.data.decoding import Rules
-    from genforge.data.decoding_pool import decode_all, usable_processes
+    from genforge.data.decoding_pool import decode_all
     from genforge.data.decoding_worker import FACTS, Job
     from genforge.progress import Bar
 
@@ -113,7 +114,7 @@ def _read_files(project: Project, folder: Path, paths: list[str], shape: ImageSh
     with tempfile.NamedTemporaryFile(prefix="genforge-judge-") as scratch, Bar("reading", len(paths), "files") as bar:
         scratch.truncate(len(paths) * shape.size)
         job = Job(str(folder), rules, 0, scratch.name)
-        for start, columns in decode_all(job, paths, usable_processes()):
+        for start, columns in decode_all(job, paths, cores()):
             found = dict(zip(FACTS, columns, strict=True))
             facts = zip(found["reason"], found["detail"], found["width"], found["height"], strict=True)
             for place, (reason, detail, width, height) in enumerate(facts):

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from genforge import slots
 from genforge.config import Config, load
+from genforge.cores import limit
 from genforge.files import read_json
 from genforge.settings import UserError
 
@@ -153,19 +154,19 @@ class Project:
         return self.state / "locks" / f"{quote(name, safe='@')}.lock"
 
     def use_threads(self) -> None:
-        """Take as many CPU threads as `GENFORGE_THREADS` says (a flow that runs steps side by side sets it).
+        """Take as many CPU threads as `GENFORGE_THREADS` says (a flow that runs steps side by side sets it), or as a
+        container's quota pays for.
 
         NumPy has been imported by now, and its BLAS with a thread a core: left so, two steps on two cores spend four
         times as long in small matrices, waiting for one another. Torch may still be to come, or never come.
         """
-        threads = os.environ.get("GENFORGE_THREADS")
-        if threads:
+        if threads := limit():
             from threadpoolctl import threadpool_limits
 
-            os.environ["OMP_NUM_THREADS"] = str(max(1, int(threads)))  # what torch takes when it is imported
+            os.environ["OMP_NUM_THREADS"] = str(threads)  # what torch takes when it is imported
             if torch := sys.modules.get("torch"):
-                torch.set_num_threads(max(1, int(threads)))
-            threadpool_limits(max(1, int(threads)), user_api="blas")
+                torch.set_num_threads(threads)
+            threadpool_limits(threads, user_api="blas")
 
     def check_recipe(self, name: str) -> None:
         """Raises UserError with the nearest name when params.yaml has no such recipe."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genforge.catalog import Recipe, lookup
+from genforge.cores import cores
 from genforge.files import digest_file, digest_json, replacing, replacing_folder, write_json
 from genforge.imports import code_digest
 from genforge.progress import say
@@ -150,8 +150,7 @@ def _digest(project: Project, recipe: Recipe) -> str:
 
 def _threads(workers: int) -> int:
     """CPU threads of each worker: an equal share of what this step may take."""
-    cores = int(os.environ.get("GENFORGE_THREADS") or len(os.sched_getaffinity(0)))
-    return max(1, cores // workers)
+    return max(1, cores() // workers)
 
 
 def _write(folder: Path, name: str, plan: Plan, found: Found, protocol: str) -> None:

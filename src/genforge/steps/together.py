@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from genforge import ownership, parallel, slots
+from genforge.cores import THREADS_VARIABLE, cores
 from genforge.locks import alone
 from genforge.parallel import Meeting, Peers, meeting
 from genforge.settings import UserError
@@ -62,8 +63,7 @@ def _all_devices(project: Project, count: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _others(project: Project, name: str, count: int) -> Iterator[Meeting]:
     """The processes beside this one, and where they have come to meet it."""
-    cores = int(os.environ.get("GENFORGE_THREADS") or len(os.sched_getaffinity(0)))
-    os.environ["GENFORGE_THREADS"] = str(max(1, cores // count))
+    os.environ[THREADS_VARIABLE] = str(max(1, cores() // count))
     project.use_threads()
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     place = Meeting(count)
