@@ -280,7 +280,7 @@ def page(kept: dict[str, dict[str, Any]]) -> str:
 
 def write(record: Path, path: Path) -> None:
     """Put what was measured between the marks of the page."""
-    before, _, rest = path.read_text().partition(BEGIN)
+    before, _, rest = path.read_text().partition(BEGIN) if path.exists() else ("", "", "")
     _, _, after = rest.partition(END)
     with replacing(path, "w") as file:
         file.write(f"{before}{BEGIN}\n\n{page(kept_in(record))}\n\n{END}{after}")

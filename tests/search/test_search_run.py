@@ -110,7 +110,7 @@ def test_sixteen_workers_start_at_once_on_an_empty_storage(storage: str, tmp_pat
 def test_a_server_that_is_killed_and_comes_back_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = toy("steps", tmp_path, trials=4, seconds=0.2)
     said: list[str] = []
-    monkeypatch.setattr("genforge.search.storage.say", said.append)  # the supervisor's words; workers have logs
+    monkeypatch.setattr("genforge.search.patience.say", said.append)  # the supervisor's words; workers have logs
     away = "the search's database is away (OperationalError); waiting up to 600 s"
     with running() as server:
         monkeypatch.setenv(STORAGE_VARIABLE, server.database())

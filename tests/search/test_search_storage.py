@@ -13,8 +13,9 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
-from genforge.search import storage as rooms
-from genforge.search.storage import STORAGE_VARIABLE, Patience, StorageAway, Store
+from genforge.search import patience
+from genforge.search.patience import STORAGE_VARIABLE, Patience, StorageAway
+from genforge.search.storage import Store
 from genforge.settings import UserError
 
 
@@ -36,7 +37,7 @@ def test_what_fails_for_a_moment_is_done_again() -> None:
 
 
 def test_patience_ends_and_says_what_to_do(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rooms, "SECONDS_BEFORE_A_WORD", 0.1)
+    monkeypatch.setattr(patience, "SECONDS_BEFORE_A_WORD", 0.1)
 
     def operation() -> None:
         raise away()

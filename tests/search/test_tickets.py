@@ -20,6 +20,7 @@ from genforge.processes import Identity
 from genforge.search import lease
 from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Row
+from genforge.search.run import run_search
 from genforge.search.storage import STORAGE_VARIABLE, open_journal
 from genforge.search.suggestion import suggest
 from genforge.search.tickets import MOST_DEATHS, Loss, Tickets, Trial
@@ -382,6 +383,13 @@ def test_a_database_serves_as_well_as_the_journal(
     monkeypatch.delenv(STORAGE_VARIABLE)
     journal = run(plan, tmp_path / "journal").rows()
     assert settings(database) == settings(journal)
+
+
+def test_a_worker_imports_neither_redis_nor_sqlalchemy_for_a_journal(tmp_path: Path) -> None:
+    """A tenth of a second each, in every worker."""
+    plan = toy("imports", tmp_path, trials=1)
+    (row,) = run_search(plan, tmp_path / "search", workers=1).rows
+    assert row.state == "complete", row.reason
 
 
 def test_importances_do_not_pay_for_the_import_of_scikit_learn(tmp_path: Path) -> None:

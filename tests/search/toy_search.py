@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +37,17 @@ def toy(objective: str, tmp_path: Path, trials: int = 6, better: str = "lower", 
             "warmup": 11 if objective == "steps" else 0,
         }
     )
+
+
+def imports(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """Fails in a worker that has imported what it has no use for."""
+
+    def value(trial: Trial) -> float:
+        if found := {"redis", "sqlalchemy", "sklearn"} & {name for name, module in sys.modules.items() if module}:
+            raise ImportError(f"imported: {found}")
+        return 0.0
+
+    return value
 
 
 def bowl(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:

@@ -16,7 +16,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from genforge.search.quick_import import without_scikit_learn
+from genforge.search.quick_import import SCIKIT_LEARN, without
 from genforge.settings import UserError
 
 HOST = "127.0.0.1"
@@ -38,7 +38,7 @@ def serve(root: Path, port: int) -> None:
     Raises:
         UserError: the port is taken, or the searches' database cannot be opened.
     """
-    with without_scikit_learn():
+    with without(SCIKIT_LEARN):
         from optuna_dashboard import wsgi
 
     from genforge.search.view import SearchView

@@ -14,12 +14,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Self
-
-from optuna.trial import FrozenTrial
+from typing import TYPE_CHECKING, Any, Self
 
 from genforge.processes import Identity
 from genforge.search.plan import Lost
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 SIGNS_A_LEASE = 10  # so many may be late before the trial is lost
 SECONDS_TO_SIGN = 10.0  # between claiming a trial and signing it, which takes milliseconds

@@ -17,8 +17,8 @@ from genforge import ownership
 from genforge.locks import alone
 from genforge.progress import Bar
 from genforge.search.lease import Watch
+from genforge.search.patience import STORAGE_VARIABLE, StorageAway
 from genforge.search.plan import Found, Plan, Row
-from genforge.search.storage import STORAGE_VARIABLE, StorageAway
 from genforge.search.tickets import Tickets, trial_folders
 from genforge.settings import UserError
 

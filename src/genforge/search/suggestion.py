@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Literal, cast
 
 import optuna
@@ -28,6 +29,13 @@ from genforge.search.plan import Plan, Value
 
 MOST_STARTUP = 4  # finished trials before suggestions follow them; Optuna's ten would take most of a search
 MOST_OF_A_PROCESS = 100  # trials; a Gaussian process takes a tenth of a second for twenty, and their number's cube
+
+
+def load(plan: Plan) -> None:
+    """Import what suggestions need and nothing before them: SciPy's optimisers and distributions, most of a second."""
+    if plan.method == "gaussian-process":
+        for package in ("scipy.optimize", "scipy.stats"):
+            import_module(package)
 
 
 def suggest(plan: Plan, trials: Iterable[FrozenTrial], number: int) -> dict[str, Value]:

@@ -15,9 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
-
-from optuna.exceptions import StorageInternalError
+from typing import TYPE_CHECKING, Any, Protocol
 
 from genforge.ownership import end_with_owner, stop_on_signals
 from genforge.processes import Identity
@@ -25,8 +23,10 @@ from genforge.progress import say
 from genforge.quick_start import without_collecting
 from genforge.search.lease import SIGNS_A_LEASE, Signs
 from genforge.search.plan import Lost, Plan, Pruned
-from genforge.search.storage import StorageAway
-from genforge.search.tickets import Tickets, Trial
+from genforge.search.quick_import import REDIS, without
+
+if TYPE_CHECKING:  # all that is large is imported in `main`
+    from genforge.search.tickets import Tickets, Trial
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 
@@ -74,6 +74,10 @@ def _run(tickets: Tickets, trial: Trial, objective: Callable[[Trial], float]) ->
 
 def _is_surroundings(error: BaseException | None) -> bool:
     """Whether a full or broken disk, or the database, is behind this: other settings would fail as well."""
+    from optuna.exceptions import StorageInternalError
+
+    from genforge.search.patience import StorageAway
+
     while error is not None:
         if isinstance(error, StorageAway | StorageInternalError):
             return True
@@ -89,11 +93,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it sends SIGTERM
     job = json.loads(sys.stdin.readline())
     plan = Plan.model_validate(job["plan"])
-    tickets = Tickets(plan, Path(job["folder"]), wait=True)
     module, _, function = plan.objective.partition(":")
-    with without_collecting():
+    with without_collecting(), without(REDIS):
+        from genforge.search.tickets import Tickets
+
         open_objective: OpenObjective = getattr(importlib.import_module(module), function)
-    work(tickets, open_objective(plan.arguments))
+    work(Tickets(plan, Path(job["folder"]), wait=True), open_objective(plan.arguments))
 
 
 if __name__ == "__main__":

@@ -43,8 +43,11 @@ def run(project: Project, name: str | None = None) -> None:
         return
 
     from genforge.evaluation.card import card_for
-    from genforge.search.run import run_search
+    from genforge.search.quick_import import REDIS, without
     from genforge.tracking import runs as tracking
+
+    with without(REDIS):
+        from genforge.search.run import run_search
 
     state = project.state / "search" / name / _digest(project, recipe)
     card_for(project.extractor, project.prepared)  # a search without its judge is refused before anyone works
