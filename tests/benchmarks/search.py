@@ -12,9 +12,10 @@ whose trials train from the same seed: nine pairs of three searches of each side
 settings can reach with one seed and with another differs by more than good settings and middling ones do, so that
 searches of different ones do not compare.
 
-Ours begins when all of plain Optuna's of that seed are done, and is stopped once it is as good as the best of them, or
-has taken as long as the slowest needed for its own. One line of JSON a search, then one with the median ratio; where
-ours was not as good by then, the ratio is 0 (and its time, in the median of times, as long as it was given).
+They take turns, since a machine that others use is not as fast now as it was a minute ago: after each search of plain
+Optuna comes one of ours, which is given as long as that one took for all of its trials. One line of JSON a search, then
+one with the median ratio; where ours was not as good by then, the ratio is 0 (and its time, in the median of times, as
+long as it was given).
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ if TYPE_CHECKING:  # each side of the comparison imports for itself, and its tim
     import optuna
 
 NAME = "searched"
-POLLED = 0.25  # seconds; a trial says itself when it was done
 LONGER = 4  # ours may make so many times the trials
 SHARE = 0.2  # of the recipe's steps, as params.yaml has it
 
@@ -120,19 +120,21 @@ def plain(folder: Path, trials: int, seed: int) -> None:
     study.optimize(objective, n_trials=trials)
 
 
-def time_plain(search: Search, seed: int) -> tuple[float, float]:
-    """Seconds until its best trial was done, and the value of that."""
+Trials = list[tuple[float, float]]  # of each complete one the seconds until it was done, and its value
+
+
+def time_plain(search: Search, seed: int) -> Trials:
+    """All of its trials, one after the other."""
     asked = ["--plain", str(search.folder), "--trials", str(search.trials), "--seed", str(seed)]
     command = [sys.executable, __file__, *asked]
     environment = {**undecided(), "BEGAN": str(time.time())}  # one worker has all cores
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    best = min(found, key=lambda trial: trial["value"])
-    return best["seconds"], best["value"]
+    return [(trial["seconds"], trial["value"]) for trial in found]
 
 
-def time_ours(folder: Path, wanted: float, most_seconds: float) -> list[tuple[float, float]]:
-    """Of each complete trial the seconds until it was done, and its value; until one is as good as wanted."""
+def time_ours(folder: Path, given: float) -> Trials:
+    """Those that were done within so many seconds, in that order."""
     from genforge.search.storage import open_journal
 
     shutil.rmtree(folder / ".genforge" / "search", ignore_errors=True)
@@ -140,26 +142,24 @@ def time_ours(folder: Path, wanted: float, most_seconds: float) -> list[tuple[fl
     began = time.time()
     worker = subprocess.Popen(command, cwd=folder, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        while True:
-            ended = worker.poll() is not None or time.time() - began > most_seconds
-            found = []
-            for journal in (folder / ".genforge" / "search" / NAME).glob("*/journal.log"):
-                storage = open_journal(journal)
-                for study in storage.get_all_studies():
-                    for trial in storage.get_all_trials(study._study_id, deepcopy=False):
-                        if trial.state.name == "COMPLETE" and trial.value is not None:
-                            assert trial.datetime_complete is not None
-                            found.append((trial.datetime_complete.timestamp() - began, trial.value))
-            if ended or any(value <= wanted for _, value in found):
-                return sorted(found)
-            time.sleep(POLLED)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(given)
+        found = []
+        for journal in (folder / ".genforge" / "search" / NAME).glob("*/journal.log"):
+            storage = open_journal(journal)
+            for study in storage.get_all_studies():
+                for trial in storage.get_all_trials(study._study_id, deepcopy=False):
+                    if trial.state.name == "COMPLETE" and trial.value is not None:
+                        assert trial.datetime_complete is not None
+                        found.append((trial.datetime_complete.timestamp() - began, trial.value))
+        return sorted(found)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(worker.pid, signal.SIGTERM)
         worker.wait()
 
 
-def seconds_to(wanted: float, trials: list[tuple[float, float]]) -> float:
+def seconds_to(wanted: float, trials: Trials) -> float:
     """Until one was as good; infinite where none was."""
     return min((seconds for seconds, value in trials if value <= wanted), default=math.inf)
 
@@ -176,27 +176,20 @@ class Pair:
 
 def compare(search: Search, seeds: int) -> list[Pair]:
     """So many searches of each side, and all pairs of them."""
-    theirs = []
+    best: Trials = []  # of each of plain Optuna's
+    ours: list[tuple[float, Trials]] = []  # what each was given, and what it found
     for seed in range(seeds):
         search.prepare(seed)
-        seconds, value = time_plain(search, seed)
-        theirs.append((seconds, value))
-        print(
-            json.dumps(
-                {"training": search.training, "seed": seed, "plain_seconds": round(seconds, 1), "fid": round(value, 3)}
-            ),
-            flush=True,
-        )
-    wanted, given = min(value for _, value in theirs), max(seconds for seconds, _ in theirs)
-    pairs = []
-    for seed in range(seeds):
-        search.prepare(seed)
-        trials = time_ours(search.folder, wanted, given)
-        found = [Pair(seconds, seconds_to(value, trials), given) for seconds, value in theirs]
-        row = [None if math.isinf(pair.ours) else round(pair.ours, 1) for pair in found]
-        print(json.dumps({"training": search.training, "seed": seed, "seconds": row}), flush=True)
-        pairs += found
-    return pairs
+        theirs = time_plain(search, seed)
+        best.append(min(theirs, key=lambda trial: trial[1]))
+        given = theirs[-1][0]
+        ours.append((given, time_ours(search.folder, given)))
+        (seconds, value), trials = best[-1], ours[-1][1]
+        said = {"training": search.training, "seed": seed, "fid": round(value, 3), "plain_seconds": round(seconds, 1)}
+        until = seconds_to(value, trials)
+        our_seconds = None if math.isinf(until) else round(until, 1)
+        print(json.dumps({**said, "our_seconds": our_seconds, "our_trials": len(trials)}), flush=True)
+    return [Pair(seconds, seconds_to(value, trials), given) for given, trials in ours for seconds, value in best]
 
 
 def main(argv: list[str] | None = None) -> None:
