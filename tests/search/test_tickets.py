@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 import pytest
 import toy_search
+from filelock import FileLock
 from toy_search import DEFAULTS, toy
 
 from genforge.processes import Identity
@@ -22,7 +23,7 @@ from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Row
 from genforge.search.run import run_search
 from genforge.search.storage import STORAGE_VARIABLE, open_journal
-from genforge.search.suggestion import suggest
+from genforge.search.suggestion import load, suggest
 from genforge.search.tickets import MOST_DEATHS, Loss, Tickets, Trial
 from genforge.search.worker import work
 from genforge.settings import UserError
@@ -90,6 +91,29 @@ def test_what_is_suggested_side_by_side_knows_of_each_other(
     numbers = [number for number, _ in chosen]
     for place, (_, known) in enumerate(chosen):
         assert set(numbers[:place]) <= known
+
+
+def test_nobody_waits_while_another_one_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first suggestion of a worker wants SciPy: with four workers the last would wait for three imports."""
+    plan = toy("bowl", tmp_path, trials=6).model_copy(update={"method": "gaussian-process"})
+    asked: list[int] = []
+
+    def free(plan: Plan, number: int) -> None:
+        load(plan, number)
+        with FileLock(tmp_path / "search" / "tickets.lock", timeout=0.0):
+            asked.append(number)
+
+    monkeypatch.setattr("genforge.search.tickets.load", free)
+    code = (
+        "import sys; from pathlib import Path; from toy_search import toy\n"
+        "from genforge.search.suggestion import load\n"
+        "plan = toy('bowl', Path(), trials=6).model_copy(update={'method': 'gaussian-process'})\n"
+        "print(*(load(plan, number) or 'scipy.stats' in sys.modules for number in (0, 1, 2)))\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["False", "False", "True"]
+    run(plan, tmp_path / "search")
+    assert asked == [1, 2, 3, 4, 5]
 
 
 ASKING = (

@@ -31,11 +31,17 @@ MOST_STARTUP = 4  # finished trials before suggestions follow them; Optuna's ten
 MOST_OF_A_PROCESS = 100  # trials; a Gaussian process takes a tenth of a second for twenty, and their number's cube
 
 
-def load(plan: Plan) -> None:
-    """Import what suggestions need and nothing before them: SciPy's optimisers and distributions, most of a second."""
-    if plan.method == "gaussian-process":
+def load(plan: Plan, number: int) -> None:
+    """Import what this trial's suggestion needs and nothing before it: SciPy's optimisers and distributions, which take
+    most of a second."""
+    if plan.method == "gaussian-process" and number >= _startup(plan):
         for package in ("scipy.optimize", "scipy.stats"):
             import_module(package)
+
+
+def _startup(plan: Plan) -> int:
+    """How many trials are chosen before anything is known."""
+    return max(2, min(MOST_STARTUP, plan.trials // 3))
 
 
 def suggest(plan: Plan, trials: Iterable[FrozenTrial], number: int) -> dict[str, Value]:
@@ -48,7 +54,7 @@ def suggest(plan: Plan, trials: Iterable[FrozenTrial], number: int) -> dict[str,
     """
     begun = [trial for trial in trials if trial.params]
     believed = costs(begun, plan.better)
-    startup = max(2, min(MOST_STARTUP, plan.trials // 3))
+    startup = _startup(plan)
     seed = derive(plan.seed, "search", plan.name, number) % 2**32
     if plan.method != "random" and number < startup:
         first = first_settings(plan.space, plan.defaults, startup, derive(plan.seed, "search", plan.name, "first"))

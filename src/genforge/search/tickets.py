@@ -34,7 +34,7 @@ from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Pruned, Row, State, Value
 from genforge.search.quick_import import SCIKIT_LEARN, without
 from genforge.search.storage import Store
-from genforge.search.suggestion import MOST_STARTUP, load, suggest, suggested
+from genforge.search.suggestion import load, suggest, suggested
 
 MOST_DEATHS = 5  # deaths of one trial's workers in a row without progress: then the trial itself is to blame
 SECONDS_TO_ASK = 20.0  # a worker waits for another one that asks for settings, which takes a tenth of a second
@@ -244,8 +244,8 @@ class Tickets:
     def _begin(self, attempt: FrozenTrial, trial_id: int) -> Trial:
         folder = self._inherit(_ticket(attempt), _attempt(attempt))
         chosen = bool(attempt.system_attrs[FIXED])
-        if not chosen and _ticket(attempt) >= MOST_STARTUP:
-            load(self.plan)  # each worker while others do, and not one after the other
+        if not chosen:
+            load(self.plan, _ticket(attempt))  # each worker while others do, and not one after the other
         # One after the other: two that are suggested at once know nothing of each other, and are often the same.
         with contextlib.nullcontext() if chosen else self.store.alone(SECONDS_TO_ASK):
             if not chosen:

@@ -94,9 +94,9 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     plan = Plan.model_validate(job["plan"])
     module, _, function = plan.objective.partition(":")
-    with without_collecting(), without(REDIS):
-        from genforge.search.tickets import Tickets
-
+    with without_collecting():
+        with without(REDIS):
+            from genforge.search.tickets import Tickets
         open_objective: OpenObjective = getattr(importlib.import_module(module), function)
     work(Tickets(plan, Path(job["folder"]), wait=True), open_objective(plan.arguments))
 
