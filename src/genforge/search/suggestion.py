@@ -23,6 +23,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from genforge.dimension import Dimension
+from genforge.quick_start import without_collecting
 from genforge.randomness import derive
 from genforge.search.first_settings import first_settings
 from genforge.search.plan import Plan, Value
@@ -35,8 +36,9 @@ def load(plan: Plan, number: int) -> None:
     """Import what this trial's suggestion needs and nothing before it: SciPy's optimisers and distributions, which take
     most of a second."""
     if plan.method == "gaussian-process" and number >= _startup(plan):
-        for package in ("scipy.optimize", "scipy.stats"):
-            import_module(package)
+        with without_collecting():
+            for package in ("scipy.optimize", "scipy.stats"):
+                import_module(package)
 
 
 def _startup(plan: Plan) -> int:
