@@ -92,8 +92,9 @@ def searching(work: str, arguments: tuple[str, ...]) -> Tool:
         ours="ours_s",
         theirs="peer_s",
         reason="Plain Optuna's one worker has all four cores, so that a trial takes it less time than one of ours on a "
-        "core of its own: four workers make two to three times as many trials, and the rest would have to come of what "
-        "they try. docs/benchmarks.md tells what that can gain.",
+        "core of its own: four workers make two to three times as many trials. To be three times as fast, half of our "
+        "searches would have to find such a FID among their first four trials, none of which knows of another "
+        '(see "What a search can gain").',
     )
 
 
@@ -199,7 +200,7 @@ ROWS: dict[str, Turns | Tool] = {
         "that start, images that are put in order, tables (docs/benchmarks.md).",
     ),
     "search": searching(
-        "search: time to the best FID that plain Optuna finds, 4 workers (all pairs of searches); GAN",
+        "search: time to the best FID that plain Optuna finds, 4 workers (pairs of searches); GAN",
         ("--recipe", "hinge-sngan", "--share", "0.6"),
     ),
     "search-vae": searching("the same; VAE", ("--recipe", "vae-mlp", "--share", "0.4")),
