@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import toy_search
-from filelock import FileLock
 from toy_search import DEFAULTS, toy
 
 from genforge.processes import Identity
@@ -23,7 +19,6 @@ from genforge.search.lease import Watch
 from genforge.search.plan import Lost, Plan, Row
 from genforge.search.run import run_search
 from genforge.search.storage import STORAGE_VARIABLE, open_journal
-from genforge.search.suggestion import load, suggest
 from genforge.search.tickets import MOST_DEATHS, Loss, Tickets, Trial
 from genforge.search.worker import work
 from genforge.settings import UserError
@@ -69,80 +64,6 @@ def test_one_worker_is_reproducible_also_when_it_was_interrupted(tmp_path: Path)
     assert search(tmp_path / "whole", set()) == search(tmp_path / "interrupted", {3, 5, 9})
 
 
-def test_what_is_suggested_side_by_side_knows_of_each_other(
-    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each is chosen with the settings of those that were claimed before it, though none of them has a value yet."""
-    plan = toy("bowl", tmp_path, trials=4)
-    opened = [Tickets(plan, tmp_path / "search") for _ in range(4)]
-    opened[0].fill()
-    chosen: list[tuple[int, set[int]]] = []
-
-    def slow(plan: Plan, trials: Iterable[optuna.trial.FrozenTrial], number: int) -> dict[str, Any]:
-        known = list(trials)
-        time.sleep(0.3)  # all of them are at it by now
-        chosen.append((number, {trial.user_attrs["ticket"] for trial in known if trial.params}))
-        return suggest(plan, known, number)
-
-    monkeypatch.setattr("genforge.search.tickets.suggest", slow)
-    with ThreadPoolExecutor(len(opened)) as pool:
-        claimed = list(pool.map(lambda tickets: tickets.claim(Identity.own()), opened))
-    assert {trial.number for trial in claimed if trial is not None} == {0, 1, 2, 3}
-    numbers = [number for number, _ in chosen]
-    for place, (_, known) in enumerate(chosen):
-        assert set(numbers[:place]) <= known
-
-
-def test_nobody_waits_while_another_one_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first suggestion of a worker wants SciPy: with four workers the last would wait for three imports."""
-    plan = toy("bowl", tmp_path, trials=6).model_copy(update={"method": "gaussian-process"})
-    asked: list[int] = []
-
-    def free(plan: Plan, number: int) -> None:
-        load(plan, number)
-        with FileLock(tmp_path / "search" / "tickets.lock", timeout=0.0):
-            asked.append(number)
-
-    monkeypatch.setattr("genforge.search.tickets.load", free)
-    code = (
-        "import sys; from pathlib import Path; from toy_search import toy\n"
-        "from genforge.search.suggestion import load\n"
-        "plan = toy('bowl', Path(), trials=6).model_copy(update={'method': 'gaussian-process'})\n"
-        "print(*(load(plan, number) or 'scipy.stats' in sys.modules for number in (0, 1, 2)))\n"
-    )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["False", "False", "True"]
-    run(plan, tmp_path / "search")
-    assert asked == [1, 2, 3, 4, 5]
-
-
-ASKING = (
-    "import sys, time; from pathlib import Path; from genforge.search.storage import Store\n"
-    "with Store(Path(sys.argv[1])).alone(): print('asking', flush=True); time.sleep(600)\n"
-)
-
-
-def test_a_worker_that_is_stopped_while_it_asks_is_waited_for_no_longer_than_it_takes(
-    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tickets = Tickets(toy("bowl", tmp_path, trials=2), tmp_path / "search")
-    tickets.fill()
-    command = [sys.executable, "-c", ASKING, str(tmp_path / "search")]
-    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert other.stdout is not None and other.stdout.readline() == "asking\n"
-        other.send_signal(signal.SIGSTOP)
-        monkeypatch.setattr("genforge.search.tickets.SECONDS_TO_ASK", 0.5)
-        began = time.monotonic()
-        claimed = [tickets.claim(Identity.own()), tickets.claim(Identity.own())]
-        assert 0.5 <= time.monotonic() - began < 30
-        assert [trial.number for trial in claimed if trial is not None] == [0, 1]
-        assert other.poll() is None  # it holds the lock all the time
-    finally:
-        other.kill()
-        other.communicate()
-
-
 def test_a_trial_that_has_ended_is_complete_however_bad_it_is(tmp_path: Path) -> None:
     """Else only the better half would stay for others to be measured by, and the bar would rise from trial to trial."""
     plan = toy("bowl", tmp_path, trials=6)
@@ -183,17 +104,6 @@ def test_suggestions_follow_the_values_from_the_fourth_finished_trial_on(
     up, down = [float(number) for number in range(random)], [float(-number) for number in range(random)]
     assert next_after(up[1:], tmp_path / "a") == next_after(down[1:], tmp_path / "b")
     assert next_after(up, tmp_path / "c") != next_after(down, tmp_path / "d")
-
-
-def test_workers_that_ask_at_once_get_other_settings(tmp_path: Path) -> None:
-    tickets = Tickets(toy("bowl", tmp_path, trials=16), tmp_path / "search")
-    tickets.fill()
-    for value in (3.0, 2.0, 0.5, 1.0):
-        trial = tickets.claim(Identity.own())
-        assert trial is not None
-        tickets.complete(trial, value)
-    running = [tickets.claim(Identity.own()) for _ in range(8)]
-    assert len({trial.settings["rate"] for trial in running if trial is not None}) == 8
 
 
 def test_a_search_made_longer_goes_on_from_what_it_has(tmp_path: Path) -> None:

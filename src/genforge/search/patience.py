@@ -71,9 +71,9 @@ def in_turn(lock: Path, seconds: float) -> Iterator[None]:
 
 def is_away(error: BaseException) -> bool:
     """Whether this is the database's or the network's failure of a moment, and nothing that we did."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     from sqlalchemy import exc  # a journal does without it
 
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     # The last of them: Optuna asks again over a connection that has just broken.
     if isinstance(cause, exc.OperationalError | exc.InterfaceError | exc.PendingRollbackError):
         return True
