@@ -140,6 +140,10 @@ def test_a_killed_dvc_whose_stage_was_stopped(project: Path) -> None:
 
 def test_a_killed_search(project: Path) -> None:
     """Supervisor and workers at once, as an OOM killer or a power cut takes them."""
+    settings = project / "params.yaml"
+    text = settings.read_text()
+    # A trial that goes on for seconds after its first checkpoint: it must not end before it is killed.
+    settings.write_text(text.replace("steps_share: 0.05", "steps_share: 1.0").replace("steps: 400", "steps: 1600"))
     search = start(project, "genforge", "step", "search", "vae")
     wait_for(lambda: list((project / ".genforge" / "search" / "vae").glob("*/trial-*/step-*")))
     os.killpg(search.pid, signal.SIGKILL)
@@ -191,4 +195,4 @@ def wait_for(ready: Callable[[], object]) -> None:
     deadline = time.monotonic() + 300
     while not ready():
         assert time.monotonic() < deadline
-        time.sleep(0.2)
+        time.sleep(0.05)
