@@ -200,7 +200,12 @@ class SearchSettings(Settings):
     steps_share: float = Field(
         0.2, gt=0.0, le=1.0, description="a trial's length as a share of the recipe's training steps"
     )
-    reports: int = Field(3, ge=1, description="intermediate values a trial, at which it may be pruned")
+    reports: int = Field(
+        3,
+        ge=1,
+        description="parts of a trial: after each but the first its images are judged, and but for the last it may be "
+        "pruned; after the first a network is too young to tell good settings from the best",
+    )
     images: int | None = Field(
         None,
         ge=50,

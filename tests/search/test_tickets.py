@@ -143,12 +143,6 @@ def test_a_bad_setting_is_pruned_and_the_defaults_never(tmp_path: Path) -> None:
     assert rows[0].state == "complete" and len(rows[0].reports) == 4
 
 
-def test_nothing_is_pruned_before_the_warm_up_ends(tmp_path: Path) -> None:
-    plan = toy("falling", tmp_path, trials=10).model_copy(update={"warmup": 3})
-    pruned = [row for row in run(plan, tmp_path / "search").rows() if row.state == "pruned"]
-    assert pruned and all(len(row.reports) >= 3 for row in pruned)
-
-
 def test_what_is_not_finite_is_a_failed_trial_with_its_reason(tmp_path: Path) -> None:
     plan = toy("sometimes_not_finite", tmp_path, trials=5, better="higher")
     rows = run(plan, tmp_path / "search").rows()

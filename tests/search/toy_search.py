@@ -34,7 +34,6 @@ def toy(objective: str, tmp_path: Path, trials: int = 6, better: str = "lower", 
             "trials": trials,
             "seed": 3,
             "method": "tpe",  # which needs no torch: a worker starts in a fifth of the time
-            "warmup": 11 if objective == "steps" else 0,
         }
     )
 
@@ -115,7 +114,7 @@ def steps(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
         _say(arguments, f"{trial.number} from {done}")
         for step in range(done + 1, 11):
             time.sleep(arguments.get("seconds", 0.0))
-            trial.report(step, 1.0 / step)
+            trial.report(step, 1.0 / step, ended=True)  # nothing is pruned here
             write_text(checkpoint, str(step))
             _say(arguments, f"{trial.number} {step}")
         return float(trial.number)

@@ -22,9 +22,8 @@ from genforge.randomness import derive
 from genforge.search.plan import Found, Row
 from genforge.settings import UserError
 from genforge.steps.project import Project
-from genforge.steps.search import _plan, _warmup, run, write_trials
-from genforge.steps.search_trial import images_of
-from genforge.training.loop import _spread
+from genforge.steps.search import _plan, run, write_trials
+from genforge.steps.search_trial import images_of, looks_of
 
 KEY = "objective.beta"
 UNTIL_WORKERS_START = """
@@ -144,10 +143,12 @@ def test_a_name_is_needed(tmp_path: Path) -> None:
         run(make_project(tmp_path, trials=0))
 
 
-@pytest.mark.parametrize(("steps", "reports"), [(200, 3), (180, 3), (40, 2), (7, 5)])
-def test_the_first_look_prunes_nothing_and_the_second_may(steps: int, reports: int) -> None:
-    first, second = _spread(reports, steps)[:2]
-    assert first < _warmup(steps, reports) <= second
+@pytest.mark.parametrize(
+    ("steps", "reports", "looks"),
+    [(200, 3, [134, 200]), (180, 3, [120, 180]), (40, 2, [40]), (40, 1, [40]), (7, 5, [3, 5, 6, 7])],
+)
+def test_a_trial_is_judged_after_each_of_its_parts_but_the_first(steps: int, reports: int, looks: list[int]) -> None:
+    assert looks_of(steps, reports) == looks
 
 
 def test_trials_are_a_table_with_a_column_for_each_setting(tmp_path: Path) -> None:

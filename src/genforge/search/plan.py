@@ -46,7 +46,6 @@ class Plan(Settings):
     trials: int = Field(ge=1, description="how many, exactly")
     method: Method = Field("gaussian-process", description="what suggests settings, once a few trials are known")
     seed: int = Field(ge=0, description="decides every suggestion, given the values of the trials before")
-    warmup: int = Field(0, ge=0, description="reports at steps below this never prune")
     lease: float = Field(
         300.0, gt=0.0, description="seconds without a sign of life after which another machine's worker is dead"
     )

@@ -114,7 +114,7 @@ class Tickets:
                 storage=self._storage,
                 study_name=name,
                 direction=direction,
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=plan.warmup),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=3),
                 load_if_exists=True,
             )
             self._name_the_measure()

@@ -7,7 +7,6 @@ direction as at the end. A recipe without a search space costs nothing.
 from __future__ import annotations
 
 import csv
-import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,16 +116,7 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
         seed=project.config.seed if settings.seed is None else settings.seed,
         method=settings.method,
         lease=settings.lease,
-        warmup=_warmup(steps, settings.reports),
     )
-
-
-def _warmup(steps: int, reports: int) -> int:
-    """The step from which a report may prune: after the first one, since a look at a young network says little.
-
-    Reports are spread evenly, at steps that are rounded up.
-    """
-    return math.ceil(steps / reports) + 1
 
 
 def _digest(project: Project, recipe: Recipe) -> str:

@@ -34,6 +34,12 @@ def images_of(project: Project, recipe: catalog.Recipe) -> int:
     return IMAGES if catalog.build_sampler(recipe.sampler).one_pass else IMAGES_OF_MANY_PASSES
 
 
+def looks_of(steps: int, reports: int) -> list[int]:
+    """The steps after which a trial is judged: evenly spread, but for the first, when a network is too young to tell
+    good settings from the best."""
+    return [-(-steps * number // reports) for number in range(min(2, reports), reports + 1)]
+
+
 def protocol_of(project: Project, recipe: catalog.Recipe) -> str:
     """The short name of the protocol that trials are judged by."""
     return Judge.open(project.extractor, project.prepared).protocol(images_of(project, recipe)).name
@@ -106,7 +112,7 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
                     log=record.metrics,
                     checkpoints=Checkpoints(trial.folder, identity={"recipe": name, "settings": trial.settings}),
                     observe=observe,
-                    observations=reports,
+                    observations=looks_of(steps, reports),
                     title=f"trial {trial.number} of {name}",
                 )
             except Pruned:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,7 @@ def train(
     log: Log | None = None,
     checkpoints: Checkpoints | None = None,
     observe: Observe | None = None,
-    observations: int = 0,
+    observations: int | Sequence[int] = 0,
     show: Show | None = None,
     held_out: TrainingData | None = None,
     title: str = "training",
@@ -94,7 +94,8 @@ def train(
         observe: called with the step and the exported network: averaged weights, evaluation mode. It may draw as much
             randomness as it likes without changing what is trained. What it returns, uint8 (n, height, width,
             channels) or points, is kept in the history. What it raises ends the training.
-        observations: how often, evenly spread over the steps; the last comes after the last step and `finish`.
+        observations: how often, evenly spread over the steps, or after which steps, in order; the last comes after the
+            last step and `finish`.
         show: called with the step and what `observe` returned, as `log` is.
         held_out: images that nobody is trained on: whenever values are logged, the objective is asked how well its
             players do on these (`Objective.examine`).
@@ -120,7 +121,7 @@ def train(
             keeper = Keeper(run, checkpoints if turns else None, settings, title)
             resumed = keeper.resume()
         steps = settings.steps if turns else 0
-        looks = _spread(observations if observe else 0, steps)
+        looks = _looks(observations, steps) if observe else []
         written = set(_spread(settings.averages.snapshots, steps))
         watch = Stopwatch(run.seconds)
         bar = Bar(f"{title} from step {run.step}" if resumed else title, steps - run.step)
@@ -290,6 +291,12 @@ def _turns(objective: Objective, settings: TrainingSettings, common: TurnSetting
         optimizer = settings.optimizer if own is None else own.over(settings.optimizer)
         turns.append(Turn(objective, player, optimizer, common))
     return turns
+
+
+def _looks(observations: int | Sequence[int], steps: int) -> list[int]:
+    if isinstance(observations, int):
+        return _spread(observations, steps)
+    return [*(step for step in observations if step < steps), steps] if observations else []
 
 
 def _spread(count: int, steps: int) -> list[int]:
