@@ -12,6 +12,7 @@ import hashlib
 import math
 import random
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,9 +52,26 @@ def quick_uniform(shape: Sequence[int], device: torch.device | str) -> Tensor:
 
     if torch.device(device).type != "cpu":
         return torch.rand(shape, device=device)
+    if torch.compiler.is_compiling():
+        noise: Tensor = torch.ops.genforge.quick_uniform(list(shape))
+        return noise
     size = math.prod(shape)
     words = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     return words[:size].to(torch.float32).add_(2**15 + 0.5).mul_(2.0**-16).reshape(shape)
+
+
+@cache
+def make_traceable() -> None:
+    """Tell torch's compiler of `quick_uniform`, of which it would not make a program: it is called as it is."""
+    import torch
+
+    def noise(shape: list[int]) -> torch.Tensor:
+        return quick_uniform(shape, "cpu")
+
+    tags = (torch.Tag.nondeterministic_seeded,)  # two calls are two draws
+    noise.__annotations__ = {"shape": list[int], "return": torch.Tensor}
+    operation = torch.library.custom_op("genforge::quick_uniform", noise, mutates_args=(), tags=tags)
+    operation.register_fake(torch.empty)
 
 
 def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:

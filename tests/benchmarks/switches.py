@@ -35,6 +35,7 @@ SWITCHES = {
     "precision": ("training.precision=bfloat16", "training.precision=float32"),
     "channels_last": ("training.channels_last=true", "training.channels_last=false"),
     "compile": ("training.compile=true", "training.compile=false"),
+    "turn": ("training.compile=turn", "training.compile=false"),
     "keep_memory": ("training.keep_memory=true", "training.keep_memory=false"),
     "flush_denormals": ("training.flush_denormals=true", "training.flush_denormals=false"),
 }

@@ -76,7 +76,7 @@ def uses_channels_last(settings: TrainingSettings, device: str, modules: Iterabl
 
 
 def uses_compiler(settings: TrainingSettings, device: str) -> bool:
-    """Whether networks are to be compiled."""
+    """Whether networks, or whole turns, are to be compiled."""
     if not settings.compile:
         return False
     if device.startswith("cuda"):

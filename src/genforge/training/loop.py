@@ -19,10 +19,11 @@ from genforge.arithmetic import tf32
 from genforge.contracts import Network, Objective, TrainingData
 from genforge.parallel import ALONE, Peers
 from genforge.progress import Bar
-from genforge.randomness import derive, seed_everything
+from genforge.randomness import derive, make_traceable, seed_everything
 from genforge.settings import UserError, nearest
 from genforge.training.acceleration import prepare_process, threads, uses_bfloat16, uses_channels_last, uses_compiler
 from genforge.training.checkpoint import Checkpoints
+from genforge.training.compiled_turn import CompiledTurn
 from genforge.training.environment import Environment, environment
 from genforge.training.failure import Rollback, TrainingFailed
 from genforge.training.history import History, Log, Show
@@ -269,18 +270,24 @@ def _make_ready(
     objective.prepare(data)
     if settings.compile and objective.differentiates_gradients:
         raise UserError(
-            "training.compile is true, but this objective differentiates gradients (a penalty on the critic's "
-            "slopes), which torch.compile cannot do; set training.compile to false"
+            f"training.compile is {str(settings.compile).lower()}, but this objective differentiates gradients (a "
+            "penalty on the critic's slopes), which torch.compile cannot do; set training.compile to false"
         )
+    kind: type[Turn] = Turn
     if uses_compiler(settings, device):
-        for network in {network for module in _modules(objective) for network in _outermost_networks(module)}:
-            network.compile()
+        make_traceable()
+        if settings.compile == "turn":
+            kind = CompiledTurn
+        else:
+            for network in {network for module in _modules(objective) for network in _outermost_networks(module)}:
+                network.compile()
 
     # Every player gets its optimizer.
-    return _turns(objective, settings, TurnSettings(device, settings.clip_norm, bfloat16, channels_last, peers))
+    common = TurnSettings(device, settings.clip_norm, bfloat16, channels_last, peers)
+    return _turns(objective, settings, common, kind)
 
 
-def _turns(objective: Objective, settings: TrainingSettings, common: TurnSettings) -> list[Turn]:
+def _turns(objective: Objective, settings: TrainingSettings, common: TurnSettings, kind: type[Turn]) -> list[Turn]:
     names = [player.name for player in objective.players]
     for name in settings.players:
         if name not in names:
@@ -289,7 +296,7 @@ def _turns(objective: Objective, settings: TrainingSettings, common: TurnSetting
     for player in objective.players:
         own = settings.players.get(player.name)
         optimizer = settings.optimizer if own is None else own.over(settings.optimizer)
-        turns.append(Turn(objective, player, optimizer, common))
+        turns.append(kind(objective, player, optimizer, common))
     return turns
 
 

@@ -59,10 +59,11 @@ class TrainingSettings(Settings):
         "faster, which is on a GPU in bfloat16, and on a CPU but for networks that lose more by it (with group "
         "normalisation, RealNVP, energies, growing ones)",
     )
-    compile: bool = Field(
+    compile: bool | Literal["turn"] = Field(
         False,
-        description="torch.compile the networks: a minute at the start, and on a CPU slower steps afterwards "
-        "(docs/benchmarks.md tells by how much); not for objectives that "
+        description="torch.compile. true: the networks; a minute at the start, and on a CPU slower steps afterwards "
+        "(docs/benchmarks.md tells by how much). turn: a player's whole turn, from its loss to its weights, as one "
+        "program; a quarter of a minute at the start, and faster steps of small networks. Not for objectives that "
         "differentiate gradients; left out where there is no compiler",
     )
     threads: int | None = Field(

@@ -122,11 +122,15 @@ class Turn:
         self.settings.peers.mean_([buffer for buffer in self.buffers if buffer.is_floating_point()])
         return losses
 
-    def _backward(self, batch: Batch) -> Loss:
-        """The loss of a batch, its gradient added to what is there."""
+    def _laid_out(self, batch: Batch) -> Batch:
+        """The batch with its images in memory as the networks want them."""
         layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         images = batch.images.contiguous(memory_format=layout)
-        batch = batch if images is batch.images else replace(batch, images=images)
+        return batch if images is batch.images else replace(batch, images=images)
+
+    def _backward(self, batch: Batch) -> Loss:
+        """The loss of a batch, its gradient added to what is there."""
+        batch = self._laid_out(batch)
         with self.precision:
             loss = self.objective.loss(self.player, batch)
         loss.value.backward()
