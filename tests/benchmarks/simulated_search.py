@@ -46,7 +46,7 @@ from genforge.training.failure import TrainingFailed
 from genforge.training.loop import train
 from genforge.training.settings import TrainingSettings
 
-LOOKS, THIRDS = 12, (3, 7, 11)  # of a trial; those at which a search of three reports looks
+LOOKS, JUDGED = 12, (7, 11)  # of a trial; those at which a search judges it
 PLAIN_STARTS, OURS_STARTS = 3.5, 2.9  # seconds to the first trial's start
 OF_A_LOOK = 0.03
 PLAIN_SEARCHES = 300
@@ -148,7 +148,7 @@ class Kind:
     reports. prunes_from: the number of the first that may prune, from 1. fills: begins with `first_settings`."""
 
     method: Method | None
-    looks: tuple[int, ...] = THIRDS
+    looks: tuple[int, ...] = JUDGED
     prunes_from: int = 5
     fills: bool = True
 

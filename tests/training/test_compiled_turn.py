@@ -150,11 +150,23 @@ class Peeks(Denoise):
         return Loss(value, {"loss": value.detach(), "seen": torch.tensor(float(value.item() > 0))})
 
 
+class Leaves(Denoise):
+    """Has a weight that its loss does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exported.spare = torch.nn.Parameter(torch.zeros(3))
+
+    def loss(self, player: Player, batch: Batch) -> Loss:
+        return Loss((self.exported(batch.images) - batch.images).square().mean())
+
+
 @needs_a_compiler
 @pytest.mark.parametrize(
     ("build", "settings", "why"),
     [
         (Peeks, {}, "cannot make one program of the turn of"),
+        (Leaves, {}, "some weights of denoiser have no gradient"),
         (Denoise, {"accumulation": 2}, "training.accumulation cuts batches in parts"),
         (Denoise, {"optimizer": OptimizerSettings(name="sgd")}, "the optimizer is sgd"),
     ],

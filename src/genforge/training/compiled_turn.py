@@ -27,7 +27,8 @@ class CompiledTurn(Turn):
     the optimizer remembers nothing.
 
     Raises:
-        UserError: the optimizer is not Adam, batches are cut in parts, or several processes train together.
+        UserError: the optimizer is not Adam, batches are cut in parts, several processes train together, a weight has no
+            gradient, or the loss does what no program can, such as to look at a number on its way.
     """
 
     def __init__(
@@ -47,23 +48,26 @@ class CompiledTurn(Turn):
         if len(parts) > 1:
             raise _refused("training.accumulation cuts batches in parts")
         memory = [self.optimizer.state.get(weight, {}) for weight in self.own]
-        if measured or not all(memory):
+        if measured or not any(memory):
             return super().take(parts, factor, measured)
+        if not all(memory):
+            raise _refused(f"some weights of {self.player.name} have no gradient")
+        for weight in self.own:
+            weight.grad = None
         rate = factor * self.learning_rate
         set_learning_rate(self.optimizer, rate)
         steps = [own["step"] for own in memory]
         torch._foreach_add_(steps, 1)
-        # As tensors: a program is made for the values of numbers.
-        (first, second), made = self._betas, steps[0].item()
-        numbers = torch.tensor([rate / (1 - first**made), (1 - second**made) ** 0.5, rate], dtype=torch.float32)
+        # A tensor: a program is made for the values of numbers.
+        at = torch.tensor(rate, dtype=torch.float64).to(self.settings.device)
         moments = [own["exp_avg"] for own in memory], [own["exp_avg_sq"] for own in memory]
-        loss = self._run(self._laid_out(parts[0].batch), numbers.to(self.settings.device), *moments)
+        loss = self._run(self._laid_out(parts[0].batch), at, steps[0], *moments)
         if loss.seen:
             self.objective.hear(self.player, loss.seen)
         self.objective.after_step(self.player)
         return loss.value, dict(loss.logs) or {f"{self.player.name}_loss": loss.value}
 
-    def _run(self, batch: Batch, numbers: Tensor, means: list[Tensor], squares: list[Tensor]) -> Loss:
+    def _run(self, batch: Batch, *rest: Tensor | list[Tensor]) -> Loss:
         import torch._dynamo as dynamo
 
         if self._program is None:
@@ -73,15 +77,21 @@ class CompiledTurn(Turn):
             kind: dict[str, Any] = {"fullgraph": True, "isolate_recompiles": True}
             self._program = torch.compile(self._step, options={"fallback_random": True}, **kind)
         try:
-            return self._program(batch.images, batch.labels, numbers, means, squares)
+            return self._program(batch.images, batch.labels, *rest)
         except dynamo.exc.TorchDynamoException as error:
             told = str(error).strip().splitlines()[0]
             raise _refused(f"torch cannot make one program of the turn of {self.player.name} ({told})") from error
 
     def _step(
-        self, images: Tensor, labels: Tensor | None, numbers: Tensor, means: list[Tensor], squares: list[Tensor]
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        rate: Tensor,
+        made: Tensor,
+        means: list[Tensor],
+        squares: list[Tensor],
     ) -> Loss:
-        """What is compiled. numbers: the rate over Adam's first correction, the root of its second, and the rate."""
+        """What is compiled: the loss, and Adam's step number `made` (from 1) along its gradient."""
         with self.precision:
             loss = self.objective.loss(self.player, Batch(images, labels))
         gradients: Sequence[Any] = torch.autograd.grad(loss.value, self.own, allow_unused=True)
@@ -89,15 +99,18 @@ class CompiledTurn(Turn):
             if self.settings.clip_norm is not None:
                 gradients = _clipped(gradients, self.settings.clip_norm)
             (first, second), (decay, apart) = self._betas, self._decay
+            # In double precision, since in single the first corrections are off by a ten-thousandth.
+            length = (rate / (1 - first ** made.double())).float()
+            root = (1 - second ** made.double()).sqrt().float()
             for weight, gradient, mean, square in zip(self.own, gradients, means, squares, strict=True):
                 if gradient is None:
                     continue
                 if decay and apart:
-                    weight.mul_(1 - numbers[2] * decay)
+                    weight.mul_(1 - rate * decay)
                 slope = gradient + decay * weight if decay and not apart else gradient
                 mean.lerp_(slope, 1 - first)
                 square.mul_(second).addcmul_(slope, slope, value=1 - second)
-                weight.sub_(numbers[0] * mean / (square.sqrt() / numbers[1] + self._epsilon))
+                weight.sub_(length * mean / (square.sqrt() / root + self._epsilon))
         return Loss(loss.value.detach(), loss.logs, loss.seen)
 
 
