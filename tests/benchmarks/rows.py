@@ -130,7 +130,7 @@ ROWS: dict[str, Turns | Tool] = {
         reason="Both have two threads that wait for each other awake. Products of matrices are the largest part of our "
         "step, then Adam and the average of the weights, which go through 13 MB where a core has 1 MB near by, and the "
         "batch, which ours binarises anew at random; pythae's keeps no average.",
-        lap=50,
+        lap=200,
     ),
     "gan-mlp": Turns(
         "MLP GAN step with data loading, MNIST",

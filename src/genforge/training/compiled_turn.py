@@ -27,8 +27,8 @@ class CompiledTurn(Turn):
     the optimizer remembers nothing.
 
     Raises:
-        UserError: the optimizer is not Adam, batches are cut in parts, several processes train together, a weight has no
-            gradient, or the loss does what no program can, such as to look at a number on its way.
+        UserError: the optimizer is not Adam, batches are cut in parts, several processes train together, a weight has
+            no gradient, or the loss does what no program can, such as to look at a number on its way.
     """
 
     def __init__(
@@ -58,14 +58,25 @@ class CompiledTurn(Turn):
         set_learning_rate(self.optimizer, rate)
         steps = [own["step"] for own in memory]
         torch._foreach_add_(steps, 1)
-        # A tensor: a program is made for the values of numbers.
-        at = torch.tensor(rate, dtype=torch.float64).to(self.settings.device)
         moments = [own["exp_avg"] for own in memory], [own["exp_avg_sq"] for own in memory]
-        loss = self._run(self._laid_out(parts[0].batch), at, steps[0], *moments)
+        loss = self._run(self._laid_out(parts[0].batch), self._numbers(rate, steps[0]), *moments)
         if loss.seen:
             self.objective.hear(self.player, loss.seen)
         self.objective.after_step(self.player)
         return loss.value, dict(loss.logs) or {f"{self.player.name}_loss": loss.value}
+
+    def _numbers(self, rate: float, step: Tensor) -> Tensor:
+        """The rate over Adam's first correction, the root of its second, and the rate: (3,) float32.
+
+        A tensor, since a program is made for the values of numbers; and no part of the program, which would work them
+        out anew for every weight. In double precision, since in single the first are off by a ten-thousandth.
+        """
+        first, second = self._betas
+        if step.device.type == "cpu":
+            made = step.item()
+            return torch.tensor([rate / (1 - first**made), (1 - second**made) ** 0.5, rate], dtype=torch.float32)
+        there = step.double()  # and stays there: nobody waits for a GPU
+        return torch.stack([rate / (1 - first**there), (1 - second**there).sqrt(), 0 * there + rate]).float()
 
     def _run(self, batch: Batch, *rest: Tensor | list[Tensor]) -> Loss:
         import torch._dynamo as dynamo
@@ -83,15 +94,9 @@ class CompiledTurn(Turn):
             raise _refused(f"torch cannot make one program of the turn of {self.player.name} ({told})") from error
 
     def _step(
-        self,
-        images: Tensor,
-        labels: Tensor | None,
-        rate: Tensor,
-        made: Tensor,
-        means: list[Tensor],
-        squares: list[Tensor],
+        self, images: Tensor, labels: Tensor | None, numbers: Tensor, means: list[Tensor], squares: list[Tensor]
     ) -> Loss:
-        """What is compiled: the loss, and Adam's step number `made` (from 1) along its gradient."""
+        """What is compiled: the loss, and Adam's step along its gradient. numbers: see `_numbers`."""
         with self.precision:
             loss = self.objective.loss(self.player, Batch(images, labels))
         gradients: Sequence[Any] = torch.autograd.grad(loss.value, self.own, allow_unused=True)
@@ -99,9 +104,7 @@ class CompiledTurn(Turn):
             if self.settings.clip_norm is not None:
                 gradients = _clipped(gradients, self.settings.clip_norm)
             (first, second), (decay, apart) = self._betas, self._decay
-            # In double precision, since in single the first corrections are off by a ten-thousandth.
-            length = (rate / (1 - first ** made.double())).float()
-            root = (1 - second ** made.double()).sqrt().float()
+            length, root, rate = numbers.unbind()
             for weight, gradient, mean, square in zip(self.own, gradients, means, squares, strict=True):
                 if gradient is None:
                     continue
