@@ -112,6 +112,17 @@ def test_the_compiler_is_left_out_where_there_is_none(
     assert "left out: training.compile: torch.compile wants a C++ compiler" in capsys.readouterr().err
 
 
+def test_the_compiler_is_left_out_where_pythons_headers_are_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(acceleration.shutil, "which", lambda name: "/usr/bin/c++")
+    monkeypatch.setattr(acceleration.sysconfig, "get_path", lambda name: str(tmp_path))
+    acceleration._left_out.cache_clear()
+    trained(compile="turn")
+    said = capsys.readouterr().err
+    assert f"left out: training.compile: torch.compile wants Python's headers ({tmp_path}/Python.h)" in said
+
+
 def test_on_a_cpu_channels_are_last_unless_something_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceleration, "multiplies_bfloat16", lambda: True)
     asked: list[bool] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from genforge.objectives.variational import Variational
 from genforge.randomness import seed_everything
 from genforge.settings import UserError
 from genforge.training import compiled_turn
+from genforge.training.acceleration import uses_compiler
 from genforge.training.checkpoint import Checkpoints
 from genforge.training.loop import train
 from genforge.training.optimization import OptimizerSettings
@@ -25,8 +25,8 @@ from genforge.training.settings import TrainingSettings
 
 # The tenth step and the twentieth are measured, and not compiled, and neither is the first.
 SHORT = TrainingSettings(steps=20, batch_size=8, log_every=10, ema=0.9, warmup_steps=4, schedule="cosine")
-COMPILERS = (os.environ.get("CXX") or "c++", "g++", "clang++")
-needs_a_compiler = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="torch.compile wants one")
+COMPILES = uses_compiler(SHORT.model_copy(update={"compile": "turn"}), "cpu")
+needs_a_compiler = pytest.mark.skipif(not COMPILES, reason="torch.compile wants a compiler and Python's headers")
 
 
 def variational() -> Objective:

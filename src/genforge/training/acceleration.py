@@ -13,8 +13,10 @@ import mmap
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Iterable, Iterator
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -80,14 +82,15 @@ def uses_compiler(settings: TrainingSettings, device: str) -> bool:
     if not settings.compile:
         return False
     if device.startswith("cuda"):
-        found = importlib.util.find_spec("triton") is not None
-        lacks = "the package triton"
-    else:
-        found = any(shutil.which(name) for name in (os.environ.get("CXX") or "c++", "g++", "clang++"))
+        lacks = "" if importlib.util.find_spec("triton") is not None else "the package triton"
+    elif not any(shutil.which(name) for name in (os.environ.get("CXX") or "c++", "g++", "clang++")):
         lacks = "a C++ compiler"
-    if not found:
+    else:
+        headers = Path(sysconfig.get_path("include")) / "Python.h"
+        lacks = "" if headers.exists() else f"Python's headers ({headers})"
+    if lacks:
         _left_out(f"compile: torch.compile wants {lacks}, which is not here")
-    return found
+    return not lacks
 
 
 @cache
