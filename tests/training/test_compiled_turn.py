@@ -161,12 +161,24 @@ class Leaves(Denoise):
         return Loss((self.exported(batch.images) - batch.images).square().mean())
 
 
+class Forgets(Leaves):
+    """Knows it in the first step alone."""
+
+    def loss(self, player: Player, batch: Batch) -> Loss:
+        spare = self.exported.spare.square().sum() if not self.calls[1:] else 0.0
+        return Loss((self.exported(batch.images) - batch.images).square().mean() + spare)
+
+    def after_step(self, player: Player) -> None:
+        self.calls.append("step")
+
+
 @needs_a_compiler
 @pytest.mark.parametrize(
     ("build", "settings", "why"),
     [
         (Peeks, {}, "cannot make one program of the turn of"),
         (Leaves, {}, "some weights of denoiser have no gradient"),
+        (Forgets, {}, "cannot make one program of the turn of denoiser"),
         (Denoise, {"accumulation": 2}, "training.accumulation cuts batches in parts"),
         (Denoise, {"optimizer": OptimizerSettings(name="sgd")}, "the optimizer is sgd"),
     ],

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from genforge.contracts import Batch, Loss, Objective, Player
-from genforge.randomness import make_traceable
 from genforge.settings import UserError
 from genforge.training.optimization import OptimizerSettings, set_learning_rate
 from genforge.training.turn import Part, Turn, TurnSettings
@@ -41,7 +40,6 @@ class CompiledTurn(Turn):
             raise _refused("several processes train together")
         self._decay = optimizer.weight_decay, optimizer.name == "adamw"
         self._betas, self._epsilon = optimizer.betas, optimizer.epsilon
-        make_traceable()
         self._program: Program | None = None
 
     def take(self, parts: Sequence[Part], factor: float, measured: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
@@ -99,15 +97,13 @@ class CompiledTurn(Turn):
         """What is compiled: the loss, and Adam's step along its gradient. numbers: see `_numbers`."""
         with self.precision:
             loss = self.objective.loss(self.player, Batch(images, labels))
-        gradients: Sequence[Any] = torch.autograd.grad(loss.value, self.own, allow_unused=True)
+        gradients: Sequence[Tensor] = torch.autograd.grad(loss.value, self.own)
         with torch.no_grad():
             if self.settings.clip_norm is not None:
                 gradients = _clipped(gradients, self.settings.clip_norm)
             (first, second), (decay, apart) = self._betas, self._decay
             length, root, rate = numbers.unbind()
             for weight, gradient, mean, square in zip(self.own, gradients, means, squares, strict=True):
-                if gradient is None:
-                    continue
                 if decay and apart:
                     weight.mul_(1 - rate * decay)
                 slope = gradient + decay * weight if decay and not apart else gradient
@@ -117,11 +113,11 @@ class CompiledTurn(Turn):
         return Loss(loss.value.detach(), loss.logs, loss.seen)
 
 
-def _clipped(gradients: Sequence[Any], longest: float) -> Sequence[Any]:
+def _clipped(gradients: Sequence[Tensor], longest: float) -> Sequence[Tensor]:
     """As `torch.nn.utils.clip_grad_norm_` does."""
-    length = torch.stack([torch.linalg.vector_norm(each) for each in gradients if each is not None]).norm()
+    length = torch.stack([torch.linalg.vector_norm(each) for each in gradients]).norm()
     factor = (longest / (length + 1e-6)).clamp(max=1.0)
-    return [None if each is None else each * factor for each in gradients]
+    return [each * factor for each in gradients]
 
 
 def _refused(why: str) -> UserError:

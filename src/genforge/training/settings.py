@@ -63,7 +63,7 @@ class TrainingSettings(Settings):
         False,
         description="torch.compile. true: the networks; a minute at the start, and on a CPU slower steps afterwards "
         "(docs/benchmarks.md tells by how much). turn: a player's whole turn, from its loss to its weights, as one "
-        "program; a quarter of a minute at the start, and faster steps of small networks. Not for objectives that "
+        "program; 10 to 100 seconds at the start, and faster steps of small networks. Not for objectives that "
         "differentiate gradients; left out where there is no compiler",
     )
     threads: int | None = Field(
