@@ -110,6 +110,12 @@ def test_a_wrong_file_stops_before_any_work(tmp_path: Path) -> None:
             "{from: vae, objective: {beta: 9}, search: {space: {objective.beta: {low: 0.5, high: 4.0}}}}",
             ["search.space.objective.beta", "9", "0.5..4.0", "null"],
         ),
+        (
+            "{from: vae, search: {portfolio: [{objective.beto: 2}]}}",
+            ["portfolio.0", "'objective.beto'", "objective.beta"],
+        ),
+        ("{from: vae, search: {portfolio: [{objective.beta: 9}]}}", ["0.objective.beta", "9", "from 0.5 to 4.0"]),
+        ("{from: vae, search: {portfolio: {objective.beta: 2}}}", ["recipes.gan.search.portfolio"]),
         ("{from: vae, training: {players: {decoder: {learning_rate: 0.1}}}}", ["players.decoder", "autoencoder"]),
         ("{from: ddpm, sampler: {steps: 1001}}", ["sampler.steps", "1001", "1 to 1000"]),
         ("{from: box, networks: {network: {name: dcgan-generator}}}", ["fit themselves", "Generator"]),

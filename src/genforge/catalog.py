@@ -107,6 +107,11 @@ class RecipeSearch(Settings):
     space: dict[str, Dimension] = Field(
         default_factory=dict, description="a key set to null is taken out of the space that the library's recipe has"
     )
+    portfolio: tuple[dict[str, bool | int | float | str], ...] = Field(
+        (),
+        description="settings that did well on other data, best first: a search tries them right after the recipe's "
+        "own, which stand for all that an entry leaves out; []: none",
+    )
 
     @field_validator("space", mode="before")
     @classmethod
@@ -243,6 +248,8 @@ def resolve(name: str, entry: Mapping[str, Any], points: bool = False) -> Recipe
     over = {key: value for key, value in entry.items() if key != "from"}
     values = merge(_without_turning(base, over), over)
     recipe = _filled(Recipe.read({"origin": entry["from"], **values}, where), where)
+    if "portfolio" not in (over.get("search") or {}):
+        recipe = _with_fitting_portfolio(recipe)
     _check_built(recipe, where, points)
     _check_space(recipe, where)
     return recipe
@@ -260,6 +267,17 @@ def _without_turning(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[s
         if key not in chosen and not key.startswith(replaced)
     }
     return {**base, "search": search}
+
+
+def _with_fitting_portfolio(recipe: Recipe) -> Recipe:
+    """The library's portfolio in a space that somebody changed: values that it no longer has are left out."""
+    space = recipe.search.space
+    entries = (
+        {key: value for key, value in entry.items() if key in space and space[key].holds(value)}
+        for entry in recipe.search.portfolio
+    )
+    search = recipe.search.model_copy(update={"portfolio": tuple(entry for entry in entries if entry)})
+    return recipe.model_copy(update={"search": search})
 
 
 def _is_another(below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
@@ -546,3 +564,12 @@ def _check_space(recipe: Recipe, where: str) -> None:
                 with_settings(recipe, {key: value}, where)
             except UserError as error:
                 raise UserError(f"{place}.{key}: the search could try {value!r}, but {error}") from None
+    for number, entry in enumerate(recipe.search.portfolio):
+        for key, value in entry.items():
+            place = f"{where}.search.portfolio.{number}"
+            if key not in recipe.search.space:
+                raise UserError(
+                    f"{place}: {key!r} is not in the search's space; {nearest(key, list(recipe.search.space))}"
+                )
+            if not recipe.search.space[key].holds(value):
+                raise UserError(f"{place}.{key}: {value!r} is not {recipe.search.space[key].rule()}")

@@ -61,6 +61,21 @@ class Dimension(Settings):
         number = float(value) + 0.5 * self._whole()
         return ((math.log(number) if self.log else number) - low) / (high - low)
 
+    def holds(self, value: bool | int | float | str) -> bool:
+        """Whether a search of it could come to this value."""
+        if self.choices is not None:
+            return any(value == choice and type(value) is type(choice) for choice in self.choices)
+        if isinstance(value, bool | str) or (self._whole() and not isinstance(value, int)):
+            return False
+        assert self.low is not None and self.high is not None
+        return self.low <= value <= self.high
+
+    def rule(self) -> str:
+        """What `holds` asks for, in words."""
+        if self.choices is not None:
+            return f"one of {', '.join(map(repr, self.choices))}"
+        return f"a {'whole ' * self._whole()}number from {self.low!r} to {self.high!r}"
+
     def _ends(self) -> tuple[float, float]:
         """Of the range as its scale has it; a whole number is a cell as wide as one."""
         assert self.low is not None and self.high is not None

@@ -94,14 +94,17 @@ class Landscape:
 
         recipe = catalog.resolve(recipe_name, {"from": recipe_name})
         self.space, self.defaults = recipe.search.space, defaults_of(recipe_name, recipe)
+        self.portfolio = [dict(entry) for entry in recipe.search.portfolio]
         rows = [json.loads(line) for line in trials.read_text().splitlines()]
-        self.seen = np.array([self._coordinates(row["settings"]) for row in rows])
+        self.settings_seen = [row["settings"] for row in rows]
+        self.seen = np.array([self.coordinates(settings) for settings in self.settings_seen])
         curves = np.log([row["fids"] for row in rows])  # (trials, looks)
         wide = np.ones(self.seen.shape[1])
         smooth = ConstantKernel(1.0, (0.05, 20.0)) * Matern(wide, (0.3, 30.0), nu=2.5)
         process = GaussianProcessRegressor(
-            smooth + WhiteKernel(0.3, (0.01, 1.0)), normalize_y=True, n_restarts_optimizer=2, random_state=0
+            smooth + WhiteKernel(0.3, (1e-4, 1.0)), normalize_y=True, n_restarts_optimizer=2, random_state=0
         ).fit(self.seen, curves[:, -1])
+        self.spread, self.noise = curves[:, -1].std(), process.kernel_.k2.noise_level
         self.kernel, self.middle = process.kernel_.k1, curves.mean(axis=0)
         self.weights = np.linalg.solve(process.kernel_(self.seen), curves - self.middle)
         left = curves - self.middle - self.kernel(self.seen) @ self.weights
@@ -109,9 +112,16 @@ class Landscape:
         left *= noise / left[:, -1].std()
         self.left = left - left.mean(axis=0)
 
+    def believed(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of log FID at the end, without the luck of trials, at places of (n, coordinates)."""
+        across = self.kernel(places, self.seen)
+        known = self.kernel(self.seen) + self.noise * np.eye(len(self.seen))
+        covariance = self.kernel(places) - across @ np.linalg.solve(known, across.T)
+        return self.middle[-1] + across @ self.weights[:, -1], covariance * self.spread**2
+
     def curve(self, settings: dict[str, Any], random: np.random.Generator) -> np.ndarray:
         """FIDs at the looks of one trial, (looks,)."""
-        mean = self.middle + self.kernel(self._coordinates(settings)[None], self.seen)[0] @ self.weights
+        mean = self.middle + self.kernel(self.coordinates(settings)[None], self.seen)[0] @ self.weights
         return np.exp(mean + self.left[random.integers(len(self.left))])
 
     def settings(self, trial: optuna.Trial) -> dict[str, Any]:
@@ -122,10 +132,10 @@ class Landscape:
         """Of many at random, those with the least mean at the end."""
         study = optuna.create_study(sampler=RandomSampler(seed=0))
         drawn = [self.settings(study.ask()) for _ in range(2000)]
-        places = np.array([self._coordinates(settings) for settings in drawn])
+        places = np.array([self.coordinates(settings) for settings in drawn])
         return drawn[int(np.argmin(self.kernel(places, self.seen) @ self.weights[:, -1]))]
 
-    def _coordinates(self, settings: dict[str, Any]) -> np.ndarray:
+    def coordinates(self, settings: dict[str, Any]) -> np.ndarray:
         """Each setting in [0, 1], as its scale has it; a choice among words has a coordinate a word."""
         found: list[float] = []
         for key, dimension in self.space.items():
@@ -145,12 +155,14 @@ class Landscape:
 @dataclass(frozen=True)
 class Kind:
     """method: what suggests settings; None: every trial has the best there are. looks: those of twelve at which a trial
-    reports. prunes_from: the number of the first that may prune, from 1. fills: begins with `first_settings`."""
+    reports. prunes_from: the number of the first that may prune, from 1. fills: begins with `first_settings`. known:
+    has the recipe's portfolio."""
 
     method: Method | None
     looks: tuple[int, ...] = JUDGED
     prunes_from: int = 5
     fills: bool = True
+    known: bool = True
 
 
 KINDS = {
@@ -158,6 +170,7 @@ KINDS = {
     "TPE": Kind("tpe"),
     "a Gaussian process": Kind("gaussian-process"),
     "TPE, first trials at random": Kind("tpe", fills=False),
+    "a Gaussian process, no portfolio": Kind("gaussian-process", known=False),
     "a Gaussian process, first trials at random": Kind("gaussian-process", fills=False),
     "a Gaussian process, no pruning": Kind("gaussian-process", looks=(LOOKS - 1,)),
     "best settings": Kind(None, looks=(LOOKS - 1,)),
@@ -186,6 +199,7 @@ def ours(
         name=NAME,
         space=landscape.space,
         defaults=landscape.defaults,
+        portfolio=landscape.portfolio if kind.known else [],
         objective="nothing:here",
         better="lower",
         trials=trials,

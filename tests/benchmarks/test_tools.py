@@ -8,6 +8,8 @@ from typing import Any
 
 import images
 import laps
+import numpy as np
+import portfolio
 import pytest
 import rows
 import sampling
@@ -101,6 +103,34 @@ def test_the_page_in_the_docs_is_made_of_the_record_beside_it(tmp_path: Path) ->
     page.write_text(table.PAGE.read_text())
     table.write(table.PAGE.with_suffix(".json"), page)
     assert page.read_text() == table.PAGE.read_text(), "run tests/benchmarks/table.py --write-only"
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_portfolio_has_an_entry_for_each_kind_of_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two data sets of which one is best at ten latents and a large step, the other at forty and a small one."""
+    random = np.random.default_rng(0)
+    drawn = [
+        (int(random.choice([10, 20, 40])), float(np.exp(random.uniform(*np.log([3e-4, 3e-3]))))) for _ in range(40)
+    ]
+    best = {"a": (10, 2e-3), "b": (40, 5e-4)}
+    for name, (latents, rate) in best.items():
+        rows = []
+        for number, (size, each) in enumerate([(20, 1e-3), *drawn]):
+            fid = 3.0 * np.exp(0.5 * abs(np.log(each / rate)) + 0.3 * abs(np.log(size / latents)))
+            chosen = {"objective.latent_size": size, "training.optimizer.learning_rate": each}
+            rows.append(json.dumps({"settings": chosen, "fids": [fid * (1.001 if number % 2 else 0.999)]}))
+        (tmp_path / name).write_text("\n".join(rows))
+    files = [str(tmp_path / name) for name in best]
+    portfolio.main(["choose", "vae-mlp", *files, "--entries", "3", "--held-out", files[0]])
+    *entries, held_out = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = {entry["entry"]["objective.latent_size"]: entry["entry"] for entry in entries[:2]}
+    for latents, rate in best.values():
+        assert found[latents]["training.optimizer.learning_rate"] == pytest.approx(rate, rel=0.3)
+    gains = [entry["lowers_best_by_percent"] for entry in entries]
+    assert gains[0] > 15 and gains[1] > 15 and gains[2] < 2, "what a third would add is told"
+    assert len({json.dumps(entry["entry"]) for entry in entries}) == 3, "each once"
+    assert max(held_out["entries_beat"]) > 0.9 > held_out["own_beats"] > 0.1
+    assert held_out["beats_best_of_twelve"] > 0.3
 
 
 def test_images_that_are_missing_are_random_ones_of_their_number(tmp_path: Path) -> None:

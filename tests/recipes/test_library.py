@@ -239,6 +239,32 @@ def test_the_search_turns_no_settings_of_a_part_that_an_entry_replaces(
     assert asked.search.space[key].choices == (0,)  # of the other part, where the entry says so itself
 
 
+KNOWN = [
+    {"objective.latent_size": 10, "training.optimizer.learning_rate": 2e-3},
+    {"objective.latent_size": 40},
+]
+
+
+def test_a_portfolio_is_the_library_s_as_far_as_it_fits_or_the_entry_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = catalog.read_library("vae-mlp", "test")
+    known = {**base, "search": {**base["search"], "portfolio": KNOWN}}
+    monkeypatch.setattr(catalog, "read_library", lambda name, where: known)
+
+    def portfolio(**entry: Any) -> list[dict[str, Any]]:
+        return list(catalog.resolve("test", {"from": "vae-mlp", **entry}).search.portfolio)
+
+    assert portfolio() == KNOWN
+    assert portfolio(objective={"latent_size": 30}) == [{"training.optimizer.learning_rate": 2e-3}]
+    rate = {"training.optimizer.learning_rate": {"low": 5e-4, "high": 1.5e-3, "log": True}}
+    assert portfolio(search={"space": rate}) == [{"objective.latent_size": 10}, {"objective.latent_size": 40}]
+    sizes = {"objective.latent_size": {"choices": [20, 40]}}
+    assert portfolio(search={"space": sizes}) == [{"training.optimizer.learning_rate": 2e-3}, KNOWN[1]]
+    assert portfolio(search={"portfolio": []}) == []
+    assert portfolio(search={"portfolio": [KNOWN[1]]}) == [KNOWN[1]]
+    with pytest.raises(UserError, match=r"portfolio\.0\.objective\.latent_size: 10 is not one of 20, 40"):
+        portfolio(search={"space": sizes, "portfolio": KNOWN})
+
+
 def test_what_only_larger_images_would_show_is_told_at_once() -> None:
     """At 8x8 the critic of style dcgan has one convolution, which is not normalised; at larger sizes it has more."""
     with pytest.raises(UserError, match=r"objective\.r1: not with batch normalisation"):

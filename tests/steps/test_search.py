@@ -19,7 +19,7 @@ import yaml
 from genforge import catalog
 from genforge.dimension import Dimension
 from genforge.randomness import derive
-from genforge.search.plan import Found, Row
+from genforge.search.plan import Found, Plan, Row
 from genforge.settings import UserError
 from genforge.steps.project import Project
 from genforge.steps.search import _plan, run, write_trials
@@ -136,6 +136,15 @@ def test_suggestions_have_a_seed_of_their_own_where_one_is_given(given: int | No
     plan = _plan(Project.load(tmp_path), catalog.resolve("vae", {"from": "vae"}), "vae", "parent")
     assert plan.seed == (2 if given is None else given)
     assert plan.arguments["seed"] == derive(2, "search", "vae")  # of the trials' training
+
+
+def test_a_plan_has_the_portfolio_of_its_recipe(tmp_path: Path) -> None:
+    known = [{"objective.beta": 1.5}, {"objective.latent_size": 6}]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"recipes": {"vae": {"from": "vae"}}}))
+    recipe = catalog.resolve("vae", {"from": "vae", "search": {"portfolio": known}})
+    plan = _plan(Project.load(tmp_path), recipe, "vae", "parent")
+    assert plan.portfolio == known
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan  # as a worker gets it
 
 
 def test_a_name_is_needed(tmp_path: Path) -> None:

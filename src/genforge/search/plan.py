@@ -35,6 +35,9 @@ class Plan(Settings):
     name: str = Field(description="of the search, for messages: the recipe's")
     space: dict[str, Dimension] = Field(min_length=1, description="dotted settings to ranges or choices")
     defaults: dict[str, Value] = Field(description="the value of each of these settings in the first trial")
+    portfolio: list[dict[str, Value]] = Field(
+        default_factory=list, description="settings that did well on other data, within the space: tried next"
+    )
     objective: str = Field(
         pattern=r"^[\w.]+:\w+$",
         description="`module:function`, called once in every worker with `arguments`; what it returns is called with "

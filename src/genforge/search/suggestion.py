@@ -42,8 +42,9 @@ def load(plan: Plan, number: int) -> None:
 
 
 def _startup(plan: Plan) -> int:
-    """How many trials are chosen before anything is known."""
-    return max(2, min(MOST_STARTUP, plan.trials // 3))
+    """How many trials are chosen before anything is known: a third of them, or half with a portfolio, which knows more
+    than the few values that there would be."""
+    return max(2, min(MOST_STARTUP, plan.trials // 3), min(1 + len(plan.portfolio), plan.trials // 2))
 
 
 def suggest(plan: Plan, trials: Iterable[FrozenTrial], number: int) -> dict[str, Value]:
@@ -59,7 +60,8 @@ def suggest(plan: Plan, trials: Iterable[FrozenTrial], number: int) -> dict[str,
     startup = _startup(plan)
     seed = derive(plan.seed, "search", plan.name, number) % 2**32
     if plan.method != "random" and number < startup:
-        first = first_settings(plan.space, plan.defaults, startup, derive(plan.seed, "search", plan.name, "first"))
+        of_hypercubes = derive(plan.seed, "search", plan.name, "first")
+        first = first_settings(plan.space, plan.defaults, startup, of_hypercubes, plan.portfolio)
         if first[number] not in first[:number]:
             return first[number]
     parzen = optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)  # multivariate, with constant liar

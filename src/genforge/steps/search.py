@@ -100,6 +100,7 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
         name=name,
         space=recipe.search.space,
         defaults=defaults_of(name, recipe),
+        portfolio=[dict(entry) for entry in recipe.search.portfolio],
         objective=TRIAL,
         arguments={
             "root": str(project.root.resolve()),
