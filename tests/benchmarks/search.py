@@ -1,16 +1,17 @@
 """How soon our search finds what plain Optuna finds: no pruning, one worker, the same space, trials of the same length.
 
     python tests/benchmarks/search.py [--recipe hinge-sngan] [--share 0.6] [--trials 12] [--workers 4] [--seeds 3]
-        [--trainings 2]
+        [--trainings 4]
 
 Plain Optuna makes its trials one after the other on all cores, each judged at its end; counted is the time until its
 best trial is done. Ours (`genforge step search`) counts until a trial is as good. Both count from the start of their
 process. Digits, which every installation has.
 
 When the best trial comes is luck on both sides, so every search of plain Optuna is compared with every one of ours
-whose trials train from the same seed: nine pairs of three searches of each side, for each of two such seeds. What
+whose trials train from the same seed: nine pairs of three searches of each side, for each of four such seeds. What
 settings can reach with one seed and with another differs by more than good settings and middling ones do, so that
-searches of different ones do not compare.
+searches of different ones do not compare. A recipe's portfolio is the same in all searches of one such seed, and so is
+what its trials come to there: luck on which all nine pairs hang.
 
 They take turns, since a machine that others use is not as fast now as it was a minute ago: after each search of plain
 Optuna comes one of ours, which is given as long as that one took for all of its trials. One line of JSON a search, then
@@ -199,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, default=12, help="of plain Optuna")
     parser.add_argument("--workers", type=int, default=4, help="of ours")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each side, for each training's seed")
-    parser.add_argument("--trainings", type=int, default=2, help="seeds that trials train from")
+    parser.add_argument("--trainings", type=int, default=4, help="seeds that trials train from")
     parser.add_argument("--scratch", type=Path, default=SCRATCH)
     parser.add_argument("--plain", type=Path, default=None, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
