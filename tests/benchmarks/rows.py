@@ -93,8 +93,8 @@ def searching(work: str, arguments: tuple[str, ...]) -> Tool:
         theirs="peer_s",
         reason="Plain Optuna's one worker has all four cores, so that a trial takes it less time than one of ours on a "
         "core of its own: four workers make two to three times as many trials. To be three times as fast, half of our "
-        "searches would have to find such a FID among their first four trials, where these find it among the second "
-        'four (see "What a search can gain").',
+        "searches would have to find such a FID among their first four trials, and fewer do "
+        '(see "What a search can gain").',
     )
 
 
