@@ -252,6 +252,7 @@ def resolve(name: str, entry: Mapping[str, Any], points: bool = False) -> Recipe
         recipe = _with_fitting_portfolio(recipe)
     _check_built(recipe, where, points)
     _check_space(recipe, where)
+    _check_portfolio(recipe, where)
     return recipe
 
 
@@ -564,6 +565,10 @@ def _check_space(recipe: Recipe, where: str) -> None:
                 with_settings(recipe, {key: value}, where)
             except UserError as error:
                 raise UserError(f"{place}.{key}: the search could try {value!r}, but {error}") from None
+
+
+def _check_portfolio(recipe: Recipe, where: str) -> None:
+    """Values of the search's space, each."""
     for number, entry in enumerate(recipe.search.portfolio):
         for key, value in entry.items():
             place = f"{where}.search.portfolio.{number}"

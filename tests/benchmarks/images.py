@@ -44,7 +44,7 @@ def prepared(arguments: argparse.Namespace) -> tuple[Prepared, str]:
     data, size = arguments.data, arguments.size
     if data not in SHAPES and (Path(data) / "card.json").is_file():
         return Prepared.open(Path(data)), Path(data).name
-    settings, folder = _source(data, size, arguments.files)
+    settings, folder = source_of(data, size, arguments.files)
     name = data if data not in SHAPES or settings is not None else f"{data} (random)"
     key = "-".join(
         filter(None, [Path(data).name, str(size or ""), "" if settings else f"random{arguments.count or ''}"])
@@ -65,7 +65,7 @@ def prepared(arguments: argparse.Namespace) -> tuple[Prepared, str]:
     return Prepared.open(place), name
 
 
-def _source(data: str, size: int | None, files: Path) -> tuple[DataSettings | None, Path]:
+def source_of(data: str, size: int | None, files: Path) -> tuple[DataSettings | None, Path]:
     """How to ingest the data and where from; None where there is nothing to ingest."""
     if data not in SHAPES:
         return DataSettings(source="image_folder", folder=data, image_size=size), Path(data)

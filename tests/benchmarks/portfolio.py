@@ -32,7 +32,9 @@ import optuna
 import yaml
 from optuna.samplers import RandomSampler
 from search import NAME, SHARE, step_of
-from simulated_search import Landscape
+from simulated_search import Landscape, gather
+
+from genforge.steps.project import Project
 
 CANDIDATES, DRAWS = 1000, 200
 RANDOM_TRIALS = 12
@@ -43,7 +45,7 @@ def prepare(arguments: argparse.Namespace) -> Path:
     folder: Path = arguments.scratch / f"portfolio-{Path(arguments.data).name}-{arguments.size}-{arguments.recipe}"
     if (folder / "results" / "extractor").is_dir():
         return folder
-    settings, place = images._source(arguments.data, arguments.size, arguments.files)
+    settings, place = images.source_of(arguments.data, arguments.size, arguments.files)
     if settings is None:
         raise SystemExit(f"{arguments.data} is not under {place}: name its folder with --files")
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,49 +55,6 @@ def prepare(arguments: argparse.Namespace) -> Path:
     for step in ("ingest", "prepare", "resolve", "extractor"):
         step_of(folder, step)
     return folder
-
-
-def gather(folder: Path, arguments: argparse.Namespace) -> None:
-    """Every so many of the trials, appended to the file."""
-    import torch
-
-    from genforge import catalog
-    from genforge.data.loading import DeviceData, Prepared
-    from genforge.evaluation.fidelity import Judge
-    from genforge.models import Model
-    from genforge.randomness import derive, seed_everything
-    from genforge.search.suggestion import suggested
-    from genforge.steps.project import Project
-    from genforge.steps.search import defaults_of
-    from genforge.training.failure import TrainingFailed
-    from genforge.training.loop import train
-    from genforge.training.settings import TrainingSettings
-
-    torch.set_num_threads(1)
-    here = Project.load(folder)
-    recipe, prepared = here.recipe(NAME), Prepared.open(here.prepared)
-    seed = derive(here.config.seed, "search", NAME)
-    data, judge = DeviceData(prepared, seed=seed), Judge.open(here.extractor, here.prepared)
-    study = optuna.create_study(sampler=RandomSampler(seed=0))
-    study.enqueue_trial(defaults_of(NAME, recipe))
-    for number in range(arguments.trials):
-        trial = study.ask()
-        chosen = {key: suggested(trial, key, dimension) for key, dimension in recipe.search.space.items()}
-        if number % arguments.workers != arguments.worker:
-            continue
-        steps = round(arguments.share * recipe.training["steps"])
-        changed = catalog.with_settings(recipe, {**chosen, "training.steps": steps}, "search")
-        seed_everything(seed)
-        learned = catalog.build_objective(changed, prepared.shape, len(prepared.classes))
-        model = Model(learned.exported, catalog.build_sampler(changed.sampler), {})
-        try:
-            train(learned, data, TrainingSettings.read(changed.training, "training"), seed=seed)
-        except TrainingFailed as failure:
-            print(failure)
-            continue
-        value = judge.score(model.draw(seed, arguments.images), ["fid"])["fid"]
-        with arguments.into.open("a") as file:
-            file.write(json.dumps({"settings": chosen, "fids": [value]}) + "\n")
 
 
 def choose(landscapes: list[Landscape], entries: int) -> list[tuple[dict[str, Any], float]]:
@@ -179,7 +138,9 @@ def main(argv: list[str] | None = None) -> None:
         if any(ends):
             raise SystemExit(f"a worker failed (exit statuses {ends})")
     else:
-        gather(prepare(arguments), arguments)
+        kept = {"trials": arguments.trials, "images": arguments.images, "share": arguments.share}
+        part = (arguments.worker, arguments.workers)
+        gather(Project.load(prepare(arguments)), arguments.into, seed=0, looks=1, part=part, **kept)
 
 
 if __name__ == "__main__":

@@ -53,19 +53,23 @@ PLAIN_SEARCHES = 300
 MANY = 1000  # trials: one of such a number is none of the first
 
 
-def gather(folder: Path, recipe_name: str, trials: int, seed: int, into: Path, *, images: int, share: float) -> None:
-    """Append so many real trials to the file."""
-    Search(folder, recipe_name, share, training=seed).prepare(seed)
-    here = Project.load(folder)
-    recipe, settings, prepared = here.recipe(NAME), here.config.search, Prepared.open(here.prepared)
+def gather(
+    here: Project, into: Path, *, trials: int, seed: int, images: int, share: float, looks: int, part: tuple[int, int]
+) -> None:
+    """Append real trials of the project's recipe to the file, those whose number leaves `part[0]` when divided by
+    `part[1]`: so many processes share them. The first has the recipe's own settings, the others random ones of the
+    seed."""
+    recipe, prepared = here.recipe(NAME), Prepared.open(here.prepared)
     of_training = derive(here.config.seed, "search", NAME)
     data, judge = DeviceData(prepared, seed=of_training), Judge.open(here.extractor, here.prepared)
-    steps = round(settings.steps_share * recipe.training["steps"])
+    steps = round(share * recipe.training["steps"])
     study = optuna.create_study(sampler=RandomSampler(seed=seed))
     study.enqueue_trial(defaults_of(NAME, recipe))
-    for _ in range(trials):
+    for number in range(trials):
         asked = study.ask()
         chosen = {key: suggested(asked, key, dimension) for key, dimension in recipe.search.space.items()}
+        if number % part[1] != part[0]:
+            continue
         changed = catalog.with_settings(recipe, {**chosen, "training.steps": steps}, "search")
         seed_everything(of_training)
         learned = catalog.build_objective(changed, prepared.shape, len(prepared.classes))
@@ -77,7 +81,7 @@ def gather(folder: Path, recipe_name: str, trials: int, seed: int, into: Path, *
 
         training = TrainingSettings.read(changed.training, "training")
         try:
-            train(learned, data, training, seed=of_training, observe=observe, observations=LOOKS)
+            train(learned, data, training, seed=of_training, observe=observe, observations=looks)
         except TrainingFailed as failure:
             print(failure)
             continue
@@ -280,9 +284,10 @@ def main(argv: list[str] | None = None) -> None:
     searching.add_argument("--workers", type=int, default=4, help="of ours")
     arguments = parser.parse_args(argv)
     if arguments.part == "gather":
-        folder = arguments.scratch / f"search-{arguments.recipe}"
-        kept = {"images": arguments.images, "share": arguments.share}
-        gather(folder, arguments.recipe, arguments.trials, arguments.seed, arguments.into, **kept)
+        folder, seed = arguments.scratch / f"search-{arguments.recipe}", arguments.seed
+        Search(folder, arguments.recipe, arguments.share, training=seed).prepare(seed)
+        kept = {"images": arguments.images, "share": arguments.share, "looks": LOOKS, "part": (0, 1)}
+        gather(Project.load(folder), arguments.into, trials=arguments.trials, seed=seed, **kept)
         return
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     landscape = Landscape(arguments.recipe, arguments.file)

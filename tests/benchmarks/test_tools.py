@@ -135,8 +135,8 @@ def test_a_portfolio_has_an_entry_for_each_kind_of_data(tmp_path: Path, capsys: 
 
 def test_images_that_are_missing_are_random_ones_of_their_number(tmp_path: Path) -> None:
     assert images.SHAPES["cifar"] == (50_000, 32, 32, 3) and images.SHAPES["mnist"] == (60_000, 28, 28, 1)
-    assert images._source("cifar", None, tmp_path)[0] is None
+    assert images.source_of("cifar", None, tmp_path)[0] is None
     (tmp_path / "cifar10").mkdir()
-    settings, folder = images._source("cifar", 64, tmp_path)
+    settings, folder = images.source_of("cifar", 64, tmp_path)
     assert settings is not None and (settings.source, settings.image_size) == ("image_folder", 64)
     assert folder == tmp_path / "cifar10"
