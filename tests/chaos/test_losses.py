@@ -110,7 +110,7 @@ def test_a_seed_is_a_plan() -> None:
         ("python3 /venv/bin/dvc repro", "dvc"),
         ("python -m genforge.ownership dvc repro --single-item rank", "dvc"),
         ("python -m genforge.ownership prefect server start", "prefect"),
-        ("python -P -m genforge.search.worker", "worker"),
+        ("python -P -m genforge.search.fork_server", "worker"),
         ("python -P -m genforge.tracking.uploader /project", "uploader"),
         ("python -m pipelines.retrain --jobs 4", "flow"),
         ("sh -c genforge step train gan", None),

@@ -16,7 +16,7 @@ import psutil
 MARK = "GENFORGE_CHAOS"  # environment: the campaign's name
 LAUNCH = "GENFORGE_CHAOS_LAUNCH"  # environment: which launch of a command a process belongs to
 MODULES = {
-    "genforge.search.worker": "worker",
+    "genforge.search.fork_server": "worker",
     "genforge.tracking.uploader": "uploader",
     "pipelines.retrain": "flow",
     "prefect": "prefect",

@@ -16,7 +16,7 @@ from genforge.processes import Identity, command_line, describe, program
         ("dvc repro", "dvc", "dvc repro"),
         ("/venv/bin/python3 /venv/bin/dvc repro train@gan", "dvc", "dvc repro train@gan"),
         ("python -m dvc.cli repro", "dvc", "dvc.cli repro"),
-        ("python3.11 -P -X dev -m genforge.search.worker", "genforge", "genforge.search.worker"),
+        ("python3.11 -P -X dev -m genforge.search.fork_server", "genforge", "genforge.search.fork_server"),
         ("/venv/bin/python /venv/bin/genforge step train gan", "genforge", "genforge step train gan"),
         ("python -m pipelines.retrain --jobs 2", "pipelines", "pipelines.retrain --jobs 2"),
         ("/usr/bin/make run", "make", "make run"),

@@ -72,7 +72,7 @@ def test_killed_workers_and_a_killed_supervisor_lose_nothing_and_trials_go_on(st
             run_search(plan, tmp_path / "search", workers=1)
         _wait_for(lambda: resumed(tmp_path), seconds=300)
         under_way(plan, tmp_path)
-        workers = [Identity.of(child.pid) for child in psutil.Process(supervisor.pid).children()]
+        workers = [Identity.of(child.pid) for child in psutil.Process(supervisor.pid).children(recursive=True)]
         assert workers
     finally:
         supervisor.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -68,6 +69,37 @@ def bowl(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
         return (float(trial.settings["rate"]) - 0.3) ** 2 + 0.01 * abs(int(trial.settings["width"]) - 8)
 
     return value
+
+
+def bowl_without_scipy(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """The bowl, in a worker that has not imported SciPy."""
+    inner = bowl(arguments)
+
+    def value(trial: Trial) -> float:
+        if "scipy" in sys.modules:
+            raise ImportError("SciPy was imported")
+        return inner(trial)
+
+    return value
+
+
+def surroundings(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """Tells the worker's log how many threads it may have, and what it is told."""
+    threads = [os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GENFORGE_THREADS")]
+    print(f"threads {' '.join(threads)}, standard input {sys.stdin.read()!r}", flush=True)
+    return lambda trial: 0.0
+
+
+def killed(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """As by the kernel, for want of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def deaf(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
+    """Hears no SIGTERM, and takes ten minutes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return bowl({**arguments, "seconds": 600.0})
 
 
 def _processes(log: str) -> set[str]:

@@ -16,6 +16,8 @@ from pydantic import Field
 from genforge.dimension import Dimension, Method
 from genforge.settings import Settings, UserError
 
+MOST_STARTUP = 4  # finished trials before suggestions follow them; Optuna's ten would take most of a search
+
 Value = bool | int | float | str
 State = Literal["complete", "pruned", "failed"]
 
@@ -60,6 +62,17 @@ class Plan(Settings):
             raise ValueError(f"{where}: the defaults name {sorted(self.defaults)}, the space {sorted(self.space)}")
         for key, dimension in self.space.items():
             check_dimension(f"{where}.{key}", dimension, self.defaults[key])
+
+    @property
+    def startup(self) -> int:
+        """How many trials are chosen before anything is known: a third of them, or half with a portfolio, which knows
+        more than the few values that there would be."""
+        return max(2, min(MOST_STARTUP, self.trials // 3), min(1 + len(self.portfolio), self.trials // 2))
+
+    def wants_scipy(self, number: int) -> bool:
+        """Whether the suggestion of this trial imports SciPy's optimisers and distributions, which take most of a
+        second."""
+        return self.method == "gaussian-process" and number >= self.startup
 
     def best(self, rows: list[Row]) -> Row | None:
         """The complete row with the best value, the earliest of equals; None when no trial is complete."""

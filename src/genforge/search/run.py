@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from genforge import ownership
 from genforge.locks import alone
 from genforge.progress import Bar
+from genforge.search.crew import Crew, log_of
 from genforge.search.lease import Watch
 from genforge.search.patience import STORAGE_VARIABLE, StorageAway
 from genforge.search.plan import Found, Plan, Row
@@ -30,7 +27,7 @@ TERMINATED = 128 + signal.SIGTERM  # what a worker gives that was asked to end
 MOST_DEATHS_IN_A_ROW = 50  # workers that were killed before any trial got further meanwhile
 
 
-def run_search(plan: Plan, folder: Path, *, workers: int, threads: int = 1) -> Found:
+def run_search(plan: Plan, folder: Path, *, workers: int, threads: int = 1, crew: Crew | None = None) -> Found:
     """Bring every trial of the plan to its end, with what an earlier call left unfinished taken up first.
 
     Args:
@@ -40,6 +37,8 @@ def run_search(plan: Plan, folder: Path, *, workers: int, threads: int = 1) -> F
             other inputs begins anew.
         workers: processes, at least 1. With one, the same seed gives the same trials.
         threads: CPU threads of each.
+        crew: what the workers come from, where it was started before, for it imports meanwhile. Whoever started it
+            closes it; `threads` says nothing then.
 
     Raises:
         UserError: a default lies outside its range, another process runs this search, or no trial came to its end.
@@ -52,7 +51,9 @@ def run_search(plan: Plan, folder: Path, *, workers: int, threads: int = 1) -> F
         watch = Watch(plan.lease)
         tickets.reap(watch)
         if tickets.count()["finished"] < plan.trials:
-            _supervise(plan, folder, tickets, watch, workers, threads)
+            if crew is None:
+                crew = Crew(plan.objective, threads=threads)
+            _supervise(plan, folder, tickets, watch, workers, crew)
         rows = tickets.rows()
         best = plan.best(rows)
         if best is None:
@@ -61,16 +62,15 @@ def run_search(plan: Plan, folder: Path, *, workers: int, threads: int = 1) -> F
         return Found(rows, best, importances, note)
 
 
-def _supervise(plan: Plan, folder: Path, tickets: Tickets, watch: Watch, workers: int, threads: int) -> None:
+def _supervise(plan: Plan, folder: Path, tickets: Tickets, watch: Watch, workers: int, crew: Crew) -> None:
     """Keep as many workers at work as there is work for, until every trial is finished, here or on another machine."""
-    crew: dict[int, subprocess.Popen[bytes]] = {}
     failures, deaths, finished = 0, 0, tickets.count()["finished"]
     read = 0.0
     try:
         with Bar(f"searching {plan.name}", plan.trials, "trials") as bar:
             bar.advance(finished, _best_so_far(plan, tickets))
             while True:
-                ended = {index: crew.pop(index).returncode for index in list(crew) if crew[index].poll() is not None}
+                ended = crew.ended()
                 if ended or time.monotonic() - read >= SECONDS_BETWEEN_READS:
                     losses = tickets.reap(watch)
                     count = tickets.count()
@@ -84,8 +84,8 @@ def _supervise(plan: Plan, folder: Path, tickets: Tickets, watch: Watch, workers
                         return
                     wanted = min(workers, count["waiting"] + count["running"])
                     for index in range(workers):
-                        if index not in crew and len(crew) < wanted and count["waiting"]:
-                            crew[index] = _start(plan, folder, index, threads)
+                        if index not in crew.working and len(crew.working) < wanted and count["waiting"]:
+                            crew.start(plan, folder, index)
                 for index, code in ended.items():
                     failures += code > 0 and code != TERMINATED
                     deaths += code != 0
@@ -93,7 +93,7 @@ def _supervise(plan: Plan, folder: Path, tickets: Tickets, watch: Watch, workers
                         raise RuntimeError(_workers_fail(folder, index, code))
                 time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
-        _dismiss(crew)
+        crew.close()
         _leave(folder, tickets)
 
 
@@ -103,34 +103,6 @@ def _leave(folder: Path, tickets: Tickets) -> None:
     with contextlib.suppress(StorageAway):
         tickets.reap(Watch(tickets.plan.lease, to_sign=0.0))
         _drop_finished_folders(folder, tickets)
-
-
-def _start(plan: Plan, folder: Path, index: int, threads: int) -> subprocess.Popen[bytes]:
-    threading = {"OMP_NUM_THREADS": str(threads), "GENFORGE_THREADS": str(threads)}
-    environment = {**os.environ, **ownership.environment(), **threading}
-    # -P: a file in the user's folder must not stand in for a package.
-    command = [sys.executable, "-P", "-m", "genforge.search.worker"]
-    with _log(folder, index).open("ab") as log:
-        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
-    assert worker.stdin is not None
-    job = {"plan": plan.model_dump(mode="json"), "folder": str(folder.resolve())}
-    with contextlib.suppress(BrokenPipeError):  # it died already: the next look sees that
-        worker.stdin.write(json.dumps(job).encode() + b"\n")
-        worker.stdin.close()
-    return worker
-
-
-def _dismiss(crew: dict[int, subprocess.Popen[bytes]]) -> None:
-    """Ask the workers to end, and make sure that they have."""
-    for worker in crew.values():
-        worker.terminate()
-    deadline = time.monotonic() + SECONDS_TO_LEAVE
-    for worker in crew.values():
-        try:
-            worker.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
 
 
 def supervisor_lock(folder: Path) -> Path:
@@ -152,10 +124,6 @@ def _best_so_far(plan: Plan, tickets: Tickets) -> str:
     return f"best so far {best.value:.4g}" if best is not None and best.value is not None else ""
 
 
-def _log(folder: Path, index: int) -> Path:
-    return folder / f"worker-{index}.log"
-
-
 def _nothing_found(plan: Plan, folder: Path, rows: list[Row]) -> str:
     reasons = "\n".join(f"  trial {row.number}: {row.reason or row.state}" for row in rows)
     return f"the search of {plan.name} found nothing: none of its {plan.trials} trials came to its end\n{reasons}\n" + (
@@ -165,5 +133,5 @@ def _nothing_found(plan: Plan, folder: Path, rows: list[Row]) -> str:
 
 def _workers_fail(folder: Path, index: int, code: int) -> str:
     end = f"signal {-code}" if code < 0 else f"exit status {code}"
-    tail = "\n".join(_log(folder, index).read_text(errors="replace").splitlines()[-15:])
+    tail = "\n".join(log_of(folder, index).read_text(errors="replace").splitlines()[-15:])
     return f"the search's workers keep failing; the last one ended by {end}. The end of its log:\n{tail}"

@@ -28,23 +28,14 @@ from genforge.randomness import derive
 from genforge.search.first_settings import first_settings
 from genforge.search.plan import Plan, Value
 
-MOST_STARTUP = 4  # finished trials before suggestions follow them; Optuna's ten would take most of a search
 MOST_OF_A_PROCESS = 100  # trials; a Gaussian process takes a tenth of a second for twenty, and their number's cube
 
 
-def load(plan: Plan, number: int) -> None:
-    """Import what this trial's suggestion needs and nothing before it: SciPy's optimisers and distributions, which take
-    most of a second."""
-    if plan.method == "gaussian-process" and number >= _startup(plan):
-        with without_collecting():
-            for package in ("scipy.optimize", "scipy.stats"):
-                import_module(package)
-
-
-def _startup(plan: Plan) -> int:
-    """How many trials are chosen before anything is known: a third of them, or half with a portfolio, which knows more
-    than the few values that there would be."""
-    return max(2, min(MOST_STARTUP, plan.trials // 3), min(1 + len(plan.portfolio), plan.trials // 2))
+def load() -> None:
+    """Import what a Gaussian process needs, before it is asked for anything."""
+    with without_collecting():
+        for package in ("scipy.optimize", "scipy.stats"):
+            import_module(package)
 
 
 def suggest(plan: Plan, trials: Iterable[FrozenTrial], number: int) -> dict[str, Value]:
@@ -57,7 +48,7 @@ def suggest(plan: Plan, trials: Iterable[FrozenTrial], number: int) -> dict[str,
     """
     begun = [trial for trial in trials if trial.params]
     believed = costs(begun, plan.better)
-    startup = _startup(plan)
+    startup = plan.startup
     seed = derive(plan.seed, "search", plan.name, number) % 2**32
     if plan.method != "random" and number < startup:
         of_hypercubes = derive(plan.seed, "search", plan.name, "first")

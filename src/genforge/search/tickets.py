@@ -19,7 +19,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,9 +55,7 @@ class Trial:
         self.number = _ticket(attempt)
         self.folder = folder
         self.id = trial_id  # the storage's own
-        self.settings: dict[str, Value] = {
-            key: suggested(trial, key, dimension) for key, dimension in tickets.plan.space.items()
-        }
+        self.settings = _settings(tickets.plan, trial)
         self._tickets, self._trial = tickets, trial
         self._reported = set(attempt.intermediate_values)
 
@@ -94,16 +92,20 @@ class Loss:
 class Tickets:
     """The study of one plan, in its folder or in the storage that `GENFORGE_OPTUNA_STORAGE` names."""
 
-    def __init__(self, plan: Plan, folder: Path, *, wait: bool = False) -> None:
+    def __init__(
+        self, plan: Plan, folder: Path, *, wait: bool = False, ask: Callable[[int, int], bool] | None = None
+    ) -> None:
         """Open the study, or make it when there is none: any number of processes may do so at once.
 
         Args:
             plan: the search.
             folder: its state on this machine: the journal, trials' folders, workers' logs.
             wait: for a database that does not answer, rather than fail at once.
+            ask: has another process choose the settings of a trial, by its id and number, where that takes SciPy; False
+                where nobody did.
         """
         _silence_optuna()
-        self.plan, self.folder = plan, folder
+        self.plan, self.folder, self._ask = plan, folder, ask
         self.store = Store(folder, wait=wait)
         self._storage = self.store.storage
         direction: Literal["minimize", "maximize"] = "minimize" if plan.better == "lower" else "maximize"
@@ -242,15 +244,32 @@ class Tickets:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, attempt.number)
 
     def _begin(self, attempt: FrozenTrial, trial_id: int) -> Trial:
-        folder = self._inherit(_ticket(attempt), _attempt(attempt))
-        chosen = bool(attempt.system_attrs[FIXED])
-        if not chosen:
-            load(self.plan, _ticket(attempt))  # each worker while others do, and not one after the other
-        # One after the other: two that are suggested at once know nothing of each other, and are often the same.
-        with contextlib.nullcontext() if chosen else self.store.alone(SECONDS_TO_ASK):
-            if not chosen:
-                self._storage.set_trial_system_attr(trial_id, FIXED, self._suggested(_ticket(attempt)))
-            return Trial(self, attempt, optuna.Trial(self._study, trial_id), trial_id, folder)
+        number = _ticket(attempt)
+        folder = self._inherit(number, _attempt(attempt))
+        if not attempt.system_attrs[FIXED]:
+            wants_scipy = self.plan.wants_scipy(number)
+            if not (wants_scipy and self._ask is not None and self._ask(trial_id, number)):
+                if wants_scipy:
+                    load()  # while others do, and not one after the other
+                self.choose(trial_id, number)
+        return Trial(self, attempt, optuna.Trial(self._study, trial_id), trial_id, folder)
+
+    def choose(self, trial_id: int, number: int) -> None:
+        """Give a claimed trial its settings, unless it has them by now.
+
+        One trial after the other: two that are suggested at once know nothing of each other, and are often the same.
+
+        Args:
+            trial_id: the storage's own.
+            number: of the ticket.
+
+        Raises:
+            UpdateFinishedTrialError: the trial is nobody's any more.
+        """
+        with self.store.alone(SECONDS_TO_ASK):
+            if not self._storage.get_trial(trial_id).system_attrs[FIXED]:
+                self._storage.set_trial_system_attr(trial_id, FIXED, self._suggested(number))
+            _settings(self.plan, optuna.Trial(self._study, trial_id))  # from now on all others know of them
 
     def _suggested(self, number: int) -> dict[str, Value]:
         """Settings for a ticket, seeded by its number and not by who holds it."""
@@ -370,6 +389,11 @@ def _fenced() -> Iterator[None]:
         yield
     except UpdateFinishedTrialError:
         raise Lost("no sign of life came in time, and another worker took the trial up") from None
+
+
+def _settings(plan: Plan, trial: optuna.Trial) -> dict[str, Value]:
+    """What a trial that was chosen has, written down as Optuna does."""
+    return {key: suggested(trial, key, dimension) for key, dimension in plan.space.items()}
 
 
 def _ticket(trial: FrozenTrial) -> int:

@@ -1,7 +1,6 @@
 """One worker process of a search: claims trials and runs them until none waits.
 
-The supervisor starts it with `python -m genforge.search.worker` and writes one line of JSON to its standard input: the
-plan and the folder. The worker ends with the supervisor, by whatever end that came to (`genforge.ownership`), so
+It is forked (`fork_server.py`), and ends with the supervisor, by whatever end that came to (`genforge.ownership`), so
 that no search leaves a trainer behind.
 """
 
@@ -9,23 +8,18 @@ from __future__ import annotations
 
 import errno
 import importlib
-import json
-import signal
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from genforge.ownership import end_with_owner, stop_on_signals
 from genforge.processes import Identity
 from genforge.progress import say
-from genforge.quick_start import without_collecting
 from genforge.search.lease import SIGNS_A_LEASE, Signs
 from genforge.search.plan import Lost, Plan, Pruned
-from genforge.search.quick_import import REDIS, without
 
-if TYPE_CHECKING:  # all that is large is imported in `main`
+if TYPE_CHECKING:
+    from genforge.search.suggester import Line
     from genforge.search.tickets import Tickets, Trial
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
@@ -87,19 +81,23 @@ def _is_surroundings(error: BaseException | None) -> bool:
     return False
 
 
-def main() -> None:
-    end_with_owner()
-    stop_on_signals()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's; it sends SIGTERM
-    job = json.loads(sys.stdin.readline())
-    plan = Plan.model_validate(job["plan"])
+def work_on(plan: Plan, folder: Path, line: Line | None) -> None:
+    """Be a worker of this plan. Its suggestions are made by whoever hears at the other end of the line, if there is
+    one."""
+    from genforge.search.tickets import Tickets
+
     module, _, function = plan.objective.partition(":")
-    with without_collecting():
-        with without(REDIS):
-            from genforge.search.tickets import Tickets
-        open_objective: OpenObjective = getattr(importlib.import_module(module), function)
-    work(Tickets(plan, Path(job["folder"]), wait=True), open_objective(plan.arguments))
+    open_objective: OpenObjective = getattr(importlib.import_module(module), function)
+    if line is not None:
+        line.only_ask()
+    tickets = Tickets(plan, folder, wait=True, ask=None if line is None else line.ask)
+    work(tickets, open_objective(plan.arguments))
 
 
-if __name__ == "__main__":
-    main()
+def suggest_for_others(plan: Plan, folder: Path, line: Line) -> None:
+    """Be the one that makes the workers' suggestions."""
+    from genforge.search.suggester import serve
+    from genforge.search.tickets import Tickets
+
+    line.only_hear()
+    serve(line, Tickets(plan, folder, wait=True))

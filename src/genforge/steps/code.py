@@ -47,7 +47,7 @@ def _named_in(table: dict[str, str]) -> tuple[str, ...]:
 # `ingest` and `prepare` have no entry: their code is one folder, and nothing has to be resolved before them.
 STAGES = {
     "extractor": Code(("steps.extractor",), ("evaluation.metrics", "evaluation.protocol", "pictures", "scatter")),
-    "search": Code(("steps.search", "steps.search_trial", "search.worker")),
+    "search": Code(("steps.search", "steps.search_trial", "search.fork_server")),
     "train": Code(("steps.train",), (LOOP, "steps.plane")),
     "sample": Code(("steps.sample",), (LOOP, "data.loading")),
     "evaluate": Code(

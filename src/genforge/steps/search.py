@@ -21,6 +21,7 @@ from genforge.settings import UserError
 from genforge.steps.project import Project
 
 if TYPE_CHECKING:
+    from genforge.search.crew import Crew
     from genforge.search.plan import Found, Plan
 
 TRIAL = "genforge.steps.search_trial:open_trials"
@@ -41,6 +42,13 @@ def run(project: Project, name: str | None = None) -> None:
             write_json(folder / "best.json", {"settings": {}, "value": None, "metric": metric, "trials": 0})
         return
 
+    from genforge.search.crew import Crew
+
+    with Crew(TRIAL, threads=_threads(settings.workers)) as crew:  # imports beside us
+        _search(project, name, recipe, crew)
+
+
+def _search(project: Project, name: str, recipe: Recipe, crew: Crew) -> None:
     from genforge.evaluation.card import card_for
     from genforge.search.quick_import import REDIS, without
     from genforge.tracking import runs as tracking
@@ -48,12 +56,13 @@ def run(project: Project, name: str | None = None) -> None:
     with without(REDIS):
         from genforge.search.run import run_search
 
+    settings, metric = project.config.search, project.config.registry.metric
     state = project.state / "search" / name / _digest(project, recipe)
     card_for(project.extractor, project.prepared)  # a search without its judge is refused before anyone works
     with tracking.run(project.root, kind="search", name=name, parameters=settings.model_dump()) as record:
         plan = _plan(project, recipe, name, record.id)
-        found = run_search(plan, state, workers=settings.workers, threads=_threads(settings.workers))
-        from genforge.steps.search_trial import protocol_of  # torch, which the workers import before and beside us
+        found = run_search(plan, state, workers=settings.workers, crew=crew)
+        from genforge.steps.search_trial import protocol_of  # torch, which we have no use for before
 
         protocol = protocol_of(project, recipe)
         record.tags({"protocol": protocol})  # as each worker does when it begins; a finished search has none
