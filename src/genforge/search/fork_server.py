@@ -47,7 +47,7 @@ class ForkServer:
         self._children: dict[int, int] = {}  # the index of each by its process's id
         self._line: Line | None = None  # to the suggester
         self._suggest: Callable[[], None] | None = None  # what the suggester does
-        self._suggester_log = Path()
+        self._suggester_of = Path()  # the folder of the search
         self._suggesters = 0
         self._ending = False
 
@@ -57,21 +57,22 @@ class ForkServer:
             for order in orders:
                 self._reap()
                 if order is not None:
-                    plan, folder = Plan.model_validate(order["plan"]), Path(order["folder"])
-                    if self._suggesters == 0 and plan.wants_scipy(plan.trials - 1):
-                        self._line = Line()
-                        self._suggest = partial(suggest_for_others, plan, folder, self._line)
-                        self._suggester_log = folder / "suggester.log"
-                        self._fork_suggester()
-                    index = order["index"]
-                    self._fork(index, log_of(folder, index), partial(work_on, plan, folder, self._line))
+                    self._fork_worker(order["index"], Plan.model_validate(order["plan"]), Path(order["folder"]))
         finally:
             self._end()
+
+    def _fork_worker(self, index: int, plan: Plan, folder: Path) -> None:
+        if self._suggesters == 0 and plan.wants_scipy(plan.trials - 1):
+            self._line, self._suggester_of = Line(), folder
+            self._suggest = partial(suggest_for_others, plan, folder, self._line)
+            self._fork_suggester()
+        line = self._line if folder == self._suggester_of else None
+        self._fork(index, log_of(folder, index), partial(work_on, plan, folder, line))
 
     def _fork_suggester(self) -> None:
         assert self._suggest is not None
         self._suggesters += 1
-        self._fork(_SUGGESTER, self._suggester_log, self._suggest)
+        self._fork(_SUGGESTER, self._suggester_of / "suggester.log", self._suggest)
 
     def _fork(self, index: int, log: Path, role: Callable[[], None]) -> None:
         # A signal that came in between would have the child end as if it were this process.
@@ -103,6 +104,8 @@ class ForkServer:
     def _end(self) -> None:
         """End all that were forked: kindly, then surely."""
         self._ending = True
+        for number in _STOPPING:
+            signal.signal(number, signal.SIG_IGN)  # a second one would break this off
         for sent in (signal.SIGTERM, signal.SIGKILL):
             for process in self._children:
                 os.kill(process, sent)  # nobody else has its id: it was not asked for its status yet
