@@ -1,11 +1,12 @@
 """Settings that do well on several data sets: the portfolio that a recipe's search begins with.
 
     python tests/benchmarks/portfolio.py gather RECIPE --data mnist --size 16 --files FOLDER --into trials.jsonl
-        [--trials 60] [--share 0.2] [--images 500] [--workers 4]
+        [--trials 60] [--seed 0] [--share 0.2] [--images 500] [--workers 4]
     python tests/benchmarks/portfolio.py choose RECIPE TRIALS... [--entries 3] [--held-out TRIALS ...]
 
 `gather` trains trials of the length that a search gives them, with settings drawn at random from the recipe's space,
-the same ones on all data sets; the first has the recipe's own. A line of JSON each.
+the same ones on all data sets; the first has the recipe's own. A line of JSON each. Those of another seed have other
+settings and train from that seed; a file may hold both.
 
 `choose` puts a Gaussian process through the logarithm of the FIDs of each file, draws values of the tried settings from
 it (what it is not sure of, and the luck of a trial), and takes one after the other: that which, beside the recipe's own
@@ -55,6 +56,12 @@ def prepare(arguments: argparse.Namespace) -> Path:
     for step in ("ingest", "prepare", "resolve", "extractor"):
         step_of(folder, step)
     return folder
+
+
+def train_from(folder: Path, seed: int) -> None:
+    """Trials of the project train from this seed; its data and its judge stay what they are."""
+    parameters = yaml.safe_load((folder / "params.yaml").read_text())
+    (folder / "params.yaml").write_text(yaml.safe_dump({**parameters, "seed": seed}))
 
 
 def choose(landscapes: list[Landscape], entries: int) -> list[tuple[dict[str, Any], float]]:
@@ -107,6 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     gathering.add_argument("recipe")
     images.add_arguments(gathering)
     gathering.add_argument("--trials", type=int, default=60)
+    gathering.add_argument("--seed", type=int, default=0, help="of the settings and of the training")
     gathering.add_argument("--share", type=float, default=SHARE, help="of the recipe's steps, as a trial's length")
     gathering.add_argument("--images", type=int, default=500, help="for each value")
     gathering.add_argument("--workers", type=int, default=4, help="processes, of a thread each")
@@ -127,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
             told = held_out(Landscape(arguments.recipe, file), [entry for entry, _ in portfolio])
             print(json.dumps({"held_out": file.name, **told}))
     elif arguments.worker is None:
-        prepare(arguments)
+        train_from(prepare(arguments), arguments.seed)
         command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         crew = [
@@ -140,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         kept = {"trials": arguments.trials, "images": arguments.images, "share": arguments.share}
         part = (arguments.worker, arguments.workers)
-        gather(Project.load(prepare(arguments)), arguments.into, seed=0, looks=1, part=part, **kept)
+        gather(Project.load(prepare(arguments)), arguments.into, seed=arguments.seed, looks=1, part=part, **kept)
 
 
 if __name__ == "__main__":
