@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -56,6 +57,16 @@ def test_workers_need_no_scipy_and_get_what_they_would_suggest_themselves(
     assert settings(found.rows) == suggested_alone
 
 
+def fork_servers() -> list[psutil.Process]:
+    """Those of this process, which has servers of other tests beside them."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "genforge.search.fork_server" in child.cmdline():
+                found.append(child)
+    return found
+
+
 @pytest.mark.slow
 def test_a_suggester_that_is_killed_again_and_again_costs_nothing_but_time(
     suggested_alone: list[Mapping[str, Any]], tmp_path: Path
@@ -66,11 +77,12 @@ def test_a_suggester_that_is_killed_again_and_again_costs_nothing_but_time(
         log, deadline = tmp_path / "calls.txt", time.monotonic() + 300
         while len(killed) < 3 and time.monotonic() < deadline:
             workers = {int(line.split()[1]) for line in log.read_text().splitlines()} if log.exists() else set()
-            for server in psutil.Process().children() if workers else ():
-                for other in server.children():
-                    if other.pid not in workers | set(killed):
-                        other.kill()
-                        killed.append(other.pid)
+            for server in fork_servers() if workers else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    for other in server.children():
+                        if other.pid not in workers | set(killed):
+                            other.kill()
+                            killed.append(other.pid)
             time.sleep(0.02)
 
     killer = threading.Thread(target=kill)
@@ -124,7 +136,7 @@ def test_none_is_left_though_one_does_not_hear(crew: Crew, tmp_path: Path) -> No
     assert worker is not None and not worker.is_gone()
     crew.close()
     assert worker.is_gone() and not crew.working
-    assert not psutil.Process().children()
+    assert not fork_servers()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
@@ -136,7 +148,7 @@ def test_workers_end_with_their_fork_server_and_others_can_be_started(
     Tickets(plan, folder).fill()
     crew.start(plan, folder, 0)
     _wait_for((tmp_path / "calls.txt").exists)
-    (server,) = psutil.Process().children()
+    (server,) = fork_servers()
     server.send_signal(sent)
     assert set(ends(crew)) == {0}
     assert run_search(plan, folder, workers=2, crew=crew).best.state == "complete"

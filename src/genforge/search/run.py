@@ -37,8 +37,8 @@ def run_search(plan: Plan, folder: Path, *, workers: int, threads: int = 1, crew
             other inputs begins anew.
         workers: processes, at least 1. With one, the same seed gives the same trials.
         threads: CPU threads of each.
-        crew: what the workers come from, where it was started before, for it imports meanwhile. Whoever started it
-            closes it; `threads` says nothing then.
+        crew: what the workers come from, where it was started before, for it imports meanwhile; `threads` says nothing
+            then. None of them is left at the end.
 
     Raises:
         UserError: a default lies outside its range, another process runs this search, or no trial came to its end.
