@@ -17,7 +17,7 @@ import psutil
 import pytest
 import toy_search
 from optuna.trial import TrialState
-from toy_search import toy
+from toy_search import toy, wait_for
 
 from genforge.processes import Identity
 from genforge.search.crew import OF_THREADS, Crew, log_of
@@ -112,14 +112,13 @@ def crew() -> Iterator[Crew]:
 def ends(crew: Crew) -> dict[int, int]:
     """Statuses of all workers, when all have ended."""
     found: dict[int, int] = {}
-    _wait_for(lambda: found.update(crew.ended()) or not crew.working)
+    wait_for(lambda: found.update(crew.ended()) or not crew.working)
     return found
 
 
 def test_each_worker_has_its_own_log_its_threads_and_its_end(crew: Crew, tmp_path: Path) -> None:
-    (tmp_path / "search").mkdir()
     for index, objective in enumerate(("surroundings", "unusable", "killed")):
-        Tickets(plan := toy(objective, tmp_path, trials=1), tmp_path / f"{objective}").fill()
+        Tickets(plan := toy(objective, tmp_path, trials=1), tmp_path / objective).fill()
         crew.start(plan, tmp_path / objective, index)
     assert crew.working == {0, 1, 2}
     assert ends(crew) == {0: 0, 1: 1, 2: -signal.SIGKILL}
@@ -131,8 +130,9 @@ def test_none_is_left_though_one_does_not_hear(crew: Crew, tmp_path: Path) -> No
     plan = toy("deaf", tmp_path, trials=1)
     Tickets(plan, tmp_path / "search").fill()
     crew.start(plan, tmp_path / "search", 0)
-    _wait_for((tmp_path / "calls.txt").exists)
-    worker = Identity.of(int((tmp_path / "calls.txt").read_text().split()[1]))
+    log = tmp_path / "calls.txt"
+    wait_for(lambda: log.exists() and log.read_text())
+    worker = Identity.of(int(log.read_text().split()[1]))
     assert worker is not None and not worker.is_gone()
     crew.close()
     assert worker.is_gone() and not crew.working
@@ -147,7 +147,7 @@ def test_workers_end_with_their_fork_server_and_others_can_be_started(
     folder = tmp_path / "search"
     Tickets(plan, folder).fill()
     crew.start(plan, folder, 0)
-    _wait_for((tmp_path / "calls.txt").exists)
+    wait_for((tmp_path / "calls.txt").exists)
     (server,) = fork_servers()
     server.send_signal(sent)
     assert set(ends(crew)) == {0}
@@ -166,7 +166,7 @@ def test_who_is_not_answered_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None
 
     def answer(how: Callable[[Any], object]) -> bool:
         """What is said to a worker whose question meets this."""
-        hearer = threading.Thread(target=lambda: how(next(asked)[2]))
+        hearer = threading.Thread(target=lambda: how(next(asked)[2]), daemon=True)
         hearer.start()
         told = line.ask(1, 2)
         hearer.join()
@@ -184,7 +184,7 @@ def test_a_suggester_outlives_what_it_cannot_choose(tmp_path: Path, capsys: pyte
     """A trial that was taken from its worker meanwhile."""
     plan, line = following("bowl", tmp_path), Line()
     tickets = Tickets(plan, tmp_path / "search", ask=line.ask)
-    server = threading.Thread(target=lambda: serve(line, Tickets(plan, tmp_path / "search")))
+    server = threading.Thread(target=lambda: serve(line, Tickets(plan, tmp_path / "search")), daemon=True)
     server.start()
     tickets.fill()
     for _ in range(2):
@@ -198,10 +198,3 @@ def test_a_suggester_outlives_what_it_cannot_choose(tmp_path: Path, capsys: pyte
     assert trial is not None and trial.number == 3 and trial.settings.keys() == plan.space.keys()
     line.only_hear()
     server.join()
-
-
-def _wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)

@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
-from toy_search import DEFAULTS, toy
+from toy_search import DEFAULTS, toy, wait_for
 
 from genforge.processes import Identity
 from genforge.search.plan import Found, Plan
@@ -70,7 +70,7 @@ def test_killed_workers_and_a_killed_supervisor_lose_nothing_and_trials_go_on(st
         os.kill(under_way(plan, tmp_path), signal.SIGKILL)
         with pytest.raises(UserError, match="only one process may search"):
             run_search(plan, tmp_path / "search", workers=1)
-        _wait_for(lambda: resumed(tmp_path), seconds=300)
+        wait_for(lambda: resumed(tmp_path))
         under_way(plan, tmp_path)
         workers = [Identity.of(child.pid) for child in psutil.Process(supervisor.pid).children(recursive=True)]
         assert workers
@@ -79,7 +79,7 @@ def test_killed_workers_and_a_killed_supervisor_lose_nothing_and_trials_go_on(st
         supervisor.wait()
 
     # Then the supervisor: no worker stays behind, and the next one goes on.
-    _wait_for(lambda: all(worker is None or worker.is_gone() for worker in workers), seconds=300)
+    wait_for(lambda: all(worker is None or worker.is_gone() for worker in workers))
     before = resumed(tmp_path)
     found = run_search(plan, tmp_path / "search", workers=2)
     assert resumed(tmp_path) > before >= 1
@@ -116,13 +116,13 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(tmp_path: Path, mo
         monkeypatch.setenv(STORAGE_VARIABLE, server.database())
 
         def crash() -> None:
-            _wait_for(_said_more(tmp_path), seconds=300)
+            wait_for(_said_more(tmp_path))
             server.kill()
             time.sleep(0.5)  # shorter than anybody would say a word about
             server.start()
-            _wait_for(_said_more(tmp_path), seconds=300)
+            wait_for(_said_more(tmp_path))
             server.kill()
-            _wait_for(lambda: any(away in words for words in said), seconds=300)
+            wait_for(lambda: any(away in words for words in said))
             server.start()
 
         crasher = threading.Thread(target=crash)
@@ -150,7 +150,7 @@ def test_two_machines_share_a_search_and_a_stopped_one_loses_its_trial(
     )
     other = start(elsewhere, plan, tmp_path, stderr=subprocess.PIPE)
     try:
-        _wait_for(lambda: ["0", "1"] in calls(tmp_path), seconds=300)
+        wait_for(lambda: ["0", "1"] in calls(tmp_path))
         other.send_signal(signal.SIGSTOP)
         found = run_search(plan, tmp_path / "search", workers=1)
         check_steps(plan, tmp_path, found)
@@ -215,7 +215,7 @@ def check_steps(plan: Plan, tmp_path: Path, found: Found) -> None:
 
 def under_way(plan: Plan, tmp_path: Path) -> int:
     """Wait for a trial with some steps done and some to do. Returns the id of its worker's process."""
-    _wait_for((tmp_path / "calls.txt").exists, seconds=300)
+    wait_for((tmp_path / "calls.txt").exists)
     study, found = Tickets(plan, tmp_path / "search")._study, []
 
     def look() -> bool:
@@ -223,7 +223,7 @@ def under_way(plan: Plan, tmp_path: Path) -> int:
         found.extend(trial for trial in running if 2 <= len(trial.intermediate_values) <= 6)
         return bool(found)
 
-    _wait_for(look, seconds=300)
+    wait_for(look)
     return int(found[0].user_attrs["worker"]["pid"])
 
 
@@ -243,10 +243,3 @@ def test_a_storage_out_of_reach_is_told_without_its_password(tmp_path: Path, mon
     with pytest.raises(UserError, match=STORAGE_VARIABLE) as caught:
         run_search(toy("bowl", tmp_path), tmp_path / "search", workers=1)
     assert "hunter2" not in str(caught.value)
-
-
-def _wait_for(condition: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)

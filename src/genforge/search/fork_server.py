@@ -49,7 +49,6 @@ class ForkServer:
         self._suggest: Callable[[], None] | None = None  # what the suggester does
         self._suggester_of = Path()  # the folder of the search
         self._suggesters = 0
-        self._ending = False
 
     def serve(self, orders: Iterator[dict[str, Any] | None]) -> None:
         """Follow orders until there are no more, and leave nobody behind."""
@@ -94,7 +93,7 @@ class ForkServer:
             index = self._children.pop(process)
             if index != _SUGGESTER:
                 _tell({"index": index, "status": os.waitstatus_to_exitcode(status)})
-            elif self._line is not None and not self._ending:
+            elif self._line is not None:
                 if self._suggesters < MOST_SUGGESTERS:
                     self._fork_suggester()
                 else:
@@ -103,7 +102,7 @@ class ForkServer:
 
     def _end(self) -> None:
         """End all that were forked: kindly, then surely."""
-        self._ending = True
+        self._line = None  # nobody suggests any more
         for number in _STOPPING:
             signal.signal(number, signal.SIG_IGN)  # a second one would break this off
         for sent in (signal.SIGTERM, signal.SIGKILL):

@@ -1,8 +1,8 @@
 """One process that makes the suggestions of all workers of a machine.
 
-A Gaussian process wants SciPy, which takes most of a second to import and a hundred megabytes: so one process imports
-it, while the workers are at their first trials. A worker whom it does not answer makes its suggestion itself, and it is
-the same one (`suggestion.py`).
+A Gaussian process wants SciPy, which takes most of a second to import: so one process imports it, while the workers are
+at their first trials. A worker whom it does not answer makes its suggestion itself, and it is the same one
+(`suggestion.py`).
 """
 
 from __future__ import annotations
