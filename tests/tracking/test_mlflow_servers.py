@@ -249,7 +249,10 @@ def start_together(folder: Path, roots: list[str]) -> None:
 
 def all_complete(client: Any, count: int) -> None:
     found = client.search_runs([client.get_experiment_by_name("together").experiment_id])
-    assert [(run.info.status, run.data.metrics) for run in found] == [("FINISHED", {"loss": 2.0})] * count
+    # One that a busy machine holds up for seconds tells of the machine, too.
+    own = [{key: value for key, value in run.data.metrics.items() if not key.startswith("system/")} for run in found]
+    assert [run.info.status for run in found] == ["FINISHED"] * count
+    assert own == [{"loss": 2.0}] * count
     for run in found[:3]:
         assert len(client.get_metric_history(run.info.run_id, "loss")) == 3
 
