@@ -8,11 +8,13 @@ import pytest
 import yaml
 from PIL import Image
 
+from genforge.catalog import read_library, resolve_all
 from genforge.cli import main
 from genforge.config import load
 from genforge.settings import UserError
 from genforge.steps import preset
 from genforge.steps.resolve import check
+from genforge.steps.search import check_defaults, defaults_of
 from pipelines.stages import check_watched_keys
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +42,21 @@ def test_a_preset_resolves_and_explains_itself(name: str, device: str, tmp_path:
     assert yaml.safe_load(text).keys() == whole.keys()
     longest = max(len(line) for line in text.splitlines() if "backbone" not in line)
     assert longest <= 140 and "\n\n\n" not in text
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_search_turns_all_that_the_library_would_have_it_turn(name: str, device: str) -> None:
+    recipes = resolve_all(yaml.safe_load(preset.render(name, device))["recipes"])
+    for entry in ("gan", "vae", "diffusion"):
+        recipe = recipes[entry]
+        assert recipe.search.space.keys() == read_library(recipe.origin)["search"]["space"].keys()
+        check_defaults(entry, recipe)
+        # Those that the values of the library's own sizes would be far from are ranges about the preset's own.
+        for key, own in defaults_of(entry, recipe).items():
+            dimension = recipe.search.space[key]
+            if dimension.log:
+                assert dimension.at(0.0) < own / 1.9 and own * 1.9 < dimension.at(0.9999)
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
