@@ -17,10 +17,13 @@ import pytest
 import yaml
 
 from genforge import catalog
+from genforge.catalog import read_library
 from genforge.dimension import Dimension
+from genforge.files import read_json
 from genforge.randomness import derive
 from genforge.search.plan import Found, Plan, Row
 from genforge.settings import UserError
+from genforge.steps import resolve
 from genforge.steps.project import Project
 from genforge.steps.search import _plan, run, write_trials
 from genforge.steps.search_trial import images_of, looks_of
@@ -127,6 +130,22 @@ def test_without_trials_there_are_no_settings_and_no_work(tmp_path: Path) -> Non
         assert best == {"settings": {}, "value": None, "metric": "fid", "trials": 0}
         assert [path.name for path in project.search(name).iterdir()] == ["best.json"]
     assert not project.state.exists()
+
+
+def test_it_is_told_why_a_recipe_that_could_be_searched_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stated = {"objective": {"latent_size": 8, "beta": 1}, "training": {"optimizer": {"learning_rate": 1e-3}}}
+    recipes = {"vae": {"from": "vae", **stated}, "box": {"from": "box"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"search": {"trials": 3}, "recipes": recipes}))
+    project = Project.load(tmp_path)
+    resolve.run(project)
+    for name in recipes:
+        run(project, name)
+        assert read_json(project.search(name) / "best.json")["trials"] == 0
+    said = capsys.readouterr().err
+    assert "search of vae: nothing to turn" in said and "recipes.vae.search.space" in said
+    assert all(key in said for key in read_library("vae")["search"]["space"]) and "box" not in said
 
 
 @pytest.mark.parametrize("given", [None, 5])

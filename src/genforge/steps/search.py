@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genforge.catalog import Recipe, lookup
+from genforge.catalog import Recipe, lookup, read_library
 from genforge.cores import cores
 from genforge.files import digest_file, digest_json, replacing, replacing_folder, write_json
 from genforge.imports import code_digest
@@ -38,6 +38,8 @@ def run(project: Project, name: str | None = None) -> None:
     recipe = project.recipe(name)
     settings, metric = project.config.search, project.config.registry.metric
     if not recipe.search.space or settings.trials == 0:
+        if settings.trials:
+            _say_why_nothing_is_searched(name, recipe)
         with replacing_folder(project.search(name)) as folder:
             write_json(folder / "best.json", {"settings": {}, "value": None, "metric": metric, "trials": 0})
         return
@@ -46,6 +48,16 @@ def run(project: Project, name: str | None = None) -> None:
 
     with Crew(TRIAL, threads=_threads(settings.workers)) as crew:  # imports beside us
         _search(project, name, recipe, crew)
+
+
+def _say_why_nothing_is_searched(name: str, recipe: Recipe) -> None:
+    """Nothing is said of a recipe that the library has no space for, such as a baseline."""
+    space = (read_library(recipe.origin).get("search") or {}).get("space")
+    if space:
+        say(
+            f"search of {name}: nothing to turn, for params.yaml states, or takes out, all that a search of "
+            f"{recipe.origin} turns ({', '.join(space)}); give ranges in recipes.{name}.search.space to search them"
+        )
 
 
 def _search(project: Project, name: str, recipe: Recipe, crew: Crew) -> None:
@@ -199,7 +211,7 @@ def _say_what_was_found(plan: Plan, found: Found) -> None:
 
     metric, best, default = METRICS[plan.arguments["metric"]], found.best, found.rows[0]
     assert best.value is not None
-    value = f"{metric.name} {metric.show(best.value)}"
+    value = f"{metric.title} {metric.show(best.value)}"
     if best.number == 0:
         say(f"search of {plan.name}: the recipe's own settings were best of {plan.trials} ({value})")
         return
