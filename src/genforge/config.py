@@ -197,8 +197,12 @@ class SearchSettings(Settings):
 
     trials: int = Field(6, ge=0, description="trials a recipe; 0: train with the recipe's own settings")
     workers: int = Field(2, ge=1, le=256, description="processes that work on one study")
-    steps_share: float = Field(
-        0.2, gt=0.0, le=1.0, description="a trial's length as a share of the recipe's training steps"
+    steps_share: float | None = Field(
+        None,
+        gt=0.0,
+        le=1.0,
+        description="a trial's length as a share of the recipe's training steps. null: 0.6 for GANs, of which shorter "
+        "trials say nothing about who is ahead at the end, 0.2 for others",
     )
     reports: int = Field(
         3,

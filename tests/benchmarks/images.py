@@ -67,6 +67,8 @@ def prepared(arguments: argparse.Namespace) -> tuple[Prepared, str]:
 
 def source_of(data: str, size: int | None, files: Path) -> tuple[DataSettings | None, Path]:
     """How to ingest the data and where from; None where there is nothing to ingest."""
+    if data == "digits":
+        return DataSettings(name="digits", source="digits"), files
     if data not in SHAPES:
         return DataSettings(source="image_folder", folder=data, image_size=size), Path(data)
     for place in PLACES[data]:

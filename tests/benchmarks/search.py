@@ -95,15 +95,16 @@ def plain(folder: Path, trials: int, seed: int) -> None:
     from genforge.randomness import derive, seed_everything
     from genforge.search.suggestion import suggested
     from genforge.steps.project import Project
+    from genforge.steps.search import trial_steps
     from genforge.steps.search_trial import images_of
     from genforge.training.loop import train
     from genforge.training.settings import TrainingSettings
 
     here = Project.load(folder)
-    recipe, settings, prepared = here.recipe(NAME), here.config.search, Prepared.open(here.prepared)
+    recipe, prepared = here.recipe(NAME), Prepared.open(here.prepared)
     of_training = derive(here.config.seed, "search", NAME)
     data, judge = DeviceData(prepared, seed=of_training), Judge.open(here.extractor, here.prepared)
-    steps, images = round(settings.steps_share * recipe.training["steps"]), images_of(here, recipe)
+    steps, images = trial_steps(here, recipe), images_of(here, recipe)
 
     def objective(trial: optuna.Trial) -> float:
         chosen = {key: suggested(trial, key, dimension) for key, dimension in recipe.search.space.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import rows
 import sampling
 import table
 import train_step
+import trial_length
 
 from genforge.contracts import ImageShape
 
@@ -103,6 +105,35 @@ def test_the_page_in_the_docs_is_made_of_the_record_beside_it(tmp_path: Path) ->
     page.write_text(table.PAGE.read_text())
     table.write(table.PAGE.with_suffix(".json"), page)
     assert page.read_text() == table.PAGE.read_text(), "run tests/benchmarks/table.py --write-only"
+
+
+def test_a_trial_is_long_enough_once_it_orders_settings_as_whole_trainings_do() -> None:
+    whole = {each: float(number) for number, each in enumerate("abcde", start=1)}
+    same, turned = {**whole, "f": 0.1}, {each: -value for each, value in whole.items() if each != "e"}
+    told = trial_length.told(whole, {0.1: turned, 0.5: same}, "b")
+    assert told == {
+        "settings": 4,
+        "order": {0.1: -1.0, 0.5: 1.0},
+        "best_ends_at": {0.1: 4.0, 0.5: 1.0},
+        "own": 2.0,
+        "best": 1.0,
+    }
+    assert trial_length.told(whole, {0.1: turned}, "e")["own"] is None
+
+
+@pytest.mark.slow
+def test_lengths_of_trials_are_measured_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--settings", "3", "--seeds", "1", "--images", "50", "--workers", "1", "--times", "0.01", "--shares", "0.5"]
+    places = ["--scratch", str(tmp_path / "scratch"), "--into", str(tmp_path / "kept")]
+    said = []
+    for _ in range(2):
+        trial_length.main(["vae-mlp", "--data", "digits", *few, *places])
+        said.append(json.loads(capsys.readouterr().out))
+        kept = sorted((tmp_path / "kept").iterdir())
+        assert [path.name for path in kept] == [f"vae-mlp-digits-own-0-{share}.jsonl" for share in ("0.005", "0.01")]
+        assert {len(path.read_text().splitlines()) for path in kept} == {3}
+        shutil.rmtree(tmp_path / "scratch", ignore_errors=True)  # so that nothing can be trained anew unseen
+    assert said[0] == said[1] and said[0]["settings"] == 3 and said[0]["best"] <= said[0]["own"]
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

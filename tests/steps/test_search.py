@@ -25,7 +25,7 @@ from genforge.search.plan import Found, Plan, Row
 from genforge.settings import UserError
 from genforge.steps import resolve
 from genforge.steps.project import Project
-from genforge.steps.search import _plan, run, write_trials
+from genforge.steps.search import _plan, run, trial_steps, write_trials
 from genforge.steps.search_trial import images_of, looks_of
 
 KEY = "objective.beta"
@@ -164,6 +164,18 @@ def test_a_plan_has_the_portfolio_of_its_recipe(tmp_path: Path) -> None:
     plan = _plan(Project.load(tmp_path), recipe, "vae", "parent")
     assert plan.portfolio == known
     assert Plan.model_validate_json(plan.model_dump_json()) == plan  # as a worker gets it
+
+
+@pytest.mark.parametrize(("given", "of_gan", "of_vae"), [(None, 600, 300), (0.1, 100, 150), (0.001, 3, 3)])
+def test_gans_have_longer_trials_where_nothing_is_said(
+    given: float | None, of_gan: int, of_vae: int, tmp_path: Path
+) -> None:
+    recipes = {"gan": {"from": "hinge-sngan"}, "vae": {"from": "vae"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"search": {"steps_share": given}, "recipes": recipes}))
+    project = Project.load(tmp_path)
+    found = {name: trial_steps(project, catalog.resolve(name, recipe)) for name, recipe in recipes.items()}
+    assert found == {"gan": of_gan, "vae": of_vae}
+    assert _plan(project, catalog.resolve("gan", recipes["gan"]), "gan", "parent").arguments["steps"] == of_gan
 
 
 def test_a_name_is_needed(tmp_path: Path) -> None:

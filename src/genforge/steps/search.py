@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from genforge.search.plan import Found, Plan
 
 TRIAL = "genforge.steps.search_trial:open_trials"
+STEPS_SHARE, STEPS_SHARE_OF_GANS = 0.2, 0.6  # of the training's steps, where params.yaml does not say
 
 
 def run(project: Project, name: str | None = None) -> None:
@@ -111,12 +112,20 @@ def defaults_of(name: str, recipe: Recipe) -> dict[str, Any]:
     return defaults
 
 
+def trial_steps(project: Project, recipe: Recipe) -> int:
+    """The length of a trial, in training steps."""
+    settings = project.config.search
+    share = settings.steps_share
+    if share is None:
+        share = STEPS_SHARE_OF_GANS if recipe.family == "GAN" else STEPS_SHARE
+    return max(settings.reports, round(share * recipe.training["steps"]))
+
+
 def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
     from genforge.evaluation.metrics import METRICS
     from genforge.search.plan import Plan
 
     settings, metric = project.config.search, project.config.registry.metric
-    steps = max(settings.reports, round(settings.steps_share * recipe.training["steps"]))
     return Plan(
         name=name,
         space=recipe.search.space,
@@ -127,7 +136,7 @@ def _plan(project: Project, recipe: Recipe, name: str, parent: str) -> Plan:
             "root": str(project.root.resolve()),
             "recipe": name,
             "metric": metric,
-            "steps": steps,
+            "steps": trial_steps(project, recipe),
             "reports": settings.reports,
             "seed": derive(project.config.seed, "search", name),
             "parent": parent,
@@ -158,7 +167,8 @@ def _digest(project: Project, recipe: Recipe) -> str:
             "seed": project.config.seed,
             "device": project.device_of_workers,
             "metric": project.config.registry.metric,
-            "trial": settings.model_dump(include={"steps_share", "reports", "images", "method", "seed"}),
+            "trial": settings.model_dump(include={"reports", "images", "method", "seed"}),
+            "steps": trial_steps(project, recipe),
         }
     )
 
