@@ -108,7 +108,7 @@ def test_a_wrong_file_stops_before_any_work(tmp_path: Path) -> None:
         ("{from: vae, search: {space: {networks.decoder.width: {low: 8, high: 1000}}}}", ["try 1000", "512"]),
         (
             "{from: vae, objective: {beta: 9}, search: {space: {objective.beta: {low: 0.5, high: 4.0}}}}",
-            ["search.space.objective.beta", "9", "0.5..4.0", "null"],
+            ["search.space.objective.beta", "9", "from 0.5 to 4.0", "null"],
         ),
         (
             "{from: vae, search: {portfolio: [{objective.beto: 2}]}}",

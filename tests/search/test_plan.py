@@ -36,9 +36,10 @@ def test_a_default_inside_its_dimension_passes(dimension: dict[str, Any], defaul
 @pytest.mark.parametrize(
     ("dimension", "default", "rule"),
     [
-        ({"low": 0.1, "high": 1.0}, 2.0, "2.0 lies outside 0.1..1.0; widen"),
-        ({"low": 0.1, "high": 1.0}, "adam", "give `choices`"),
-        ({"choices": ("a", "b")}, "c", "'c' is not among"),
+        ({"low": 0.1, "high": 1.0}, 2.0, "a number from 0.1 to 1.0, which the recipe's own value 2.0 is not; widen"),
+        ({"low": 0.1, "high": 1.0}, "adam", "a number from 0.1 to 1.0, which the recipe's own value 'adam' is not"),
+        ({"low": 1, "high": 8}, 2.5, "a whole number from 1 to 8, which the recipe's own value 2.5 is not"),
+        ({"choices": ("a", "b")}, "c", "one of 'a', 'b', which the recipe's own value 'c' is not"),
     ],
 )
 def test_a_default_outside_is_told_with_a_remedy(dimension: dict[str, Any], default: Any, rule: str) -> None:

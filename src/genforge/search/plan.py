@@ -56,7 +56,7 @@ class Plan(Settings):
     )
 
     def check(self) -> None:
-        """Raises UserError when a default lies outside its range: then the first trial could not be the defaults."""
+        """Raises UserError when a default is no value of its setting, so that no trial could have the defaults."""
         where = f"recipes.{self.name}.search.space"
         if self.defaults.keys() != self.space.keys():
             raise ValueError(f"{where}: the defaults name {sorted(self.defaults)}, the space {sorted(self.space)}")
@@ -113,19 +113,9 @@ class Found:
 
 
 def check_dimension(where: str, dimension: Dimension, default: Value) -> None:
-    """Raises UserError when a setting's default lies outside of its range or choices."""
-    if dimension.choices is not None:
-        if default not in dimension.choices:
-            raise UserError(
-                f"{where}.choices: the recipe's own value {default!r} is not among {list(dimension.choices)}; add it, "
-                f"for the first trial tries it, or set the key to null to leave it out of the search"
-            )
-        return
-    assert dimension.low is not None and dimension.high is not None
-    if isinstance(default, bool | str):
-        raise UserError(f"{where}: the recipe's own value {default!r} is no number; give `choices` instead of a range")
-    if not dimension.low <= default <= dimension.high:
+    """Raises UserError when a setting's default is nothing that a search of it could come to."""
+    if not dimension.holds(default):
         raise UserError(
-            f"{where}: the recipe's own value {default!r} lies outside {dimension.low!r}..{dimension.high!r}; widen "
-            f"the range, for the first trial tries it, or set the key to null to leave it out of the search"
+            f"{where}: {dimension.rule()}, which the recipe's own value {default!r} is not; widen it, for the first "
+            f"trial tries that value, or set the key to null to leave it out of the search"
         )
