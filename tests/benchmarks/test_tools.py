@@ -130,7 +130,9 @@ def test_lengths_of_trials_are_measured_once(tmp_path: Path, capsys: pytest.Capt
         trial_length.main(["vae-mlp", "--data", "digits", *few, *places])
         said.append(json.loads(capsys.readouterr().out))
         kept = sorted((tmp_path / "kept").iterdir())
-        assert [path.name for path in kept] == [f"vae-mlp-digits-own-0-{share}.jsonl" for share in ("0.005", "0.01")]
+        assert [path.name for path in kept] == [
+            f"vae-mlp-digits-own-seed0-{share}-3-50.jsonl" for share in ("0.005", "0.01")
+        ]
         assert {len(path.read_text().splitlines()) for path in kept} == {3}
         shutil.rmtree(tmp_path / "scratch", ignore_errors=True)  # so that nothing can be trained anew unseen
     assert said[0] == said[1] and said[0]["settings"] == 3 and said[0]["best"] <= said[0]["own"]

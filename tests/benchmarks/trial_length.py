@@ -36,8 +36,8 @@ def as_text(settings: dict[str, Any]) -> str:
 
 def measure(arguments: argparse.Namespace, seed: int, share: float) -> Values:
     """FID of trainings of this share of the recipe's steps, from this seed, each."""
-    of = [arguments.recipe, Path(arguments.data).name, str(arguments.size or "own"), str(seed), f"{share:g}"]
-    into = arguments.into / f"{'-'.join(of)}.jsonl"
+    of = [arguments.recipe, Path(arguments.data).name, arguments.size or "own", f"seed{seed}", f"{share:g}"]
+    into = arguments.into / f"{'-'.join(map(str, [*of, arguments.settings, arguments.images]))}.jsonl"
     if not into.exists():
         into.parent.mkdir(parents=True, exist_ok=True)
         unfinished = into.with_suffix(".part")
