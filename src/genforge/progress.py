@@ -36,6 +36,7 @@ class Bar:
         self.title, self.total, self.unit = title, total, unit
         self.done = 0
         self._note = ""
+        self._said: tuple[int, str] | None = None  # how far it was, and what was beside it, in the last line
         self._rich: Any = None
 
     def __enter__(self) -> Self:
@@ -70,6 +71,9 @@ class Bar:
             self._say()
 
     def _say(self) -> None:
+        if self._said == (self.done, self._note):
+            return  # the last step was told when it was done, and would be told again at the end
+        self._said = (self.done, self._note)
         of = f"/{self.total}" if self.total else ""
         seconds = time.monotonic() - self._began
         left = ""

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from genforge.processes import words_of
+from tests.waiting import wait_for
 
 # A trainer with a worker that hears nothing but SIGKILL; it notes its end as a checkpoint would be noted.
 TRAINER = """
@@ -56,13 +57,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         for pid in (tmp_path / "pids").read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
-
-
-def wait_for(look: Callable[[], object], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
 
 
 def trainers(folder: Path) -> list[psutil.Process]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -17,6 +15,7 @@ import pytest
 from genforge.files import digest_file
 from genforge.steps import ingest, prepare, resolve
 from genforge.steps.project import Project
+from tests.waiting import wait_for
 
 PARAMS = """
 data: {name: digits, source: digits}
@@ -92,14 +91,3 @@ def repro(folder: Path) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def wait_for(look: object, seconds: float = 400) -> None:
-    assert callable(look)
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            if look():
-                return
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

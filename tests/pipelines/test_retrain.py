@@ -9,7 +9,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from genforge.steps.workplaces import lock_of
 from pipelines.killed_runs import crash_left, watch_heartbeats
 from pipelines.server import api
 from pipelines.stages import Processes
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 Give = Callable[[Path], Path]
@@ -152,7 +152,7 @@ def test_on_a_lasting_server_a_closed_terminal_ends_all_that_make_runs_and_a_kil
         assert run["state_type"] == "RUNNING"
         flow.kill()
         flow.communicate()
-        crashed = wait_for(lambda: [each for each in flow_runs(url, "CRASHED") if each["id"] == run["id"]])
+        crashed = wait_for(lambda: [each for each in flow_runs(url, "CRASHED") if each["id"] == run["id"]], pause=0.5)
         assert "no heartbeat" in crashed[0]["state"]["message"]
         see_that_what_is_left_beside_a_workplace_is_marked(tmp_path / "workplaces", url)
 
@@ -210,12 +210,3 @@ def ask(address: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
-
-
-def wait_for(look: Callable[[], Any], seconds: float = 400) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.5)
-    raise TimeoutError(f"nothing within {seconds} s")

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import toy_search
 from optuna.trial import TrialState
-from toy_search import toy, wait_for
+from toy_search import toy
 
 from genforge.processes import Identity
 from genforge.search.crew import OF_THREADS, Crew, log_of
@@ -26,6 +26,7 @@ from genforge.search.run import run_search
 from genforge.search.suggester import Line, serve
 from genforge.search.tickets import Tickets
 from genforge.search.worker import work
+from tests.waiting import wait_for
 
 
 def following(objective: str, tmp_path: Path, **arguments: Any) -> Plan:

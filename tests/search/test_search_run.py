@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
-from toy_search import DEFAULTS, toy, wait_for
+from toy_search import DEFAULTS, toy
 
 from genforge.processes import Identity
 from genforge.search.plan import Found, Plan
@@ -25,6 +25,7 @@ from genforge.search.storage import STORAGE_VARIABLE
 from genforge.search.tickets import Tickets
 from genforge.settings import UserError
 from tests.postgresql import PostgreSQL, running
+from tests.waiting import wait_for
 
 
 def calls(tmp_path: Path) -> list[list[str]]:

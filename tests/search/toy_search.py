@@ -39,14 +39,6 @@ def toy(objective: str, tmp_path: Path, trials: int = 6, better: str = "lower", 
     )
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 300.0) -> None:
-    """Until the condition holds, or the test fails."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
 def imports(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
     """Fails in a worker that has imported what it has no use for."""
 

@@ -23,6 +23,7 @@ from genforge.steps import doctor
 from genforge.steps.project import Project
 from tests.chaos.tiny_project import environment, make
 from tests.disasters import strike as disaster
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -189,10 +190,3 @@ def stop(folder: Path, *words: str) -> bool:
                 process.suspend()
                 return True
     return False
-
-
-def wait_for(ready: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 300
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

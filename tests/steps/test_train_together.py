@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -19,6 +17,7 @@ from genforge.processes import Identity, words_of
 from genforge.steps import ingest, prepare, resolve
 from genforge.steps.project import Project
 from genforge.tracking.run_log import all_runs
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -70,13 +69,6 @@ def others(step: subprocess.Popen[str]) -> list[Identity]:
     children = [child.pid for child in psutil.Process(step.pid).children()]
     found = [Identity.of(pid) for pid in children if "genforge.steps.together" in words_of(pid)]
     return [identity for identity in found if identity is not None]
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_what_ends_one_ends_both_and_they_go_on_together(project: Project, tmp_path: Path) -> None:

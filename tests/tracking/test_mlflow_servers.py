@@ -8,7 +8,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from genforge.tracking.replay import Replay
 from genforge.tracking.run_log import RunLog, all_runs, runs_folder
 from tests.tracking.servers import BadNetwork, Server, running
 from tests.tracking.stories import check_whole, curves, stored, stored_curves, tell
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -63,16 +63,9 @@ def uploaders(root: Path) -> list[psutil.Process]:
     return found
 
 
-def until(condition: Any, seconds: float = 600, pause: float = 0.05) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(pause)
-
-
 def all_gone(root: Path) -> None:
     """Wait until the project has no uploader. To look through all processes of a machine takes a while."""
-    until(lambda: not uploaders(root), pause=0.5)
+    wait_for(lambda: not uploaders(root), pause=0.5)
 
 
 def test_training_does_not_notice_a_server_that_never_answers(
@@ -86,7 +79,7 @@ def test_training_does_not_notice_a_server_that_never_answers(
         with subprocess.Popen(command, cwd=tracked, stdout=subprocess.PIPE, text=True) as training:
             assert training.stdout is not None
             assert training.stdout.readline() == "going\n"
-            until(lambda: network.seen)  # the uploader waits for an answer
+            wait_for(lambda: network.seen)  # the uploader waits for an answer
             (tracked / "enough").touch()
             said = training.stdout.read()  # ends although the uploader lives: it does not hold the pipe
         assert training.returncode == 0
@@ -143,7 +136,7 @@ def test_a_server_that_is_killed_again_and_again(
         assert tracking.upload_all(tracked).left == {}
         late = tell(tracked, points=3000)
         uploader = subprocess.Popen([sys.executable, "-m", "genforge.tracking.uploader", str(tracked)], cwd=tracked)
-        until(lambda: 0 < offset(late) < late.size())
+        wait_for(lambda: 0 < offset(late) < late.size())
         server.kill()
         assert uploader.poll() is None
         assert list(tracking.upload_all(tracked, patience=0).left) == [late.id]
@@ -171,7 +164,7 @@ def test_a_stage_that_is_killed_with_its_group(tracked: Path, monkeypatch: pytes
     stage = subprocess.Popen(command, cwd=tracked, stdout=subprocess.PIPE, start_new_session=True)
     assert stage.stdout is not None
     stage.stdout.readline()
-    until(lambda: (tracked / "mlruns").exists() or uploaders(tracked))
+    wait_for(lambda: (tracked / "mlruns").exists() or uploaders(tracked))
     (uploader,) = uploaders(tracked)
     assert os.getsid(uploader.pid) == uploader.pid != os.getsid(stage.pid)
     os.killpg(stage.pid, signal.SIGKILL)
@@ -194,7 +187,7 @@ def test_a_run_whose_uploader_was_killed_too_is_ended_by_the_next_command(
     stage = subprocess.Popen([sys.executable, "-c", TRAINING], cwd=tracked, stdout=subprocess.PIPE)
     assert stage.stdout is not None
     stage.stdout.readline()
-    until(lambda: uploaders(tracked))
+    wait_for(lambda: uploaders(tracked))
     stage.kill()
     for uploader in uploaders(tracked):
         uploader.kill()
@@ -291,7 +284,7 @@ def test_32_stages_on_no_store_start_one_uploader(tmp_path: Path, monkeypatch: p
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stages:
         assert stages.stdout is not None and stages.stdin is not None
         assert stages.stdout.readline() == b"all through\n"
-        until(lambda: len(uploaders(tmp_path)) == 1)  # it stays while a run is open
+        wait_for(lambda: len(uploaders(tmp_path)) == 1)  # it stays while a run is open
         stages.stdin.close()
     assert stages.returncode == 0
     all_gone(tmp_path)
