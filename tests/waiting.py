@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(look: Callable[[], T], seconds: float = 400.0, *, pause: float = 0.05) -> T:
+def wait_for(look: Callable[[], T], seconds: float = 600.0, *, pause: float = 0.05) -> T:
     """What `look` gives, once it gives something; a file that is not there yet is nothing.
 
     Args:

@@ -139,6 +139,10 @@ class Recipe(Settings):
     def family(self) -> str:
         return target("objective", self.objective["name"]).family
 
+    @property
+    def trial_share(self) -> float:
+        return target("objective", self.objective["name"]).trial_share
+
     def training_modules(self) -> list[str]:
         """Modules whose code decides what weights this recipe gives: no sampler's."""
         names = [OBJECTIVES[self.objective["name"]]]

@@ -201,8 +201,8 @@ class SearchSettings(Settings):
         None,
         gt=0.0,
         le=1.0,
-        description="a trial's length as a share of the recipe's training steps. null: 0.6 for GANs, whose "
-        "shorter trials may say nothing about who is ahead at the end, 0.2 for others",
+        description="a trial's length as a share of the recipe's training steps. null: what its objective asks for, "
+        "0.6 for GANs, whose shorter trials may say nothing about who is ahead at the end, 0.2 for others",
     )
     reports: int = Field(
         3,

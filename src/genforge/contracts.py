@@ -177,11 +177,13 @@ def of_part(part: int) -> str:
 class Objective(ABC):
     """What teaches networks: its players and their losses. The loop calls the hooks; an objective calls no optimizer.
 
-    Class attributes: `family` (for tables), `settings_type`.
+    Class attributes: `family` (for tables), `settings_type`; `trial_share`, the part of a training after which who is
+    ahead is likely to be so at its end: the length of a search's trials.
     """
 
     family: ClassVar[str]
     settings_type: ClassVar[type[Settings]]
+    trial_share: ClassVar[float] = 0.2
 
     @classmethod
     @abstractmethod

@@ -1,7 +1,7 @@
 """Settings that do well on several data sets: the portfolio that a recipe's search begins with.
 
     python tests/benchmarks/portfolio.py gather RECIPE --data mnist --size 16 --files FOLDER --into trials.jsonl
-        [--trials 60] [--seed 0] [--share 0.2] [--images 500] [--workers 4]
+        [--trials 60] [--seed 0] [--share SHARE] [--images 500] [--workers 4]
     python tests/benchmarks/portfolio.py choose RECIPE TRIALS... [--entries 3] [--held-out TRIALS ...]
 
 `gather` trains trials of the length that a search gives them, with settings drawn at random from the recipe's space,
@@ -32,7 +32,7 @@ import numpy as np
 import optuna
 import yaml
 from optuna.samplers import RandomSampler
-from search import NAME, SHARE, step_of
+from search import NAME, step_of
 from simulated_search import Landscape, gather
 
 from genforge.steps.project import Project
@@ -115,7 +115,12 @@ def main(argv: list[str] | None = None) -> None:
     images.add_arguments(gathering)
     gathering.add_argument("--trials", type=int, default=60)
     gathering.add_argument("--seed", type=int, default=0, help="of the settings and of the training")
-    gathering.add_argument("--share", type=float, default=SHARE, help="of the recipe's steps, as a trial's length")
+    gathering.add_argument(
+        "--share",
+        type=float,
+        default=None,
+        help="of the recipe's steps; left out: what its objective asks for",
+    )
     gathering.add_argument("--images", type=int, default=500, help="for each value")
     gathering.add_argument("--workers", type=int, default=4, help="processes, of a thread each")
     gathering.add_argument("--worker", type=int, default=None, help=argparse.SUPPRESS)

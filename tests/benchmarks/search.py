@@ -1,6 +1,6 @@
 """How soon our search finds what plain Optuna finds: no pruning, one worker, the same space, trials of the same length.
 
-    python tests/benchmarks/search.py [--recipe hinge-sngan] [--share 0.6] [--trials 12] [--workers 4] [--seeds 3]
+    python tests/benchmarks/search.py [--recipe hinge-sngan] [--share SHARE] [--trials 12] [--workers 4] [--seeds 3]
         [--trainings 4]
 
 Plain Optuna makes its trials one after the other on all cores, each judged at its end; counted is the time until its
@@ -45,7 +45,6 @@ if TYPE_CHECKING:  # each side of the comparison imports for itself, and its tim
 
 NAME = "searched"
 LONGER = 4  # ours may make so many times the trials
-SHARE = 0.2  # of the recipe's steps, as params.yaml has it
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Search:
 
     folder: Path
     recipe: str
-    share: float = SHARE
+    share: float | None = None  # what its objective asks for
     trials: int = 12  # of plain Optuna
     workers: int = 4  # of ours
     training: int = 0
@@ -197,7 +196,12 @@ def compare(search: Search, seeds: int) -> list[Pair]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="hinge-sngan")
-    parser.add_argument("--share", type=float, default=0.6, help="of the recipe's steps, as a trial's length")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=None,
+        help="of the recipe's steps; left out: what its objective asks for",
+    )
     parser.add_argument("--trials", type=int, default=12, help="of plain Optuna")
     parser.add_argument("--workers", type=int, default=4, help="of ours")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each side, for each training's seed")

@@ -30,7 +30,7 @@ import optuna
 from images import SCRATCH
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
-from search import LONGER, NAME, SHARE, Search, seconds_to
+from search import LONGER, NAME, Search, seconds_to
 
 from genforge import catalog
 from genforge.data.loading import DeviceData, Prepared
@@ -54,7 +54,15 @@ MANY = 1000  # trials: one of such a number is none of the first
 
 
 def gather(
-    here: Project, into: Path, *, trials: int, seed: int, images: int, share: float, looks: int, part: tuple[int, int]
+    here: Project,
+    into: Path,
+    *,
+    trials: int,
+    seed: int,
+    images: int,
+    share: float | None,
+    looks: int,
+    part: tuple[int, int],
 ) -> None:
     """Append real trials of the project's recipe to the file, those whose number leaves `part[0]` when divided by
     `part[1]`: so many processes share them. The first has the recipe's own settings, the others random ones of the
@@ -62,7 +70,7 @@ def gather(
     recipe, prepared = here.recipe(NAME), Prepared.open(here.prepared)
     of_training = derive(here.config.seed, "search", NAME)
     data, judge = DeviceData(prepared, seed=of_training), Judge.open(here.extractor, here.prepared)
-    steps = round(share * recipe.training["steps"])
+    steps = round((recipe.trial_share if share is None else share) * recipe.training["steps"])
     study = optuna.create_study(sampler=RandomSampler(seed=seed))
     study.enqueue_trial(defaults_of(NAME, recipe))
     for number in range(trials):
@@ -271,7 +279,12 @@ def main(argv: list[str] | None = None) -> None:
     gathering.add_argument("--seed", type=int, default=0)
     gathering.add_argument("--into", type=Path, required=True)
     gathering.add_argument("--images", type=int, default=200, help="for each value")
-    gathering.add_argument("--share", type=float, default=SHARE, help="of the recipe's steps, as a trial's length")
+    gathering.add_argument(
+        "--share",
+        type=float,
+        default=None,
+        help="of the recipe's steps; left out: what its objective asks for",
+    )
     gathering.add_argument("--scratch", type=Path, default=SCRATCH)
     searching = parts.add_parser("search", help="simulated searches of them")
     searching.add_argument("recipe")

@@ -52,10 +52,9 @@ def test_a_search_turns_all_that_the_library_would_have_it_turn(name: str, devic
         recipe = recipes[entry]
         assert recipe.search.space.keys() == read_library(recipe.origin)["search"]["space"].keys()
         check_defaults(entry, recipe)
-        # Those that the values of the library's own sizes would be far from are ranges about the preset's own.
         for key, own in defaults_of(entry, recipe).items():
             dimension = recipe.search.space[key]
-            if dimension.log:
+            if dimension.log:  # a range about the preset's own value, not one that merely holds it
                 assert dimension.at(0.0) < own / 1.9 and own * 1.9 < dimension.at(0.9999)
 
 

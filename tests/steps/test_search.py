@@ -12,12 +12,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from genforge import catalog
-from genforge.catalog import read_library
 from genforge.dimension import Dimension
 from genforge.files import read_json
 from genforge.randomness import derive
@@ -63,6 +63,10 @@ def make_project(root: Path, trials: int) -> Project:
             "box": {"from": "box"},
         },
     }
+    return project_of(root, parameters)
+
+
+def project_of(root: Path, parameters: dict[str, Any]) -> Project:
     (root / "params.yaml").write_text(yaml.safe_dump(parameters))
     return Project.load(root)
 
@@ -72,8 +76,7 @@ def test_values_are_of_more_images_where_an_image_is_one_pass(
     given: int | None, of_one_pass: int, of_many: int, tmp_path: Path
 ) -> None:
     recipes = {"one": {"from": "vae"}, "many": {"from": "ddpm"}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"search": {"images": given}, "recipes": recipes}))
-    project = Project.load(tmp_path)
+    project = project_of(tmp_path, {"search": {"images": given}, "recipes": recipes})
     found = [images_of(project, catalog.resolve(name, recipe)) for name, recipe in recipes.items()]
     assert found == [of_one_pass, of_many]
 
@@ -137,31 +140,28 @@ def test_it_is_told_why_a_recipe_that_could_be_searched_is_not(
 ) -> None:
     stated = {"objective": {"latent_size": 8, "beta": 1}, "training": {"optimizer": {"learning_rate": 1e-3}}}
     recipes = {"vae": {"from": "vae", **stated}, "box": {"from": "box"}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"search": {"trials": 3}, "recipes": recipes}))
-    project = Project.load(tmp_path)
+    project = project_of(tmp_path, {"search": {"trials": 3}, "recipes": recipes})
     resolve.run(project)
     for name in recipes:
         run(project, name)
         assert read_json(project.search(name) / "best.json")["trials"] == 0
     said = capsys.readouterr().err
     assert "search of vae: nothing to turn" in said and "recipes.vae.search.space" in said
-    assert all(key in said for key in read_library("vae")["search"]["space"]) and "box" not in said
+    assert all(key in said for key in catalog.read_library("vae")["search"]["space"]) and "box" not in said
 
 
 @pytest.mark.parametrize("given", [None, 5])
 def test_suggestions_have_a_seed_of_their_own_where_one_is_given(given: int | None, tmp_path: Path) -> None:
     parameters = {"seed": 2, "search": {"seed": given}, "recipes": {"vae": {"from": "vae"}}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(parameters))
-    plan = _plan(Project.load(tmp_path), catalog.resolve("vae", {"from": "vae"}), "vae", "parent")
+    plan = _plan(project_of(tmp_path, parameters), catalog.resolve("vae", {"from": "vae"}), "vae", "parent")
     assert plan.seed == (2 if given is None else given)
     assert plan.arguments["seed"] == derive(2, "search", "vae")  # of the trials' training
 
 
 def test_a_plan_has_the_portfolio_of_its_recipe(tmp_path: Path) -> None:
     known = [{"objective.beta": 1.5}, {"objective.latent_size": 6}]
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"recipes": {"vae": {"from": "vae"}}}))
     recipe = catalog.resolve("vae", {"from": "vae", "search": {"portfolio": known}})
-    plan = _plan(Project.load(tmp_path), recipe, "vae", "parent")
+    plan = _plan(project_of(tmp_path, {"recipes": {"vae": {"from": "vae"}}}), recipe, "vae", "parent")
     assert plan.portfolio == known
     assert Plan.model_validate_json(plan.model_dump_json()) == plan  # as a worker gets it
 
@@ -171,8 +171,7 @@ def test_gans_have_longer_trials_where_nothing_is_said(
     given: float | None, of_gan: int, of_vae: int, tmp_path: Path
 ) -> None:
     recipes = {"gan": {"from": "hinge-sngan"}, "vae": {"from": "vae"}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"search": {"steps_share": given}, "recipes": recipes}))
-    project = Project.load(tmp_path)
+    project = project_of(tmp_path, {"search": {"steps_share": given}, "recipes": recipes})
     found = {name: trial_steps(project, catalog.resolve(name, recipe)) for name, recipe in recipes.items()}
     assert found == {"gan": of_gan, "vae": of_vae}
     assert _plan(project, catalog.resolve("gan", recipes["gan"]), "gan", "parent").arguments["steps"] == of_gan

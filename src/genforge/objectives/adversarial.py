@@ -55,6 +55,7 @@ class Adversarial(Objective):
     """Two players, `critic` and `generator`; the generator is exported."""
 
     family: ClassVar[str] = "GAN"
+    trial_share: ClassVar[float] = 0.6  # earlier, quick generators are ahead that get worse later (docs/benchmarks.md)
     settings_type = AdversarialSettings
 
     @classmethod

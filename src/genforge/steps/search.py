@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from genforge.search.plan import Found, Plan
 
 TRIAL = "genforge.steps.search_trial:open_trials"
-STEPS_SHARE, STEPS_SHARE_OF_GANS = 0.2, 0.6  # of the training's steps, where params.yaml does not say
 
 
 def run(project: Project, name: str | None = None) -> None:
@@ -115,9 +114,7 @@ def defaults_of(name: str, recipe: Recipe) -> dict[str, Any]:
 def trial_steps(project: Project, recipe: Recipe) -> int:
     """The length of a trial, in training steps."""
     settings = project.config.search
-    share = settings.steps_share
-    if share is None:
-        share = STEPS_SHARE_OF_GANS if recipe.family == "GAN" else STEPS_SHARE
+    share = recipe.trial_share if settings.steps_share is None else settings.steps_share
     return max(settings.reports, round(share * recipe.training["steps"]))
 
 
