@@ -5,7 +5,7 @@
 Each row of rows.py is measured by itself and kept in docs/benchmarks.json, beside the page that is made from all that
 are there, so that one row can be measured again. `--resume` leaves out rows that are there for the commit that is
 checked out. The peers are installed once from the package index into a folder of their own, and are on the path of
-nobody else.
+their own processes alone.
 """
 
 from __future__ import annotations
@@ -81,14 +81,18 @@ class Contender:
         }
 
 
+Environment = dict[str, str]
+
+
 def take_turns(
-    commands: list[list[str]], environment: dict[str, str], log: Path, warm: int, lap: int, rounds: int
+    commands: list[tuple[list[str], Environment]], log: Path, warm: int, lap: int, rounds: int
 ) -> list[Contender]:
-    """Start a contender a command, and let each make a lap in every round, after some steps that do not count."""
+    """Start a contender a command, in its environment, and let each make a lap in every round, after some steps that
+    do not count."""
     contenders: list[Contender] = []
     with log.open("wb") as words:
         try:
-            for command in commands:
+            for command, environment in commands:
                 contenders.append(Contender(command, environment, words))
                 contenders[-1].go(warm, counts=False)
             for _ in range(rounds):
@@ -108,13 +112,15 @@ def ratios(first: Contender, second: Contender) -> dict[str, list[float]]:
     }
 
 
-def measure_turns(row: Turns, shared: list[str], environment: dict[str, str], log: Path) -> dict[str, Any]:
+def measure_turns(row: Turns, shared: list[str], of_peers: Path, log: Path) -> dict[str, Any]:
     """Ours and every peer, in turns. Ratios are taken within rounds, of wall and of processor seconds."""
     arguments = [*shared, *row.data, "--threads", str(row.threads), "--turns"]
-    commands = [[str(HERE / f"{row.ours[0]}.py"), *row.ours[1:], *arguments]]
-    commands += [[str(HERE / "peer_step.py"), peer.name, *peer.tool, *arguments] for peer in row.peers]
+    commands = [([str(HERE / f"{row.ours[0]}.py"), *row.ours[1:], *arguments], undecided())]
+    commands += [
+        ([str(HERE / "peer_step.py"), peer.name, *peer.tool, *arguments], with_peers(of_peers)) for peer in row.peers
+    ]
     warm = max(2, row.lap // 5) if row.ours[0] == "train_step" else 1
-    us, *others = take_turns(commands, environment, log, warm, row.lap, row.rounds)
+    us, *others = take_turns(commands, log, warm, row.lap, row.rounds)
     peers = []
     for contender, peer in zip(others, row.peers, strict=True):
         found = ratios(us, contender)
@@ -132,7 +138,13 @@ def measure_turns(row: Turns, shared: list[str], environment: dict[str, str], lo
     return {"ours": us.result(), "peers": peers, "rounds": row.rounds}
 
 
-def measure_tool(row: Tool, shared: list[str], environment: dict[str, str], jpegs: str) -> dict[str, Any]:
+def with_peers(folder: Path) -> Environment:
+    """That of a peer's process. Ours must not find what is there: other versions of packages that we have as well."""
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(folder)]))
+    return {**undecided(), "PYTHONPATH": path}
+
+
+def measure_tool(row: Tool, shared: list[str], jpegs: str) -> dict[str, Any]:
     """The lines that the tool prints."""
     command = [part.format(jpegs=jpegs) for part in row.command]
     extra = (
@@ -140,7 +152,7 @@ def measure_tool(row: Tool, shared: list[str], environment: dict[str, str], jpeg
     )
     done = subprocess.run(
         [sys.executable, str(HERE / command[0]), *command[1:], *extra],
-        env=environment,
+        env=undecided(),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -301,8 +313,6 @@ def main(argv: list[str] | None = None) -> None:
         arguments.peers.mkdir(parents=True, exist_ok=True)
         install_peers(arguments.peers)
         shared = ["--files", str(arguments.files), "--scratch", str(arguments.scratch)]
-        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(arguments.peers)]))
-        environment = {**undecided(), "PYTHONPATH": path}  # of threads each is told its number
         for name in arguments.only or ROWS:
             here = machine()
             if arguments.resume and kept_in(record).get(name, {}).get("machine", {}).get("commit") == here["commit"]:
@@ -311,9 +321,9 @@ def main(argv: list[str] | None = None) -> None:
             row = ROWS[name]
             try:
                 if isinstance(row, Turns):
-                    result = measure_turns(row, shared, environment, arguments.scratch / f"{name}.log")
+                    result = measure_turns(row, shared, arguments.peers, arguments.scratch / f"{name}.log")
                 else:
-                    result = measure_tool(row, shared, environment, _jpegs(row, arguments))
+                    result = measure_tool(row, shared, _jpegs(row, arguments))
             except RuntimeError as error:  # the others are measured all the same
                 print(f"{name}: {error}; see {arguments.scratch / f'{name}.log'}", file=sys.stderr)
                 failed.append(name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import portfolio
 import pytest
 import rows
 import sampling
+import simulated_search
 import table
 import train_step
 import trial_length
@@ -166,6 +169,24 @@ def test_a_portfolio_has_an_entry_for_each_kind_of_data(tmp_path: Path, capsys: 
     assert held_out["beats_best_of_twelve"] > 0.3
 
 
+def test_what_peers_bring_along_is_on_the_path_of_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "somewhere")
+    monkeypatch.setattr(table, "HERE", tmp_path)
+    answer = 'import json, os; print(json.dumps({"path": os.environ["PYTHONPATH"]}), flush=True); input()'
+    (tmp_path / "tool.py").write_text(answer.removesuffix("; input()"))
+    tool = rows.Tool("work", ("tool.py",), "peer", "path")
+    assert table.measure_tool(tool, [], "")["lines"] == [{"path": "somewhere"}]
+
+    found: list[str] = []
+    monkeypatch.setattr(table.Contender, "go", lambda self, *_, **__: found.append(self.about["path"]))
+    for name in ("train_step.py", "peer_step.py"):
+        (tmp_path / name).write_text(answer)
+    row = rows.Turns("work", ("train_step",), (), (rows.Peer("peer", 1.0),), rounds=0)
+    with pytest.raises(statistics.StatisticsError):  # nobody made a lap
+        table.measure_turns(row, [], tmp_path / "peers", tmp_path / "log")
+    assert found == ["somewhere", f"somewhere{os.pathsep}{tmp_path / 'peers'}"]
+
+
 def test_images_that_are_missing_are_random_ones_of_their_number(tmp_path: Path) -> None:
     assert images.SHAPES["cifar"] == (50_000, 32, 32, 3) and images.SHAPES["mnist"] == (60_000, 28, 28, 1)
     assert images.source_of("cifar", None, tmp_path)[0] is None
@@ -173,3 +194,33 @@ def test_images_that_are_missing_are_random_ones_of_their_number(tmp_path: Path)
     settings, folder = images.source_of("cifar", 64, tmp_path)
     assert settings is not None and (settings.source, settings.image_size) == ("image_folder", 64)
     assert folder == tmp_path / "cifar10"
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_no_simulated_search_is_sooner_than_one_that_knows_the_best_settings(tmp_path: Path) -> None:
+    random, file = np.random.default_rng(0), tmp_path / "trials.jsonl"
+    with file.open("w") as lines:
+        for _ in range(40):
+            place, latents = random.random(), int(random.choice([10, 20, 40]))
+            settings = {
+                "objective.latent_size": latents,
+                "training.optimizer.learning_rate": 3e-4 * 10**place,
+            }
+            end = np.exp(4.0 * (place - 0.7) ** 2 + 0.3 * (latents != 20) + 0.03 * random.standard_normal())
+            looks = [float(end * (3.0 - 2.0 * look / 11)) for look in range(12)]
+            lines.write(json.dumps({"settings": settings, "fids": looks}) + "\n")
+    landscape = simulated_search.Landscape("vae-mlp", file)
+    best = landscape.best_settings()
+    assert best["objective.latent_size"] == 20
+    assert best["training.optimizer.learning_rate"] == pytest.approx(3e-4 * 10**0.7, rel=0.15)
+
+    theirs = [simulated_search.plain(landscape, 6, seed, 2.0) for seed in range(30)]
+    ratios = {}
+    for name in ("random", "best settings from the fifth trial on", "best settings"):
+        kind = simulated_search.KINDS[name]
+        searches = [simulated_search.ours(landscape, kind, 24, 4, seed, 2.0, best) for seed in range(8)]
+        ratios[name] = simulated_search.compared(theirs, searches)["ratio"]
+        for done in searches:
+            assert len(done) == (24 if name.startswith("best") else len(done))
+            assert done[0][0] >= simulated_search.OURS_STARTS + 2.0, "a value is known when its trial is done"
+    assert ratios["random"] < ratios["best settings from the fifth trial on"] < ratios["best settings"]
