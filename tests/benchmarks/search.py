@@ -224,6 +224,7 @@ def main(argv: list[str] | None = None) -> None:
         search = Search(folder, arguments.recipe, arguments.share, arguments.trials, arguments.workers, training)
         pairs += compare(search, arguments.seeds)
     ratios = [pair.theirs / pair.ours for pair in pairs]
+    quartiles = statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else 2 * ratios
     print(
         json.dumps(
             {
@@ -236,7 +237,7 @@ def main(argv: list[str] | None = None) -> None:
                 "peer_s": round(statistics.median(pair.theirs for pair in pairs), 1),
                 "ours_s": round(statistics.median(min(pair.ours, pair.given) for pair in pairs), 1),
                 "ratio": round(statistics.median(ratios), 2),
-                "quartiles": [round(ratio, 2) for ratio in statistics.quantiles(ratios, n=4)[::2]],
+                "quartiles": [round(ratio, 2) for ratio in quartiles],
                 "spread": [round(min(ratios), 2), round(max(ratios), 2)],
             }
         )
