@@ -32,7 +32,7 @@ import numpy as np
 import optuna
 import yaml
 from optuna.samplers import RandomSampler
-from search import NAME, step_of
+from search import NAME, add_share, step_of
 from simulated_search import Landscape, gather
 
 from genforge.steps.project import Project
@@ -115,12 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     images.add_arguments(gathering)
     gathering.add_argument("--trials", type=int, default=60)
     gathering.add_argument("--seed", type=int, default=0, help="of the settings and of the training")
-    gathering.add_argument(
-        "--share",
-        type=float,
-        default=None,
-        help="of the recipe's steps; left out: what its objective asks for",
-    )
+    add_share(gathering)
     gathering.add_argument("--images", type=int, default=500, help="for each value")
     gathering.add_argument("--workers", type=int, default=4, help="processes, of a thread each")
     gathering.add_argument("--worker", type=int, default=None, help=argparse.SUPPRESS)

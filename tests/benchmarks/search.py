@@ -198,15 +198,16 @@ def compare(search: Search, seeds: int) -> list[Pair]:
     return [Pair(seconds, seconds_to(value, trials), given) for given, trials in ours for seconds, value in best]
 
 
+def add_share(parser: argparse.ArgumentParser) -> None:
+    """How long a trial is."""
+    said = "of the recipe's steps; left out: what its objective asks for"
+    parser.add_argument("--share", type=float, default=None, help=said)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="hinge-sngan")
-    parser.add_argument(
-        "--share",
-        type=float,
-        default=None,
-        help="of the recipe's steps; left out: what its objective asks for",
-    )
+    add_share(parser)
     parser.add_argument("--trials", type=int, default=12, help="of plain Optuna")
     parser.add_argument("--workers", type=int, default=4, help="of ours")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each side, for each training's seed")

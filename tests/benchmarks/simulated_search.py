@@ -31,7 +31,7 @@ import optuna
 from images import SCRATCH
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
-from search import LONGER, NAME, Search, seconds_to
+from search import LONGER, NAME, Search, add_share, seconds_to
 
 from genforge import catalog
 from genforge.data.loading import DeviceData, Prepared
@@ -283,12 +283,7 @@ def main(argv: list[str] | None = None) -> None:
     gathering.add_argument("--seed", type=int, default=0)
     gathering.add_argument("--into", type=Path, required=True)
     gathering.add_argument("--images", type=int, default=200, help="for each value")
-    gathering.add_argument(
-        "--share",
-        type=float,
-        default=None,
-        help="of the recipe's steps; left out: what its objective asks for",
-    )
+    add_share(gathering)
     gathering.add_argument("--scratch", type=Path, default=SCRATCH)
     searching = parts.add_parser("search", help="simulated searches of them")
     searching.add_argument("recipe")

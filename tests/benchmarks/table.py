@@ -31,11 +31,13 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
+Environment = dict[str, str]
+
 
 class Contender:
     """A process that makes steps when it is asked to (laps.py)."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], log: IO[bytes]) -> None:
+    def __init__(self, command: list[str], environment: Environment, log: IO[bytes]) -> None:
         self.process = subprocess.Popen(
             [sys.executable, *command],
             env=environment,
@@ -79,9 +81,6 @@ class Contender:
             "processor_s_per_step": statistics.median(processor),
             "peak_rss_mb": self.laps[-1]["peak_rss_mb"],
         }
-
-
-Environment = dict[str, str]
 
 
 def take_turns(
