@@ -50,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _look_after_runs(Path.cwd())
         COMMANDS[arguments.command].run(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        _tell_flow("passing" if isinstance(error, ConnectionError) else "user", str(error))
-        return EXIT_USER
+        return _refuse(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -63,14 +61,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in REFUSED:
             words = f"{error.filename or 'a file'}: {error.strerror}; name another place, or see to this one"
-            print(f"error: {words}", file=sys.stderr)
-            _tell_flow("user", words)
-            return EXIT_USER
+            return _refuse(UserError(words))
+        if away := _store_away(error):
+            return _refuse(away)
         traceback.print_exc()
         passing = isinstance(error, ConnectionError | TimeoutError)
         _tell_flow("passing" if passing else "failure", "".join(traceback.format_exception_only(error)).strip())
         return EXIT_FAILED
     return 0
+
+
+def _refuse(error: UserError) -> int:
+    """Say in words, here and to the flow, what the user can mend or wait for."""
+    print(f"error: {error}", file=sys.stderr)
+    _tell_flow("passing" if isinstance(error, ConnectionError) else "user", str(error))
+    return EXIT_USER
+
+
+def _store_away(error: Exception) -> UserError | None:
+    """MLflow's error in our words, where its store has gone while a command was at work with it."""
+    if "mlflow" not in sys.modules:
+        return None
+    from genforge.tracking.mlflow_store import as_away
+
+    return as_away(error, Path.cwd())
 
 
 def _look_after_runs(project: Path) -> None:

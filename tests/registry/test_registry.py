@@ -157,6 +157,29 @@ def test_an_alias_that_was_moved_by_hand_is_seen(digits: Registry) -> None:
     assert len(digits.history()) == 4
 
 
+def test_an_alias_that_was_taken_away_by_hand_goes_back_to_who_held_it_last(digits: Registry) -> None:
+    bare_versions(digits, 2)
+    digits.move("staging", 1, None, "the first")
+    digits.move("staging", 2, 1, "better")
+    digits.client.delete_registered_model_alias("digits", "staging")
+    assert digits.rollback().after == 2, "what is undone is the removal"
+    assert digits.rollback().after == 1
+    with pytest.raises(UserError, match="no earlier version"):
+        digits.rollback()
+
+
+def test_a_version_that_was_given_its_alias_again_is_not_its_own_predecessor(digits: Registry) -> None:
+    bare_versions(digits, 2)
+    digits.move("staging", 1, None, "the first")
+    digits.move("staging", 2, 1, "better")
+    digits.client.delete_registered_model_alias("digits", "staging")
+    digits.history()
+    digits.move("staging", 2, None, "it was not meant to go")
+    assert digits.rollback().after == 1 and digits.aliases() == {"staging": 1}
+    with pytest.raises(UserError, match="no earlier version"):
+        digits.rollback()
+
+
 def test_long_evidence_is_kept_whole(digits: Registry, tracked: Path) -> None:
     bare_versions(digits, 1)
     evidence = {"long": "x" * 12_000, "fid": 3.0}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from genforge import cli
 from genforge.registry.registry import Registry
+from genforge.tracking.mlflow_store import StoreAway
 from tests.webhooks import webhook
 
 
@@ -104,8 +109,99 @@ def test_an_alias_that_never_moved_is_told_with_those_that_have(
     told_so = refused(capsys, "history", "--alias", "stagin")
     assert "'stagin' of digits has ever moved" in told_so and "production, staging" in told_so
     assert "stagin" in refused(capsys, "history", "--alias", "stagin", "--json")
-    assert "`genforge run`" in refused(capsys, "history", "others", "--alias", "staging")
-    assert told(capsys, "history", "others") == []
+
+
+def test_a_model_that_is_not_registered_is_told_with_those_that_are(
+    digits: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (("history",), ("history", "--json"), ("history", "--alias", "staging"), ("rollback",)):
+        told_so = refused(capsys, command[0], "digit", *command[1:])
+        assert "nothing is registered as 'digit'; what is: digits" in told_so, command
+    told_so = refused(capsys, "promote", "digit/1", "--alias", "production", "--reason", "why not")
+    assert "nothing is registered as 'digit'; what is: digits" in told_so
+    assert "nothing is registered as 'a/b'" in refused(capsys, "history", "a/b")
+    assert len(digits.history()) == 2
+
+
+def test_a_project_that_has_registered_nothing_yet_has_an_empty_history(
+    tracked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tracked)
+    assert told(capsys, "history") == told(capsys, "history", "--alias", "staging") == []
+    assert cli.main(["history", "--alias", "staging"]) == 0
+    assert "`genforge run` moves the first" in capsys.readouterr().out
+    (tracked / "mlflow.db").unlink()
+    assert "`genforge run` does that" in refused(capsys, "history", "others")
+    assert not (tracked / "mlflow.db").exists()
+
+
+@contextlib.contextmanager
+def leaving(answer: int) -> Iterator[str]:
+    """The address of a tracking server that answers the first question and then no more: `answer` 0 closes the
+    connection, another number is the status that it gives with MLflow's words for a database that is away."""
+    asked: list[str] = []
+
+    class Leaving(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self._answer()
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def _answer(self) -> None:
+            asked.append(self.path)
+            if len(asked) > 1 and not answer:
+                self.close_connection = True
+                return
+            body = b'{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "no database"}' if len(asked) > 1 else b"{}"
+            self.send_response(answer if len(asked) > 1 else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return None
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Leaving) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+    assert len(asked) > 1, "it was asked once only, so nothing of this was tested"
+
+
+def test_a_version_that_a_store_no_longer_tells_may_be_asked_for_again(
+    tracked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with leaving(0) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("http://", "http://ada:secret@"))
+        with pytest.raises(StoreAway) as error:
+            Registry(tracked, "digits").version(1)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("answer", [0, 503])
+@pytest.mark.parametrize("command", [("history",), ("sample", "models:/digits@staging")])
+def test_a_store_that_leaves_in_the_middle_is_told_in_words_and_may_be_asked_again(
+    tracked: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: int,
+    command: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tracked)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("GENFORGE_FAILURE", str(tracked / "failure.json"))
+    with leaving(answer) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        told_so = refused(capsys, *command)
+    assert f"MLflow at {address} does not answer" in told_so and "run this again" in told_so
+    assert json.loads((tracked / "failure.json").read_text())["kind"] == "passing"
 
 
 def test_what_needs_approval_moves_with_somebodys_name_and_that_is_kept(

@@ -18,7 +18,7 @@ from genforge.tracking import runs as tracking
 from genforge.tracking.run_log import RunLog, all_runs, runs_folder
 from tests.tracking.stories import curves, stored, stored_curves
 
-STEPS, EVERY = 350, 5
+STEPS, EVERY = 1050, 5
 PARAMS = f"""
 data: {{name: digits, source: digits}}
 recipes:

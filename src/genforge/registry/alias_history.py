@@ -195,7 +195,8 @@ class AliasHistory:
 
 
 def holders(moves: list[Move]) -> list[int]:
-    """Versions that held an alias and were not rolled back, oldest first. While somebody has the alias, it is the last.
+    """Versions that held an alias and were not rolled back, oldest first. While somebody has the alias, it is the last;
+    to have lost the alias and to be given it again is to have held it on.
 
     To go back to a version that was itself rolled back is to promote it again.
     """
@@ -204,7 +205,7 @@ def holders(moves: list[Move]) -> list[int]:
         if move.action == "rollback" and move.after in held:
             while held[-1] != move.after:
                 held.pop()
-        elif move.after is not None:
+        elif move.after is not None and held[-1:] != [move.after]:
             held.append(move.after)
     return held
 

@@ -50,7 +50,7 @@ def draw_alone(package: Path, count: int, seed: int, environment: Mapping[str, s
     Args:
         environment: of the process, but for what Python itself would read from it.
     """
-    needed = [line for line in (package / "requirements.txt").read_text().splitlines() if line.strip()]
+    needed = [line for line in (package / "requirements.txt").read_text("utf-8").splitlines() if line.strip()]
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="genforge-alone-") as folder:
         out = Path(folder, "images.npy")

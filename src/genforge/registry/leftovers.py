@@ -38,9 +38,9 @@ def find(root: Path) -> Iterator[Leftover]:
         return
     client = mlflow_store.connect(root)
     mlflow_store.check_answers(client, root)
-    for name in [model.name for model in _pages(client.search_registered_models) if RUN in model.tags]:
+    for name in [model.name for model in mlflow_store.pages(client.search_registered_models) if RUN in model.tags]:
         yield from _aliases(root, name)
-        yield from _half_registered(client, name)
+        yield from _half_registered(root, client, name)
 
 
 def _packages(root: Path) -> Iterator[Leftover]:
@@ -68,17 +68,17 @@ def _aliases(root: Path, name: str) -> Iterator[Leftover]:
         yield Leftover("alias", f"{name}@{alias}", what, remedy, registry.settle)
 
 
-def _half_registered(client: MlflowClient, name: str) -> Iterator[Leftover]:
+def _half_registered(root: Path, client: MlflowClient, name: str) -> Iterator[Leftover]:
     """Models of MLflow whose upload was cut, or that were cut off from their version."""
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         return
     versions = client.search_model_versions(f"name = '{name}'")
     used = {_model_of(version) for version in versions}
-    for model in _pages(partial(client.search_logged_models, [experiment.experiment_id])):
+    for model in mlflow_store.pages(partial(client.search_logged_models, [experiment.experiment_id])):
         if model.model_id not in used and _is_abandoned(model):
             what = f"the model {model.name!r} was being registered when its process ended; no version names it"
-            mend = partial(_delete, client, name, model.model_id)
+            mend = partial(_delete, root, client, name, model.model_id)
             yield Leftover("half a version", model.model_id, what, "delete it from MLflow", mend)
 
 
@@ -97,7 +97,7 @@ def _is_abandoned(model: Any) -> bool:
     return time.time() - model.creation_timestamp / 1000 > LONG
 
 
-def _delete(client: MlflowClient, name: str, model_id: str) -> None:
+def _delete(root: Path, client: MlflowClient, name: str, model_id: str) -> None:
     """Delete the model, unless a version has been given it meanwhile."""
     from mlflow.exceptions import MlflowException
 
@@ -105,14 +105,8 @@ def _delete(client: MlflowClient, name: str, model_id: str) -> None:
         if not any(_model_of(version) == model_id for version in client.search_model_versions(f"name = '{name}'")):
             client.delete_logged_model(model_id)
     except MlflowException as error:
+        if away := mlflow_store.as_away(error, root):
+            raise away from None
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise UserError(f"MLflow does not delete the model {model_id}: {error.message}") from None
-
-
-def _pages(search: Any) -> Iterator[Any]:
-    """Everything that one of MLflow's searches finds, page by page."""
-    page = search()
-    yield from page
-    while page.token:
-        page = search(page_token=page.token)
-        yield from page
+            said = mlflow_store.without_password(root, error.message)
+            raise UserError(f"MLflow does not delete the model {model_id}: {said}") from None

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from genforge.provenance import Provenance
-from genforge.registry.registry import Unusable
+from genforge.registry.registry import Unusable, reading
 from genforge.settings import UserError
 from genforge.tracking import mlflow_store
 
@@ -29,14 +29,9 @@ def origin(root: Path, uri: str) -> Provenance:
         raise UserError(f"{uri!r} should be models:/NAME@ALIAS or models:/NAME/VERSION, such as models:/digits@staging")
     check_is_there(root)
     client = mlflow_store.connect(root)
-    mlflow_store.check_answers(client, root)
-    from mlflow.exceptions import MlflowException
-
     name, alias, number = found["name"], found["alias"], found["number"]
-    try:
+    with reading(root, uri):
         version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
-    except MlflowException as error:
-        raise Unusable(f"{uri} was not found in {mlflow_store.store_name(root)}: {error.message}") from None
     if WEIGHTS not in version.tags:
         raise Unusable(f"{uri} is version {version.version}, which genforge has not registered")
     return Provenance(name, int(version.version), version.tags[WEIGHTS], seed=0, index=0)

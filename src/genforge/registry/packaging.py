@@ -79,7 +79,7 @@ def carry_source(modules: Iterable[str], target: Path, name: str) -> None:
         copy = target.joinpath(*parts, "__init__.py") if path.name == "__init__.py" else target.joinpath(*parts)
         copy = copy if copy.suffix == ".py" else copy.with_suffix(".py")
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(_IMPORT.sub(rf"\g<1>{name}", path.read_text()))
+        copy.write_text(_IMPORT.sub(rf"\g<1>{name}", path.read_text("utf-8")), "utf-8")
 
 
 def signature(exported: Exported) -> ModelSignature:
@@ -111,7 +111,7 @@ def requirements(modules: Iterable[str]) -> list[str]:
 def _foreign_imports(path: Path) -> frozenset[str]:
     """Top-level names of the packages that a file imports, neither ours nor Python's."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:

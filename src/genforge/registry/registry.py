@@ -156,8 +156,11 @@ class Registry:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise Missing(f"model {self.name!r} has no version {number}: {error.message}") from None
+            if away := mlflow_store.as_away(error, self.root):
+                raise away from None
             place = mlflow_store.store_name(self.root)
-            raise UserError(f"{self.name}/{number} cannot be read from {place}: {error.message}") from None
+            said = mlflow_store.without_password(self.root, error.message)
+            raise UserError(f"{self.name}/{number} cannot be read from {place}: {said}") from None
         return Version(int(found.version), dict(found.tags), found.run_id or "")
 
     def record_scores(self, number: int, scores: Scores, protocol: str) -> Version:
@@ -214,8 +217,8 @@ class Registry:
         return self._change(alias, decide)
 
     def rollback(self, alias: str = STAGING, to: int | None = None, reason: str = "") -> Move:
-        """Give an alias back to the version that held it before the last promotion that was not rolled back yet, or to
-        version `to`, which held it once.
+        """Give an alias back to the version that held it before the last promotion that was not rolled back yet, or
+        that held it last, where nobody does; or to version `to`, which held it once.
 
         Raises:
             UserError: there is none.
@@ -223,7 +226,8 @@ class Registry:
 
         def decide(moves: list[Move]) -> Move:
             current = moves[-1].after if moves else None
-            earlier = [number for number in holders(moves)[:-1] if self._exists(number)]
+            held = holders(moves)
+            earlier = [number for number in (held if current is None else held[:-1]) if self._exists(number)]
             if to is not None:
                 earlier = [to] if to in {move.after for move in moves} and to != current and self._exists(to) else []
             if not earlier:
@@ -442,6 +446,19 @@ def compare(metric: str, protocol: str, candidate: Version, holder: Version | No
     return Verdict(False, f"{said}, does not beat {other} with {shown} under {protocol}")
 
 
+def names(root: Path) -> list[str]:
+    """The registered models of the store; none where nobody has made it yet, and nothing is made then.
+
+    Raises:
+        UserError: the store does not answer.
+    """
+    if not mlflow_store.is_there(root):
+        return []
+    client = mlflow_store.connect(root)
+    mlflow_store.check_answers(client, root)
+    return sorted(model.name for model in mlflow_store.pages(client.search_registered_models))
+
+
 def load_model(root: Path, uri: str, device: str = "auto") -> Any:
     """A registered model by MLflow's URI, such as `models:/digits@staging`.
 
@@ -449,7 +466,7 @@ def load_model(root: Path, uri: str, device: str = "auto") -> Any:
         Unusable: there is no such model, version or alias, or its files are gone.
         UserError: the store does not answer.
     """
-    with _reading(root, uri):
+    with reading(root, uri):
         import mlflow
 
         return mlflow.pyfunc.load_model(uri, model_config={"device": device})
@@ -465,7 +482,7 @@ def own_folder(root: Path, uri: str) -> Iterator[Path]:
         UserError: the store does not answer.
     """
     with tempfile.TemporaryDirectory(prefix="genforge-model-") as place:
-        with _reading(root, uri):
+        with reading(root, uri):
             import mlflow
 
             brought = Path(mlflow.artifacts.download_artifacts(uri, dst_path=place))
@@ -473,16 +490,24 @@ def own_folder(root: Path, uri: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _reading(root: Path, uri: str) -> Iterator[None]:
-    """What MLflow says to somebody who reads the model at `uri`, in our words: see `load_model`."""
+def reading(root: Path, uri: str) -> Iterator[None]:
+    """What MLflow says to somebody who reads the model at `uri`, in our words.
+
+    Raises:
+        Unusable: there is no such model, version or alias, or its files are gone.
+        UserError: the store does not answer, or cannot say.
+    """
     mlflow_store.check_answers(mlflow_store.connect(root), root)
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
+        if away := mlflow_store.as_away(error, root):
+            raise away from None
         kind = Unusable if error.error_code in ABSENT else UserError
-        raise kind(f"{uri} cannot be loaded from {mlflow_store.store_name(root)}: {error.message}") from None
+        said = mlflow_store.without_password(root, error.message)
+        raise kind(f"{uri} cannot be read from {mlflow_store.store_name(root)}: {said}") from None
 
 
 def check_shape(model: Any, shape: ImageShape) -> None:

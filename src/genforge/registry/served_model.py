@@ -40,7 +40,7 @@ class ServedModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         folder = Path(context.artifacts["model"])
-        carried = json.loads((folder / "carried.json").read_text())
+        carried = json.loads((folder / "carried.json").read_text("utf-8"))
 
         def find(table: str, name: str) -> Any:
             module, _, attribute = carried[table][name].partition(":")
@@ -95,7 +95,7 @@ def _registered(folder: Path) -> tuple[str, int] | None:
             note = parent / REGISTERED
             if not note.is_file():
                 return None
-            said = dict(line.split(": ", 1) for line in note.read_text().splitlines() if ": " in line)
+            said = dict(line.split(": ", 1) for line in note.read_text("utf-8").splitlines() if ": " in line)
             return said["model_name"], int(said["model_version"].strip("'\""))
     return None
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from genforge.registry.alias_history import Move
-from genforge.registry.registry import STAGING, Registry
+from genforge.registry.registry import STAGING, Registry, names
 from genforge.settings import UserError
 from genforge.steps.project import Project
 from genforge.webhook import tell
@@ -42,7 +42,7 @@ def promote(project: Project, model: str, alias: str, reason: str, approved_by: 
     found = _MODEL.fullmatch(model)
     if found is None:
         raise UserError(f"{model!r}: should be NAME, NAME@ALIAS or NAME/VERSION, such as digits@staging or digits/3")
-    registry = Registry(project.root, found["name"])
+    registry = _registry(project, found["name"])
     holders = {name: moves[-1].after for name, moves in _by_alias(registry.history()).items()}
     number = int(found["version"]) if found["version"] else holders.get(found["alias"] or STAGING)
     if number is None:
@@ -92,26 +92,23 @@ def rollback(project: Project, model: str | None, alias: str, to: int | None, re
         The new entry of the history, with the model's name.
 
     Raises:
-        UserError: there is nothing to go back to.
+        UserError: there is no such model, or nothing to go back to.
     """
-    registry = Registry(project.root, model or project.config.data.name)
+    registry = _registry(project, model)
     return announced(_told(registry, registry.rollback(alias, to, _checked(reason))))
 
 
 def history(project: Project, model: str | None, alias: str | None) -> list[dict[str, Any]]:
-    """Every move of an alias, or of all, oldest first.
+    """Every move of an alias, or of all, oldest first; none while no alias of the model has moved.
 
     Raises:
-        UserError: `alias` has never moved.
+        UserError: nothing is registered as `model`, or others have moved and `alias` never.
     """
-    registry = Registry(project.root, model or project.config.data.name)
+    registry = _registry(project, model)
     moves = registry.history()
     moved = sorted({move.alias for move in moves})
-    if alias is not None and alias not in moved:
-        others = (
-            f"those that have: {', '.join(moved)}" if moved else "nor has any other; `genforge run` moves the first"
-        )
-        raise UserError(f"no alias {alias!r} of {registry.name} has ever moved; {others}")
+    if alias is not None and moved and alias not in moved:
+        raise UserError(f"no alias {alias!r} of {registry.name} has ever moved; those that have: {', '.join(moved)}")
     return [_told(registry, move) for move in moves if alias in (None, move.alias)]
 
 
@@ -155,6 +152,17 @@ def _checked(reason: str) -> str:
     if len(reason) > LONGEST_REASON:
         raise UserError(f"--reason has {len(reason)} characters; {LONGEST_REASON} is the most: put the rest elsewhere")
     return reason
+
+
+def _registry(project: Project, model: str | None) -> Registry:
+    """Of the model of params.yaml, which need not be registered yet, or of another, which must be."""
+    if model in (None, project.config.data.name):
+        return Registry(project.root, project.config.data.name)
+    known = names(project.root)
+    if model not in known:
+        there = f"what is: {', '.join(known)}" if known else "nor is anything else here yet; `genforge run` does that"
+        raise UserError(f"nothing is registered as {model!r}; {there}")
+    return Registry(project.root, model)
 
 
 def _by_alias(moves: Iterable[Move]) -> dict[str, list[Move]]:

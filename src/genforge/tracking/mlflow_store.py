@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -23,6 +25,8 @@ from genforge.settings import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.entities import PagedList
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlruns"
 # Else the UI may show traces of chats, not runs. That of 3.17 goes by the address alone (`workflowType`), see runs.py.
@@ -152,6 +156,15 @@ def experiment(client: MlflowClient, root: Path, name: str) -> str:
     return found.experiment_id
 
 
+def pages(search: Callable[..., PagedList[Any]]) -> Iterator[Any]:
+    """Everything that one of MLflow's searches finds, page by page."""
+    page = search()
+    yield from page
+    while page.token:
+        page = search(page_token=page.token)
+        yield from page
+
+
 def _make_database(uri: str) -> None:
     """Bring an empty database to MLflow's schema.
 
@@ -238,7 +251,27 @@ def check_answers(client: MlflowClient, root: Path) -> None:
     try:
         client.search_experiments(max_results=1)
     except MlflowException as error:
-        raise StoreAway(
-            f"MLflow at {store_name(root)} does not answer: {without_password(root, error.message)}\n"
-            f"Start it, or unset MLFLOW_TRACKING_URI to use {DATABASE} in {root.resolve()}; then run this again"
-        ) from None
+        raise _away(error, root) from None
+
+
+def as_away(error: BaseException, root: Path) -> StoreAway | None:
+    """`error` in our words, where MLflow raised it because its store, which had answered before, does so no longer:
+    the connection broke, or the server says that it is unavailable. None for every other error."""
+    if "mlflow.exceptions" not in sys.modules:
+        return None
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import OperationalError
+
+    if not isinstance(error, MlflowException):
+        return None
+    reason = error.__cause__ or error.__context__
+    lost = isinstance(reason, RequestException | OperationalError)
+    return _away(error, root) if lost or error.get_http_status_code() == HTTPStatus.SERVICE_UNAVAILABLE else None
+
+
+def _away(error: MlflowException, root: Path) -> StoreAway:
+    return StoreAway(
+        f"MLflow at {store_name(root)} does not answer: {without_password(root, error.message)}\n"
+        f"Start it, or unset MLFLOW_TRACKING_URI to use {DATABASE} in {root.resolve()}; then run this again"
+    )

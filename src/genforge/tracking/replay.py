@@ -57,7 +57,7 @@ class Place:
     def read(cls, log: RunLog, store: str) -> Place:
         """The place as last written; the beginning when it was lost or was of another store and not complete."""
         try:
-            place = cls(**json.loads((log.folder / "upload.json").read_text()))
+            place = cls(**json.loads((log.folder / "upload.json").read_text("utf-8")))
         except (FileNotFoundError, ValueError, TypeError):  # never written, or torn by a power cut
             return cls(store)
         return place if place.store == store or place.is_complete(log) else cls(store)
@@ -65,7 +65,7 @@ class Place:
     def write(self, log: RunLog) -> None:
         # Not synced to the disk: a place that a power cut took costs calls that are made again, not points.
         aside = log.folder / ".upload.json.tmp"
-        aside.write_text(json.dumps(asdict(self)))
+        aside.write_text(json.dumps(asdict(self)), "utf-8")
         aside.replace(log.folder / "upload.json")
 
     def is_complete(self, log: RunLog) -> bool:

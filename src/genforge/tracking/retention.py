@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 from genforge.tracking.replay import Place
@@ -25,14 +26,25 @@ def forget_old(root: Path, store: str, days: float = DAYS_KEPT, runs: int = RUNS
     Args:
         store: the digest by which `Place` knows the store.
     """
-    count, room, kept_parents = 0, 0, set[str]()
-    for log in sorted(all_runs(root), key=_last_change, reverse=True):
+    logs = {log.id: log for log in sorted(all_runs(root), key=_last_change, reverse=True)}
+    count, room, kept = 0, 0, set[str]()
+    for log in logs.values():
         count, room = count + 1, room + _bytes(log.folder)
         is_due = time.time() - _last_change(log) > days * 86400 or count > runs or room > size
-        if is_due and Place.read(log, store).is_complete(log) and log.id not in kept_parents:
+        if not (is_due and Place.read(log, store).is_complete(log)):
+            kept |= _with_parents(log, logs)
+    for identity, log in logs.items():
+        if identity not in kept:
             _forget(log)
-        elif (parent := log.start().values["parent"]) is not None:
-            kept_parents.add(parent)
+
+
+def _with_parents(log: RunLog, logs: Mapping[str, RunLog]) -> set[str]:
+    """The log's id, and those of the runs that it is part of."""
+    found = {log.id}
+    while (parent := log.start().values["parent"]) in logs and parent not in found:
+        found.add(parent)
+        log = logs[parent]
+    return found
 
 
 def _forget(log: RunLog) -> None:

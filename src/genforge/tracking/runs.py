@@ -277,9 +277,12 @@ def ui_command(root: Path, port: int) -> tuple[list[str], dict[str, str]]:
 
     connect(root)  # makes a new database now, rather than under several of the server's processes
     words = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += ["--backend-store-uri", store_uri(root), "--default-artifact-root", str(artifacts_folder(root))]
-    # Job execution would start eight more processes.
-    return words, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    words += ["--default-artifact-root", str(artifacts_folder(root))]
+    return words, {
+        "MLFLOW_BACKEND_STORE_URI": store_uri(root),  # no word of the command: it may hold a password
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else eight more processes are started
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
 
 
 def places_to_look(root: Path) -> dict[str, str]:
