@@ -103,7 +103,7 @@ def crash_left(home: Path, held: Path | None = None) -> None:
             continue
         with contextlib.suppress(FileNotFoundError, ObjectNotFound):  # seen by another; of another server
             with get_client(sync_client=True) as client:
-                run = client.read_flow_run(UUID(note.read_text()))
+                run = client.read_flow_run(UUID(note.read_text("utf-8")))
                 if run.state is not None and run.state.is_running():
                     client.set_flow_run_state(run.id, Crashed(message=KILLED), force=True)
         note.unlink(missing_ok=True)

@@ -90,8 +90,8 @@ def _add(place: Workplace, watched: Path, folder: Path, processes: Processes) ->
     dvc(place.folder, place.environment, processes, "add", "--quiet", "--force", str(watched), "--out", str(folder))
     if listing(watched) != found:
         raise UserError(f"{watched} was changed while it was read; the next run takes it")
-    write_json(seen, {"listing": found, "folder": str(folder), "tracked": tracked.read_text(),
-                      "ignoring": ignoring.read_text() if ignoring.is_file() else ""})  # fmt: skip
+    write_json(seen, {"listing": found, "folder": str(folder), "tracked": tracked.read_text("utf-8"),
+                      "ignoring": ignoring.read_text("utf-8") if ignoring.is_file() else ""})  # fmt: skip
 
 
 def at_rest(watched: Path, seconds: float, patience: float = SECONDS_OF_PATIENCE) -> str:

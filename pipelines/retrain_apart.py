@@ -46,7 +46,7 @@ from pipelines.new_data import bring  # noqa: E402
 from pipelines.notification import notify  # noqa: E402
 from pipelines.server import api  # noqa: E402
 from pipelines.stages import Graph, Processes  # noqa: E402
-from pipelines.workplace import LOCK, Workplace, new_branch, repository_of, workplace  # noqa: E402
+from pipelines.workplace import LOCK, Workplace, new_branch, repository_of, without_password, workplace  # noqa: E402
 
 REGISTER = "register"
 BEFORE_SEARCH = ("resolve", "ingest", "prepare", "extractor")
@@ -185,14 +185,15 @@ def retrain_apart(
         UserError, StageFailed, PipelineFailed: a step failed; `staging` is where it was.
     """
     end_with_owner()  # on a schedule the flow runs in a process of its own
+    facts = {"repository": without_password(repository)}
     try:
         with workplace(repository, branch) as place, noted(place.folder), within(place.environment):
             outcome = story(place, trigger, jobs, _as_task)
             _publish(place, trigger, outcome)
     except Exception as error:
-        notify("failed", f"retraining {Path(repository).name} failed: {error}", {"repository": repository})
+        notify("failed", f"retraining {Path(repository).name} failed: {error}", facts)
         raise
-    notify("retrained" if outcome.retrained else "nothing new", outcome.words, {"repository": repository})
+    notify("retrained" if outcome.retrained else "nothing new", outcome.words, facts)
     return Completed(message=outcome.words)
 
 
@@ -242,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
             watch_heartbeats(retrain_apart.name)
             with tags(project_tag(root)):
                 run: Any = retrain_apart
-                state = run(repository, branch, arguments.trigger, arguments.jobs, return_state=True)
+                state = run(without_password(repository), branch, arguments.trigger, arguments.jobs, return_state=True)
             state.result()
             print(state.message)
 

@@ -24,6 +24,7 @@ prepare()
 from prefect import serve  # noqa: E402  its settings are read at import
 from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.client.schemas.actions import WorkPoolCreate  # noqa: E402
+from prefect.client.schemas.filters import DeploymentFilter  # noqa: E402
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy  # noqa: E402
 from prefect.deployments.runner import RunnerDeployment  # noqa: E402
 from prefect.exceptions import ObjectNotFound  # noqa: E402
@@ -43,10 +44,17 @@ from pipelines.engine import stop_on_signal  # noqa: E402
 from pipelines.killed_runs import crash_left, project_tag, watch_heartbeats  # noqa: E402
 from pipelines.promotion import compare, history, promote, rollback  # noqa: E402
 from pipelines.retrain_apart import retrain_apart  # noqa: E402
-from pipelines.search_worker import search_worker  # noqa: E402
+from pipelines.search_worker import HELP, search_worker  # noqa: E402
 from pipelines.server import api  # noqa: E402
 from pipelines.stages import Processes, mend_locks  # noqa: E402
-from pipelines.workplace import current_branch, repository_of, warn_of_uncommitted, workplace  # noqa: E402
+from pipelines.workplace import (  # noqa: E402
+    current_branch,
+    named,
+    repository_of,
+    warn_of_uncommitted,
+    without_password,
+    workplace,
+)
 
 
 def times(settings: ScheduleSettings) -> dict[Trigger, dict[str, Any]]:
@@ -82,24 +90,25 @@ def deployments(
         settings: when. branch: what is retrained. jobs: stages side by side.
         folder: where workers find the project; None: this machine serves it.
     """
-    repository = repository_of(root)
+    repository = without_password(repository_of(root))  # anyone who sees the server's pages sees parameters
     parameters = {"repository": repository, "branch": branch, "jobs": jobs}
     # A look that is due while a run is at work is left out: that run looks as well, and the next one comes in time.
     one_at_once = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-    every_one: dict[str, Any] = {"tags": [project_tag(root)], "concurrency_limit": one_at_once}
+    tagged = {"tags": [project_tag(root), _tag_of(repository)]}
+    every_one: dict[str, Any] = {**tagged, "concurrency_limit": one_at_once}
     scheduled = [
-        _deployment(retrain_apart, trigger, {**parameters, "trigger": trigger}, folder, {**when, **every_one})
+        _deployment(retrain_apart, named(trigger, repository), {**parameters, "trigger": trigger}, folder,
+                    {**when, **every_one})
         for trigger, when in times(settings).items()
-    ]
+    ]  # fmt: skip
     project = folder or str(root.resolve())
-    tagged = {"tags": [project_tag(root)]}
     by_hand = [
-        _deployment(retrain_apart, "now", {**parameters, "trigger": "anything"}, folder, every_one),
+        _deployment(retrain_apart, named("now", repository), {**parameters, "trigger": "anything"}, folder, every_one),
         *(
-            _deployment(one, "by-hand", {"root": project}, folder, tagged)
+            _deployment(one, named("by-hand", repository), {"root": project}, folder, tagged)
             for one in (promote, rollback, history, compare)
         ),
-        _deployment(search_worker, "help", {"repository": repository}, folder, tagged),
+        _deployment(search_worker, named(HELP, repository), {"repository": repository}, folder, tagged),
     ]
     return [*scheduled, *by_hand]
 
@@ -114,7 +123,24 @@ def _deployment(
     return made
 
 
-def leave_with_server(pool: str, root: Path, found: list[RunnerDeployment]) -> None:
+def _tag_of(repository: str) -> str:
+    return named("project", repository)
+
+
+def forget_others(root: Path, found: list[RunnerDeployment]) -> None:
+    """Delete this project's deployments that are not among these: of triggers that it has no more, which the workers of
+    a pool would go on with for ever."""
+    wanted = {made.full_name for made in found}
+    ours = {"tags": {"any_": [project_tag(root), _tag_of(repository_of(root))]}}
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments(deployment_filter=DeploymentFilter.model_validate(ours)):
+            name = f"{client.read_flow(deployment.flow_id).name}/{deployment.name}"
+            if name not in wanted:
+                client.delete_deployment(deployment.id)
+                say(f"deployment {name} is scheduled no more: removed")
+
+
+def leave_with_server(pool: str, found: list[RunnerDeployment]) -> None:
     """Give the deployments to the server, for the workers of a pool; a pool of processes is made where there is none.
 
     Raises:
@@ -155,6 +181,8 @@ def _work(arguments: argparse.Namespace) -> None:
     checked.ensure(project)
     given = {key: getattr(arguments, key) for key in ("cron", "every", "on_data", "on_drift", "branch")}
     given = {key: value for key, value in given.items() if value is not None}
+    if "cron" in given:
+        given.setdefault("every", None)  # which would go before
     settings = ScheduleSettings.read({**project.config.schedule.model_dump(), **given}, "schedule")
     if arguments.pool and not os.environ.get("PREFECT_API_URL"):
         raise UserError("PREFECT_API_URL should name the server that the workers of the pool talk to")
@@ -170,9 +198,10 @@ def _work(arguments: argparse.Namespace) -> None:
         watch_heartbeats(retrain_apart.name)
         crash_left(home)
         found = deployments(root, settings, branch, arguments.jobs, folder)
+        forget_others(root, found)
         said = in_words(times(settings))
         if arguments.pool:
-            leave_with_server(arguments.pool, root, found)
+            leave_with_server(arguments.pool, found)
             say(f"{len(found)} deployments wait in pool {arguments.pool}: {said}; `prefect worker start --pool "
                 f"{arguments.pool}` on every machine")  # fmt: skip
             return

@@ -35,9 +35,9 @@ from pipelines.command import leave, status_of  # noqa: E402
 from pipelines.dvc_commands import dvc  # noqa: E402
 from pipelines.killed_runs import noted  # noqa: E402
 from pipelines.stages import Processes, run_program  # noqa: E402
-from pipelines.workplace import git, repository_of, workplace  # noqa: E402
+from pipelines.workplace import git, named, repository_of, without_password, workplace  # noqa: E402
 
-DEPLOYMENT = "search-worker/help"
+HELP = "help"  # the deployment
 NEEDED = ("data/prepared", "results/extractor", "results/recipes")  # by a trial
 
 
@@ -67,17 +67,18 @@ def search_worker(recipe: str, commit: str, repository: str = ".") -> Any:
     return Completed(message=f"every trial of the search of {recipe} has ended")
 
 
-def ask(recipe: str, workers: int, commit: str, repository: str, deployment: str = DEPLOYMENT) -> list[str]:
+def ask(recipe: str, workers: int, commit: str, repository: str) -> list[str]:
     """Ask for so many workers; the names of their runs.
 
     Raises:
         UserError: the server has no such deployment.
     """
+    deployment = f"{search_worker.name}/{named(HELP, repository)}"
     try:
         runs: list[Any] = [
             run_deployment(
                 deployment,
-                parameters={"recipe": recipe, "commit": commit, "repository": repository},
+                parameters={"recipe": recipe, "commit": commit, "repository": without_password(repository)},
                 timeout=0,
                 as_subflow=False,
             )

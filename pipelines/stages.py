@@ -20,9 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from genforge import ownership
+from genforge import config, ownership
 from genforge.cli import FAILURE
-from genforge.config import Config
 from genforge.files import read_yaml
 from genforge.processes import Identity, command_line, describe, words_of
 from genforge.progress import CHANNEL, say
@@ -161,7 +160,8 @@ def check_watched_keys(root: Path) -> None:
     watched = dict.fromkeys(key for key in watched if key.partition(".")[0] not in ("key", "item"))
     missing = [key for key in watched if not _holds(values, key)]
     if missing:
-        lines = "\n".join(f"  {key}: {json.dumps(_default(key))}" for key in missing)
+        settings = config.load(root / "params.yaml")
+        lines = "\n".join(f"  {key}: {json.dumps(_value(settings, key))}" for key in missing)
         raise UserError(f"params.yaml lacks keys that DVC watches (dvc.yaml); add them. Their defaults:\n{lines}")
 
 
@@ -173,8 +173,9 @@ def _holds(values: Any, key: str) -> bool:
     return True
 
 
-def _default(key: str) -> Any:
-    value: Any = Config.model_construct(recipes={})
+def _value(settings: Settings, key: str) -> Any:
+    """Where params.yaml does not have the key, its default, such as it is for these data."""
+    value: Any = settings
     for part in key.split("."):
         value = getattr(value, part, None)
     return value.model_dump(mode="json") if isinstance(value, Settings) else value
@@ -308,7 +309,7 @@ def _forward(text: str, stage: str, tell: Callable[[str, dict[str, Any]], None])
 def _failure(stage: str, status: int, failure: Path, log: Path) -> StageFailed:
     text = log.read_text(errors="replace")
     if failure.exists():
-        told = json.loads(failure.read_text())
+        told = json.loads(failure.read_text("utf-8"))
         return StageFailed(stage, told["text"], passing=told["kind"] == "passing", mistake=told["kind"] == "user")
     if any(phrase in text for phrase in BUSY):
         return StageFailed(stage, who_is_busy(text, log.parents[2]), passing=True, mistake=False)

@@ -13,6 +13,7 @@ user's folder is no part of a run.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -104,7 +105,7 @@ def workplace(repository: str | Path, branch: str | None = None, home: str | Pat
             run needs of its surroundings is missing.
     """
     is_local = "://" not in str(repository) and Path(repository).is_dir()
-    address = str(Path(repository).resolve()) if is_local else str(repository)
+    address = str(Path(repository).resolve()) if is_local else _with_password(str(repository))
     shown = without_password(address)
     branch = branch or current_branch(address)
     place = home_of(address, is_local, home)
@@ -132,13 +133,27 @@ def repository_of(root: Path) -> str:
     return os.environ.get(REPOSITORY) or str(root.resolve())
 
 
+def named(what: str, repository: str) -> str:
+    """What a Prefect server, which several projects may share, calls something of the project of this repository."""
+    address = without_password(repository)
+    name = re.sub(r"[^\w.-]+", "-", Path(address).name.removesuffix(".git"))
+    return f"{what}-{name}-{hashlib.sha256(address.encode()).hexdigest()[:6]}"
+
+
+def _with_password(address: str) -> str:
+    """The address with the user and password that this machine knows for it, by `GENFORGE_REPOSITORY`: what goes
+    through a Prefect server has none."""
+    own = os.environ.get(REPOSITORY, "")
+    return own if without_password(own) == address else address
+
+
 def home_of(address: str, is_local: bool = True, home: str | Path | None = None) -> Path:
     """The folder of workplaces of a repository."""
     if home:
         return Path(home).resolve()
     if is_local or os.environ.get(workplaces.HOME):
         return workplaces.home_of(Path(address))
-    raise UserError(f"{workplaces.HOME} should name a folder for the clones of {address}")
+    raise UserError(f"{workplaces.HOME} should name a folder for the clones of {without_password(address)}")
 
 
 def current_branch(address: str) -> str:
@@ -151,7 +166,8 @@ def current_branch(address: str) -> str:
     for line in listed.splitlines():
         if line.startswith("ref: refs/heads/"):
             return line.split()[1].removeprefix("refs/heads/")
-    raise UserError(f"{address} stands on no branch, or has no commit yet; name a branch (`schedule.branch`)")
+    shown = without_password(address)
+    raise UserError(f"{shown} stands on no branch, or has no commit yet; name a branch (`schedule.branch`)")
 
 
 def new_branch() -> str:
@@ -247,19 +263,18 @@ def _configure_dvc(folder: Path, address: str, is_local: bool, home: Path) -> No
     are relative to it); without a remote one beside the workplaces, so that the embedded default is a whole one."""
     from dvc.config import Config, ConfigError
 
+    shown = without_password(address)
     if not (folder / ".dvc").is_dir():
-        raise UserError(f"{address} is no DVC repository; `dvc init` makes it one, then commit .dvc")
+        raise UserError(f"{shown} is no DVC repository; `dvc init` makes it one, then commit .dvc")
     try:
         theirs = Config(str((Path(address) if is_local else folder) / ".dvc"))
         cache = theirs["cache"].get("dir") or (Path(address) / ".dvc" / "cache" if is_local else home / "cache")
         remotes = {name: dict(settings) for name, settings in theirs["remote"].items()} if is_local else {}
         default = theirs["core"].get("remote")
         if not default and theirs["remote"]:
-            raise UserError(
-                f"{address} has DVC remotes, but no default; `dvc remote default NAME` makes one, commit it"
-            )
+            raise UserError(f"{shown} has DVC remotes, but no default; `dvc remote default NAME` makes one, commit it")
         if not default and not is_local:
-            raise UserError(f"{address} names no DVC remote; `dvc remote add -d NAME URL`, and commit .dvc/config")
+            raise UserError(f"{shown} names no DVC remote; `dvc remote add -d NAME URL`, and commit .dvc/config")
         if not default:
             default, remotes = EMBEDDED, {EMBEDDED: {"url": str(Path(address) / ".genforge" / "remote")}}
         ours = Config(str(folder / ".dvc"))
@@ -268,7 +283,7 @@ def _configure_dvc(folder: Path, address: str, is_local: bool, home: Path) -> No
             settings["core"] = {"remote": default, "analytics": False}
             settings["remote"] = {name: {**found, "url": str(found["url"])} for name, found in remotes.items()}
     except ConfigError as error:
-        raise UserError(f"{address}: DVC's configuration cannot be read: {error}") from None
+        raise UserError(f"{shown}: DVC's configuration cannot be read: {error}") from None
     (folder / ".dvc" / "config.local").chmod(0o600)  # it may hold the credentials of a remote
 
 
@@ -279,7 +294,8 @@ def _environment(folder: Path, address: str, is_local: bool) -> dict[str, str]:
         own["MLFLOW_TRACKING_URI"] = mlflow_store.store_uri(Path(address))
     elif not os.environ.get("MLFLOW_TRACKING_URI"):
         raise UserError(
-            f"MLFLOW_TRACKING_URI should name the server that all machines share, since {address} is no folder here"
+            f"MLFLOW_TRACKING_URI should name the server that all machines share, since "
+            f"{without_password(address)} is no folder here"
         )
     return own
 

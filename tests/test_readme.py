@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from genforge import catalog, cli, config
+from pipelines.stages import check_watched_keys
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -100,7 +101,8 @@ def test_every_dependency_is_explained() -> None:
     assert len(names) > 15 and not missing
 
 
-def test_every_params_file_shown_is_valid() -> None:
+def test_every_params_file_shown_is_valid(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     shown = [
         block
         for document in DOCUMENTS
@@ -111,3 +113,6 @@ def test_every_params_file_shown_is_valid() -> None:
     for block in shown:
         settings = config.Config.read(yaml.safe_load(block), "")
         assert catalog.resolve_all(settings.recipes).keys() == settings.recipes.keys()
+        if "seed" in yaml.safe_load(block):  # a whole one, that is to run as it is
+            (tmp_path / "params.yaml").write_text(block)
+            check_watched_keys(tmp_path)

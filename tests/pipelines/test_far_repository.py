@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from genforge.settings import UserError
 from pipelines import new_data
+from pipelines import workplace as places
 from pipelines.stages import Processes
 from pipelines.workplace import workplace
 from tests.pipelines import small_project as small
+
+
+def test_a_machine_has_the_password_of_a_repository_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes through a Prefect server has none; what git is given here does, and what people read does not."""
+    monkeypatch.setenv("GENFORGE_WORKPLACES", str(tmp_path / "clones"))
+    monkeypatch.setenv("GENFORGE_REPOSITORY", "http://ada:secret@127.0.0.1:9/team/images.git")
+    asked: list[tuple[str, ...]] = []
+
+    def run(folder: Path | None, *words: str) -> subprocess.CompletedProcess[str]:
+        asked.append(words)
+        return subprocess.CompletedProcess(words, 128, "", f"fatal: unable to access {words[-2]!r}")
+
+    monkeypatch.setattr(places, "_run", run)
+    with pytest.raises(UserError, match=r"unable to access 'http://127") as error:
+        with workplace("http://127.0.0.1:9/team/images.git"):
+            pass
+    assert asked == [("ls-remote", "--symref", "http://ada:secret@127.0.0.1:9/team/images.git", "HEAD")]
+    assert "secret" not in str(error.value)
 
 
 @pytest.mark.slow

@@ -134,9 +134,20 @@ def test_what_compose_names_is_there(compose: Compose) -> None:
     assert used == compose.volumes.keys()
 
 
+def test_a_volume_of_an_image_of_ours_is_mounted_where_its_user_may_write(compose: Compose) -> None:
+    base = (ROOT / "infra" / "Dockerfile").read_text().partition("\nFROM base")[0]
+    owned = re.findall(r"chown 10001:10001 (.+)", base)[0].split()
+    made = re.findall(r"mkdir --parents (.+) \\", base)[0].split()
+    mounted = [volume.split(":")[1] for service in compose.services.values() if service.build for volume in
+               service.volumes if not volume.startswith(".")]  # fmt: skip
+    assert sorted(mounted) == sorted(owned) == sorted(made)
+
+
 def test_secrets_come_from_the_environment_and_every_name_is_used(compose: Compose) -> None:
     asked = set(re.findall(r"\$\{([A-Z0-9_]+)", (INFRA / "compose.yaml").read_text()))
-    assert asked - {"GENFORGE_REPOSITORY", "GENFORGE_MLFLOW_URL", "GENFORGE_PREFECT_URL"} == NAMES
+    addresses = {"GENFORGE_REPOSITORY", "GENFORGE_MLFLOW_URL", "GENFORGE_PREFECT_URL", "GENFORGE_POSTGRES_HOST"}
+    assert asked - addresses == NAMES
+    assert all(f"`{address}`" in (ROOT / "docs" / "servers.md").read_text() for address in addresses)
     for service in compose.services.values():
         for key, value in service.environment.items():
             if SECRET.search(key) and key != "MLFLOW_AUTH_CONFIG_PATH":
@@ -151,7 +162,7 @@ def test_hosts_and_ports_in_addresses_are_those_of_services(compose: Compose) ->
                 assert target in compose.services
                 assert port in _ports_of(compose.services[target]), f"{name}: {value}"
         hosts = {service.environment.get("PGHOST")} - {None}
-        assert hosts <= {"postgresql"}
+        assert hosts <= {"postgresql", "${GENFORGE_POSTGRES_HOST:-postgresql}"}
         assert all(port.startswith("127.0.0.1:") for port in service.ports)
 
 

@@ -25,7 +25,10 @@ from genforge.processes import words_of
 from genforge.registry.registry import Registry
 from genforge.settings import UserError
 from pipelines.notification import BLOCK
-from pipelines.schedule import deployments, times
+from pipelines.schedule import deployments, forget_others, leave_with_server, times
+from pipelines.server import api
+from pipelines.stages import Processes
+from pipelines.workplace import named
 from tests.pipelines import small_project as small
 from tests.webhooks import webhook
 
@@ -37,7 +40,10 @@ registry: {approval: [production]}
 """
 
 
-def test_each_trigger_is_a_deployment_and_what_people_start_has_no_schedule(tmp_path: Path) -> None:
+def test_each_trigger_is_a_deployment_and_what_people_start_has_no_schedule(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENFORGE_REPOSITORY", "https://git.example.com/team/images.git")
     settings = ScheduleSettings.read({"every": 3600, "on_data": 60, "on_drift": 90}, "schedule")
     assert times(settings) == {
         "anything": {"interval": timedelta(hours=1)},
@@ -48,18 +54,67 @@ def test_each_trigger_is_a_deployment_and_what_people_start_has_no_schedule(tmp_
     assert times(ScheduleSettings.read({"cron": None}, "schedule")) == {}
     found = {made.full_name: made for made in deployments(tmp_path, settings, "main", 2)}
     scheduled = {name for name, made in found.items() if made.schedules}
-    assert scheduled == {f"retrain-apart/{trigger}" for trigger in ("anything", "data", "drift")}
+    images = named("", "https://git.example.com/team/images.git")
+    assert re.fullmatch(r"-images-[0-9a-f]{6}", images)
+    assert scheduled == {f"retrain-apart/{trigger}{images}" for trigger in ("anything", "data", "drift")}
     assert found.keys() - scheduled == {
-        "retrain-apart/now",
-        "promote/by-hand",
-        "rollback/by-hand",
-        "history/by-hand",
-        "compare/by-hand",
-        "search-worker/help",
+        f"retrain-apart/now{images}",
+        f"promote/by-hand{images}",
+        f"rollback/by-hand{images}",
+        f"history/by-hand{images}",
+        f"compare/by-hand{images}",
+        f"search-worker/help{images}",
     }
-    assert found["retrain-apart/drift"].parameters["trigger"] == "drift"
+    assert found[f"retrain-apart/drift{images}"].parameters["trigger"] == "drift"
     with pytest.raises(UserError, match=r"schedule\.every"):
         ScheduleSettings.read({"every": 1}, "schedule")
+
+
+def test_what_the_server_keeps_holds_no_password_and_is_the_same_project_with_and_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ScheduleSettings.read({"on_data": 60}, "schedule")
+    monkeypatch.setenv("GENFORGE_REPOSITORY", "https://ada:secret@git.example.com/team/images.git")
+    found = deployments(tmp_path, settings, "main", None, "/opt/images")
+    assert not any("secret" in repr(made.model_dump()) for made in found)
+    addresses = {made.parameters["repository"] for made in found if "repository" in made.parameters}
+    assert addresses == {"https://git.example.com/team/images.git"}
+    monkeypatch.setenv("GENFORGE_REPOSITORY", "https://git.example.com/team/images.git")
+    again = deployments(tmp_path, settings, "main", None, "/opt/images")
+    assert [made.full_name for made in again] == [made.full_name for made in found]
+
+
+@pytest.mark.slow
+def test_projects_share_a_server_and_a_trigger_that_was_taken_out_runs_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PREFECT_API_URL", "GENFORGE_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+    ada, bob = tmp_path / "ada" / "images", tmp_path / "bob" / "images"
+
+    def deploy(root: Path, **settings: object) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        found = deployments(root, ScheduleSettings.read(settings, "schedule"), "main", None, str(root))
+        forget_others(root, found)
+        leave_with_server("pool", found)
+
+    with api(tmp_path, Processes()) as url, temporary_settings({PREFECT_API_URL: url}):
+
+        def scheduled() -> dict[str, str]:
+            """Name to repository of what runs by itself."""
+            found = _ask(url, "deployments/filter", {})
+            return {made["name"]: made["parameters"]["repository"] for made in found if made["schedules"]}
+
+        deploy(ada, cron=None, on_data=600, on_drift=900)
+        deploy(bob, cron=None, on_data=600)
+        both = {named("data", str(root)): str(root) for root in (ada, bob)}
+        assert scheduled() == {**both, named("drift", str(ada)): str(ada)}
+        deploy(ada, cron=None, on_data=600)
+        assert scheduled() == both
+        deploy(ada, cron=None)
+        assert scheduled() == {named("data", str(bob)): str(bob)}
+        there = {made["name"] for made in _ask(url, "deployments/filter", {})}
+        assert {named("by-hand", str(root)) for root in (ada, bob)} <= there
 
 
 @pytest.mark.slow
@@ -113,7 +168,7 @@ def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
             assert by_block["event"] == "genforge: nothing new" and "up to date" in by_block["text"]
 
             # That was seen; each further look would start another process.
-            data = {"deployments": {"name": {"any_": ["data"]}}}
+            data = {"deployments": {"name": {"any_": [named("data", str(project.resolve()))]}}}
             for deployment in wait_for(lambda: _ask(address, "deployments/filter", data)):
                 place = f"deployments/{deployment['id']}"
 
@@ -124,8 +179,8 @@ def test_a_schedule_looks_in_time_asks_people_and_ends_with_all_that_it_started(
                 wait_for(paused)
 
             # A promotion that somebody has to approve waits for a name, and keeps it.
-            named = {"flows": {"name": {"any_": ["promote"]}}}
-            deployment = wait_for(lambda: _ask(address, "deployments/filter", named))[0]["id"]
+            promotion = {"flows": {"name": {"any_": ["promote"]}}}
+            deployment = wait_for(lambda: _ask(address, "deployments/filter", promotion))[0]["id"]
             # A busy server may answer too late: asked again, it gives the run that it has made.
             wanted = {"parameters": {"model": "digits/1", "reason": "looked at"}, "idempotency_key": "asked once"}
             asked = f"deployments/{deployment}/create_flow_run"

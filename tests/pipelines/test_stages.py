@@ -138,7 +138,7 @@ def test_stages_depend_on_the_code_that_decides_what_they_make() -> None:
 def test_keys_that_dvc_watches_are_asked_for_with_their_defaults(blank: Path) -> None:
     folder = make_project(blank)
     shutil.copy(ROOT / "dvc.yaml", folder / "dvc.yaml")
-    (folder / "params.yaml").write_text("data: {name: mine}\nrecipes: {}\n")
+    (folder / "params.yaml").write_text("data: {name: mine}\nrecipes: {box: {from: box}}\n")
     with pytest.raises(UserError) as caught:
         Graph.read(folder)
     for line in (
