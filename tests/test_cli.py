@@ -102,6 +102,11 @@ def test_a_wrong_file_stops_before_any_work(tmp_path: Path) -> None:
         ("{from: vae, search: {space: {training.stepz: {low: 1, high: 2}}}}", ["training.stepz", "`steps`"]),
         ("{from: vae, search: {space: {description: {choices: [a, b]}}}}", ["'description'", "valid: networks"]),
         ("{from: vae, search: {space: {objective: {choices: [a, b]}}}}", ["'objective'", "single settings"]),
+        ("{from: vae, search: {space: {training.steps: {low: 5, high: 9}}}}", ["'training.steps'", "every trial"]),
+        (
+            "{from: vae, search: {space: {training.rollbacks: {low: 1, high: 3}}}}",
+            ["training.rollbacks", "take it out"],
+        ),
         ("{from: vae, search: {space: {objective.beta: {low: -1, high: 3, log: false}}}}", ["try -1", "greater"]),
         ("{from: vae, search: {space: {objective.beta: {low: 0, high: 3}}}}", ["low above 0"]),
         ("{from: vae, search: {space: {training.ema: {choices: []}}}}", ["training.ema", "at least one"]),
@@ -121,7 +126,7 @@ def test_a_wrong_file_stops_before_any_work(tmp_path: Path) -> None:
         ("{from: box, networks: {network: {name: dcgan-generator}}}", ["fit themselves", "Generator"]),
         ("{from: vae, networks: {decoder: {name: box}}, search: null}", ["recipes.gan.search", "None"]),
         ("{from: hinge-sngan, networks: {genrator: {width: 8}}}", ["unknown role", "did you mean `generator`?"]),
-        ("{from: hinge-sngan, networks: {generator: {name: box}}}", ["`generator` has no weights"]),
+        ("{from: hinge-sngan, networks: {generator: {name: box}}}", ["one more, 257, not 64", "closed-form"]),
         (
             "{from: ddpm, networks: {denoiser: {backbone: {name: dcgan-critic}}}}",
             ["denoiser.backbone.name", "image_to_vector", "unet"],

@@ -99,6 +99,13 @@ GATES: dict[str, str] = {
 }
 LIBRARY = Path(__file__).parent / "recipes"
 TURNABLE = ("networks", "objective", "sampler", "training")  # parts of a recipe that a search may turn settings of
+OF_EVERY_TRIAL: dict[str, Any] = {  # and of no whole training
+    # Settings that fail are to be known as such, and not by the value of half of them.
+    "training.rollbacks": 0,
+    "training.averages.choose": None,
+    "training.averages.snapshots": 0,
+}
+NOT_SEARCHED = ("training.steps", "training.checkpoint_every", *OF_EVERY_TRIAL)
 
 
 class RecipeSearch(Settings):
@@ -142,6 +149,16 @@ class Recipe(Settings):
     @property
     def trial_share(self) -> float:
         return target("objective", self.objective["name"]).trial_share
+
+    def shortened(self, steps: int) -> dict[str, Any]:
+        """Dotted settings of a training that has so many steps in place of the recipe's: `training.steps`, and what
+        else is counted in steps, as large a part of the whole."""
+        whole = self.training["steps"]
+        counted = {key: self.objective[key] for key in target("objective", self.objective["name"]).in_steps}
+        parts = {
+            f"objective.{key}": max(1, value * steps // whole) for key, value in counted.items() if value is not None
+        }
+        return {"training.steps": steps, **parts}
 
     def training_modules(self) -> list[str]:
         """Modules whose code decides what weights this recipe gives: no sampler's."""
@@ -545,6 +562,7 @@ def _check_built(recipe: Recipe, where: str, points: bool) -> None:
             build_sampler(recipe.sampler).check(objective.exported)
             if recipe.density is not None:
                 build_density(recipe.density).check(objective.exported)
+            objective.check_steps(recipe.training["steps"])
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     names = [player.name for player in objective.players]
@@ -564,6 +582,11 @@ def _check_space(recipe: Recipe, where: str) -> None:
         holder, leaf = lookup({part: values[part] for part in TURNABLE}, key, place)
         if isinstance(holder[leaf], dict):
             raise UserError(f"{place}: {key!r} is a whole part of the recipe; a search turns single settings")
+        if key in NOT_SEARCHED:
+            raise UserError(
+                f"{place}: {key!r} is the same in every trial (its length is search.steps_share's), so that no search "
+                f"can tell which value is better; take it out, and give it in {where}"
+            )
         for value in dimension.examples():
             try:
                 with_settings(recipe, {key: value}, where)

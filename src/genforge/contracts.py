@@ -178,12 +178,14 @@ class Objective(ABC):
     """What teaches networks: its players and their losses. The loop calls the hooks; an objective calls no optimizer.
 
     Class attributes: `family` (for tables), `settings_type`; `trial_share`, the part of a training after which who is
-    ahead is likely to be so at its end: the length of a search's trials.
+    ahead is likely to be so at its end: the length of a search's trials; `in_steps`, settings that are numbers of
+    training steps, of which a trial has as large a part as it has of the steps.
     """
 
     family: ClassVar[str]
     settings_type: ClassVar[type[Settings]]
     trial_share: ClassVar[float] = 0.2
+    in_steps: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abstractmethod
@@ -212,6 +214,11 @@ class Objective(ABC):
     def kept(self) -> dict[str, Network]:
         """The networks that stay after training, by role: the exported one, then its companions."""
         return {self.exported_role(): self.exported, **{role: self.networks[role] for role in self.companions()}}
+
+    def check_steps(self, steps: int) -> None:
+        """Raises UserError where a training of so many steps could not do what the settings say. Called before any work
+        is done."""
+        return None
 
     def prepare(self, data: TrainingData) -> None:
         """Called before the first step: fit what has a closed form. Called again when a stopped run is resumed, before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from genforge.catalog import resolve
 from genforge.contracts import ImageShape, Port
 from genforge.networks import baselines
 from genforge.networks.baselines import (
@@ -121,3 +122,10 @@ def test_fitting_is_a_function_of_torch_s_seed() -> None:
         return mixture.centres
 
     assert torch.equal(fitted(), fitted())
+
+
+@pytest.mark.parametrize("name", ["box", "gaussian", "mixture", "kernel-density"])
+def test_a_baseline_is_no_decoder(name: str) -> None:
+    """It fits itself, and its latent is as long as an image; else its first step would end in a traceback."""
+    with pytest.raises(UserError, match=r"recipes.a: .*one more, 257, not 8; choose the objective closed-form"):
+        resolve("a", {"from": "vae", "networks": {"decoder": {"name": name}}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -144,6 +145,21 @@ def test_a_critic_that_is_sure_is_shown_stronger_changes_and_the_strength_is_in_
     halves = [Part(replace(real(), part=part, parts=2), seed=part) for part in range(2)]
     turn(objective).take(halves, 1.0)  # once, by all images of the batch
     assert objective.state()["adaptive_strength"].item() == pytest.approx((5 * 8 + 2 * 8) / 100)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"augmentation": ["colour"]}, {"adaptive_augmentation": ["colour"], "adaptive_images": 100}], ids=str
+)
+def test_the_critic_is_shown_changed_images_real_ones_and_generated(settings: dict[str, Any]) -> None:
+    """Were one kind shown as it is, the critic would know it by that."""
+    objective, seen = tiny(loss="non-saturating", **settings), []
+    if objective.adaptation is not None:
+        objective.adaptation.strength = torch.tensor(0.8)
+    objective.critic.register_forward_hook(lambda module, given, out: seen.append(given[0].detach()))
+    objective.loss(objective.players[0], real(100))
+    clean = torch.cat([real(100).images, objective.generator.image.detach().expand(100, -1, -1, -1)])
+    changed = (torch.cat(seen) - clean).flatten(1).abs().amax(dim=1) > 1e-4
+    assert changed[:100].any() and changed[100:].any()
 
 
 def test_a_loss_whose_critic_only_compares_has_nothing_to_adapt_to() -> None:

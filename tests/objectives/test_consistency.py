@@ -146,3 +146,18 @@ def test_a_denoiser_that_could_answer_always_the_same_is_refused() -> None:
     for name in ("edm-denoiser", "flow-matching-denoiser", "ddpm-denoiser"):
         network = build_network({"name": name, "backbone": {"name": "unet", "width": 8}}, port, "test")
         Consistency(ConsistencySettings(), {"denoiser": network})
+
+
+def test_stages_whose_two_noise_levels_float32_cannot_tell_apart_are_refused() -> None:
+    for ratio, stages in ((2.0, 16), (4.0, 8), (16.0, 4)):
+        network = OfAGaussian(1)
+        objective = Consistency(ConsistencySettings(stage_steps=1, stages=stages, ratio=ratio), {"denoiser": network})
+        objective.steps = stages
+        t = network.training_sigma(evenly_spread(256, torch.device("cpu")))
+        way = (t - objective.shorter(t)).double() / t.double()
+        stretched = 1 + objective.settings.stretch * torch.sigmoid(-t.double())
+        torch.testing.assert_close(way, stretched / ratio**stages, rtol=0.005, atol=0)
+        with pytest.raises(UserError, match=rf"at most {stages} stages where each divides the way by {ratio:g}"):
+            ConsistencySettings.read({"stages": stages + 1, "ratio": ratio}, "test")
+    with pytest.raises(UserError, match=r"at most 0 stages"):
+        ConsistencySettings.read({"ratio": 1e200}, "test")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from genforge import catalog
-from genforge.contracts import ImageShape
+from genforge.contracts import ImageShape, Objective
+from genforge.objectives import adversarial
 from genforge.objectives.path_length import PathLength, path_lengths
 from genforge.objectives.style_mixing import mixed
 from genforge.settings import UserError
@@ -97,17 +100,44 @@ def test_which_turn_is_next_is_taken_over() -> None:
     assert ["r1" in one for one in logs] == [False, True]
 
 
-def test_the_generator_s_turns_have_a_path_length_at_every_kth() -> None:
+def styled(**settings: float) -> Objective:
     recipe = catalog.resolve(
         "test",
         {
             "from": "stylegan",
             "networks": {"generator": {"width": 4, "widest": 8}, "critic": {"width": 4, "widest": 8}},
-            "objective": {"path_length": 2.0, "path_length_every": 3, "latent_size": 8, "style_mixing": 0.9},
+            "objective": {"latent_size": 8, **settings},
         },
     )
     torch.manual_seed(0)
-    objective = catalog.build_objective(recipe, ImageShape(1, 8, 8), 0)
+    return catalog.build_objective(recipe, ImageShape(1, 8, 8), 0)
+
+
+def test_the_generator_s_loss_has_the_penalty_of_path_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Karras et al. 2020, eq. 4, times the turns that it stands for. A hundredth of the way from 0 the mean is 0.02."""
+    monkeypatch.setattr(adversarial, "path_lengths", lambda *given: torch.tensor([1.0, 3.0]))
+    objective = styled(path_length=2.0, path_length_every=3)
+    loss = objective.loss(objective.players[1], real(4))
+    assert (loss.value - loss.logs["generator_loss"]).item() == pytest.approx(
+        2.0 * 3 * (0.98**2 + 2.98**2) / 2, rel=1e-5
+    )
+
+
+def test_generated_images_have_two_styles_as_often_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+
+    def recorded(generator: Any, latents: Tensor, labels: Tensor | None, share: float) -> Tensor:
+        shares.append(share)
+        return mixed(generator, latents, labels, share)
+
+    monkeypatch.setattr(adversarial, "mixed", recorded)
+    objective = styled(style_mixing=0.9)
+    objective.loss(objective.players[1], real(4))
+    assert shares == [0.9]
+
+
+def test_the_generator_s_turns_have_a_path_length_at_every_kth() -> None:
+    objective = styled(path_length=2.0, path_length_every=3, style_mixing=0.9)
     found = []
     for _ in range(5):
         loss = objective.loss(objective.players[1], real(4))

@@ -108,8 +108,57 @@ def test_the_guide_may_be_an_earlier_state_of_main() -> None:
     assert [guide - first for _, guide in seen] == pytest.approx([1, 2, 2, 2])
     objective.finish(None)  # type: ignore[arg-type]  # which it does not look at
     objective.steps = 2
-    with pytest.raises(UserError, match=r"guide_until is 2, but training ended after 2 steps"):
+    with pytest.raises(UserError, match=r"guide_until is 2, but training ends after 2 steps"):
         objective.finish(None)  # type: ignore[arg-type]
+
+
+def test_a_guide_that_means_something_else_by_the_same_weights_cannot_be_main() -> None:
+    def one(name: str = "edm-denoiser", head_width: int = 4, **settings: object) -> dict[str, object]:
+        return {"name": name, "backbone": {"name": "unet", "width": 8, "head_width": head_width}, **settings}
+
+    def can_be_main(main: dict[str, object], guide: dict[str, object]) -> bool:
+        network = build("autoguided-denoiser", EIGHT, main=main, guide=guide)
+        assert isinstance(network, Autoguided)
+        return network.guide_can_be_main()
+
+    assert can_be_main(one(), one())
+    dropout = {"name": "unet", "width": 8, "head_width": 4, "dropout": 0.2}
+    assert can_be_main(one(), {"name": "edm-denoiser", "backbone": dropout}), "the sampler asks without dropout"
+    assert not can_be_main(one(sigma_data=0.5), one(sigma_data=0.85))
+    assert not can_be_main(one(), one(head_width=8))
+    ddpm = "ddpm-denoiser"
+    assert not can_be_main(one(ddpm, prediction="velocity"), one(ddpm, prediction="noise"))
+    assert not can_be_main(one(ddpm, schedule="linear"), one(ddpm, schedule="cosine"))
+
+
+def test_the_guide_learns_by_the_weight_of_its_own_error() -> None:
+    """Main predicts the velocity, the guide the noise: as main's, the guide's error would count 1 + sigma^2 times."""
+    backbone = {"name": "unet", "width": 8}
+    network = build(
+        "autoguided-denoiser",
+        EIGHT,
+        main={"name": "ddpm-denoiser", "prediction": "velocity", "backbone": backbone},
+        guide={"name": "ddpm-denoiser", "prediction": "noise", "backbone": backbone},
+    )
+    assert isinstance(network, Autoguided)
+    objective = Denoising(DenoisingSettings(), {"denoiser": network})
+    batch = Batch(torch.rand(64, 1, 8, 8) * 2 - 1)
+    for player in objective.players:
+        torch.manual_seed(0)
+        # An untrained U-Net answers zero, whose error is what it should have answered: the noise, or the velocity.
+        assert 0.5 < objective.loss(player, batch).value.item() < 1.5, player.name
+
+
+def test_what_is_counted_in_steps_is_shortened_with_a_training() -> None:
+    guide = {"backbone": {"width": 16}}
+    entry = {"from": "autoguided-edm", "networks": {"denoiser": {"guide": guide}}, "objective": {"guide_until": 300}}
+    assert catalog.resolve("a", entry).shortened(180) == {"training.steps": 180, "objective.guide_until": 60}
+    assert catalog.resolve("a", {"from": "autoguided-edm"}).shortened(180) == {"training.steps": 180}
+    few = catalog.resolve("a", {"from": "few-step"})
+    assert few.shortened(400) == {"training.steps": 400, "objective.stage_steps": 50}
+    entry["objective"] = {"guide_until": 900}
+    with pytest.raises(UserError, match=r"recipes.a: objective.guide_until is 900, but training ends after 900 steps"):
+        catalog.resolve("a", entry)
 
 
 def test_a_trained_guide_is_kept_with_the_network() -> None:

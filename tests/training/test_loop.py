@@ -8,7 +8,9 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +25,9 @@ from genforge.training import acceleration
 from genforge.training.checkpoint import Checkpoints
 from genforge.training.failure import TrainingFailed
 from genforge.training.loop import TrainingSettings, train
-from genforge.training.optimization import OptimizerSettings, PlayerOptimizer
+from genforge.training.optimization import OptimizerSettings, PlayerOptimizer, learning_rate_factor
 from genforge.training.termination import Terminated
+from genforge.training.turn import Part, Turn
 
 SHORT = TrainingSettings(steps=23, batch_size=8, checkpoint_every=5, log_every=4, ema=0.9)
 
@@ -41,6 +44,19 @@ def test_players_take_turns_as_they_state_and_each_turn_takes_a_batch_of_its_own
     assert duel.turns == duel.after == {"critic": 23, "generator": 23 // every}
     assert data.asked == list(range(23 + 23 // every))
     assert (trained.steps, trained.images_seen) == (23, 23 * 8)
+
+
+def test_the_learning_rate_of_a_step_is_that_of_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, take = [], Turn.take
+
+    def watched(turn: Turn, parts: Sequence[Part], factor: float, measured: bool = True) -> Any:
+        rates.append(factor)
+        return take(turn, parts, factor, measured)
+
+    monkeypatch.setattr(Turn, "take", watched)
+    train(fresh(MeanLoss), ToyData(), SHORT.model_copy(update={"warmup_steps": 4, "schedule": "cosine"}))
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates == [learning_rate_factor(step, 23, 4, "cosine") for step in range(23)]
 
 
 def test_only_the_player_on_its_turn_learns() -> None:
@@ -268,12 +284,14 @@ def test_resuming_goes_on_where_observations_and_clock_stood(tmp_path: Path) -> 
     with pytest.raises(Killed):
         train(fresh(Denoise), ToyData(), SHORT, checkpoints=Checkpoints(tmp_path), observe=observe, observations=5)
     assert seen == [5, 10, 14]
+    kept = Checkpoints(tmp_path).load()
+    assert kept is not None
     again = train(fresh(Denoise), ToyData(), SHORT, checkpoints=Checkpoints(tmp_path), observe=observe, observations=5)
     assert seen == [5, 10, 14, 10, 14, 19, 23], "from the checkpoint of step 10, before its observation"
     finished = train(
         fresh(Denoise), ToyData(), SHORT, checkpoints=Checkpoints(tmp_path), observe=observe, observations=5
     )
-    assert finished.seconds == pytest.approx(again.seconds, abs=0.05)
+    assert finished.seconds == again.seconds > kept.state["seconds"] > 0
     assert seen[7:] == [23], "a finished run is finished again, and not trained again"
 
 

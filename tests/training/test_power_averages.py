@@ -150,6 +150,33 @@ def test_another_length_is_chosen_without_training_again(tmp_path: Path) -> None
     assert data.asked == []
 
 
+def test_the_last_look_is_at_the_model_that_is_kept() -> None:
+    looked: list[dict[str, torch.Tensor]] = []
+
+    def observe(step: int, network: nn.Module) -> None:
+        looked.append({name: weight.detach().clone() for name, weight in network.named_parameters()})
+
+    seed_everything(5)
+    objective = Denoise()
+    settings = SETTINGS.model_copy(update={"ema": 0.9})
+    train(objective, ToyData(), settings, seed=3, observe=observe, observations=2)
+    kept = dict(objective.exported.named_parameters())
+    assert all(torch.equal(looked[-1][name], kept[name]) for name in kept)
+    assert not any(torch.equal(looked[0][name], kept[name]) for name in kept)
+
+
+def test_nothing_is_written_before_the_first_update() -> None:
+    """A player whose turn comes rarely (a generator after five turns of its critic) has moved nothing yet."""
+    averages = PowerAverages(One(), PowerAverageSettings(snapshots=1), None)
+    averages.keep()
+    assert averages.in_memory == {}
+    averages.weights["weight"].data.fill_(2.0)
+    averages.update()
+    averages.keep()
+    averages.adopt(0.1)
+    assert averages.weights["weight"].item() == pytest.approx(2.0)
+
+
 def test_what_cannot_be_chosen_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="snapshots of 1 or more"):
         TrainingSettings.read({"averages": {"choose": 0.1}}, "test")

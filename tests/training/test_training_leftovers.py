@@ -108,4 +108,8 @@ def test_without_params_yaml_nothing_is_called_an_orphan(root: Path) -> None:
     (root / "params.yaml").unlink()
     with pytest.raises(UserError, match=r"params\.yaml does not exist"):
         list(find(root))
+    for text in ("", "recipes:\n", "recipe: {vae: {from: vae}}\n", "recipes: {}\n"):  # emptied, or misspelt
+        (root / "params.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"params\.yaml names no recipes"):
+            list(find(root))
     assert kept(root).is_dir()

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from genforge.contracts import Network, Port
 from genforge.networks.denoiser import Denoiser, Scales
@@ -60,11 +61,25 @@ class Autoguided(Denoiser):
         return self.main.sigma_range()
 
     def guide_can_be_main(self) -> bool:
-        """Whether the guide could take over main's weights."""
+        """Whether the guide with main's weights would be main: they have the same weights, and mean the same by them
+        (dropout aside, which only training has)."""
         main, guide = (
-            {name: value.shape for name, value in one.state_dict().items()} for one in (self.main, self.guide)
+            ({name: value.shape for name, value in one.state_dict().items()}, _heads(one), _preconditioning(one))
+            for one in (self.main, self.guide)
         )
         return main == guide
 
     def forward(self, noisy: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.main(noisy, sigma, labels)
+
+
+def _heads(network: nn.Module) -> list[int]:
+    """How many heads each attention has, which no shape of its weights tells."""
+    counts = (getattr(module, "heads", None) for module in network.modules())
+    return [count for count in counts if isinstance(count, int)]
+
+
+def _preconditioning(denoiser: Denoiser) -> dict[str, list[float]]:
+    """Of some noise levels: what stands in settings and in no weight."""
+    scales = denoiser.scales(torch.logspace(-2, 2, 9))
+    return {name: value.tolist() for name, value in vars(scales).items()}

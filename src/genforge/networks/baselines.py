@@ -37,6 +37,14 @@ class Baseline(Network):
     kind: ClassVar[PortKind] = "latent_to_image"
     takes_points = True
 
+    def __init__(self, settings: Settings, port: Port) -> None:
+        super().__init__(settings, port)
+        if port.latent_size != (size := latent_size(port.image)):
+            raise UserError(
+                f"a baseline's latent has a number for each value of an image and one more, {size}, not "
+                f"{port.latent_size}; choose the objective closed-form, or another network"
+            )
+
     @abstractmethod
     def fit(self, data: TrainingData) -> None:
         """Set the buffers from the training split."""

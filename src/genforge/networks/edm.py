@@ -21,7 +21,9 @@ from genforge.settings import Settings
 
 class EDMSettings(Settings):
     backbone: dict[str, Any] = Field(default_factory=lambda: {"name": "unet"}, description="the network inside")
-    sigma_data: float = Field(0.5, gt=0.0, description="standard deviation of pixels, around zero, in -1 to 1")
+    sigma_data: float = Field(
+        0.5, gt=0.0, description="root mean square of the data's pixels, in -1 to 1: their deviation around zero"
+    )
     log_sigma_mean: float = Field(-1.2, description="mean of log sigma in training: where learning is worth most")
     log_sigma_deviation: float = Field(1.2, gt=0.0, description="standard deviation of log sigma in training")
     sigma_min: float = Field(0.002, gt=0.0, description="sampling: the smallest noise level above zero")

@@ -16,11 +16,12 @@ function is a denoiser that is led on. They begin with one that is trained; here
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from genforge.contracts import Batch, ImageShape, Loss, Network, Objective, Player, Port
@@ -30,6 +31,7 @@ from genforge.objectives.conditioning import check_conditioning
 from genforge.objectives.denoising import evenly_spread
 from genforge.settings import Settings, UserError
 
+SHORTEST_WAY = 16  # (t - r) / t is 2^-16 at least, which float32 tells from 0 to half a percent
 HUBER = 0.00054  # c of the distance, for images of one value
 CLOSE = 0.1  # how near the preconditioning has to be to D(x, 0) = x at the smallest noise level
 
@@ -48,12 +50,23 @@ class ConsistencySettings(Settings):
     )
     conditional: bool = Field(False, description="give the denoiser the labels")
 
+    @model_validator(mode="after")
+    def _a_way_that_can_be_told(self) -> ConsistencySettings:
+        most = int(SHORTEST_WAY / math.log2(self.ratio))
+        if self.stages > most:
+            raise ValueError(
+                f"with at most {most} stages where each divides the way by {self.ratio:g}, not {self.stages}: in "
+                f"float32 the two noise levels would become one"
+            )
+        return self
+
 
 class Consistency(Objective):
     """One player, `denoiser`, which is exported: a denoiser by its port, a consistency function by what it learns."""
 
     family: ClassVar[str] = "diffusion"
     settings_type = ConsistencySettings
+    in_steps = ("stage_steps",)
 
     @classmethod
     def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:

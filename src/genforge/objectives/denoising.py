@@ -58,6 +58,7 @@ class Denoising(Objective):
 
     family: ClassVar[str] = "diffusion"
     settings_type = DenoisingSettings
+    in_steps = ("guide_until",)
 
     @classmethod
     def ports(cls, settings: Settings, image: ImageShape, classes: int) -> dict[str, Port]:
@@ -110,7 +111,7 @@ class Denoising(Objective):
         noisy = clean + sigma[:, None, None, None] * torch.randn_like(clean)
         labels = self._with_some_withheld(batch.labels)
         error = (taught(noisy, sigma, labels) - clean).square().flatten(1).mean(dim=1)  # (n,)
-        value = (self._weight(sigma) * error).mean()
+        value = (self._weight(sigma, taught) * error).mean()
         return Loss(value, {"loss": value.detach()})
 
     def after_step(self, player: Player) -> None:
@@ -119,13 +120,16 @@ class Denoising(Objective):
             if self.steps <= self.settings.guide_until:
                 self._follow()
 
-    def finish(self, data: TrainingData) -> None:
+    def check_steps(self, steps: int) -> None:
         until = self.settings.guide_until
-        if until is not None and self.steps <= until:
+        if until is not None and steps <= until:
             raise UserError(
-                f"objective.guide_until is {until}, but training ended after {self.steps} steps, so that the guide is "
-                f"main itself and leads nowhere; set it to a part of training.steps, such as a third"
+                f"objective.guide_until is {until}, but training ends after {steps} steps, so that the guide would be "
+                f"main itself and lead nowhere; set it to a part of training.steps, such as a third"
             )
+
+    def finish(self, data: TrainingData) -> None:
+        self.check_steps(self.steps)
 
     def state(self) -> dict[str, Tensor]:
         return {} if self.settings.guide_until is None else {"steps": torch.tensor(self.steps)}
@@ -140,11 +144,11 @@ class Denoising(Objective):
         withheld = torch.rand(len(labels), device=labels.device) < self.settings.label_dropout
         return labels.masked_fill(withheld, self.denoiser.port.classes)
 
-    def _weight(self, sigma: Tensor) -> Tensor:
+    def _weight(self, sigma: Tensor, taught: Denoiser) -> Tensor:
         if self.settings.weighting == "min-snr":
             # Hang et al. 2023, section 3.4. On the clean image it reads the same whatever the backbone predicts.
             return sigma.pow(-2).clamp(max=self.settings.snr_limit)
-        return self.denoiser.weight(sigma)
+        return taught.weight(sigma)
 
 
 def evenly_spread(count: int, device: torch.device) -> Tensor:

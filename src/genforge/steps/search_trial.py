@@ -71,15 +71,9 @@ def open_trials(arguments: Mapping[str, Any]) -> Callable[[Trial], float]:
         search.tags({"protocol": protocol})  # by whoever knows it first: the supervisor has no judge before the end
 
     def run_trial(trial: Trial) -> float:
-        # Without rollbacks: settings that fail are to be known as such, and not by the value of half of them.
-        short = {
-            "training.steps": steps,
-            "training.checkpoint_every": max(1, steps // reports),
-            "training.rollbacks": 0,
-            "training.averages.choose": None,
-            "training.averages.snapshots": 0,
-        }
-        changed = catalog.with_settings(recipe, {**trial.settings, **short}, f"recipes.{name}.search")
+        whole = catalog.with_settings(recipe, trial.settings, f"recipes.{name}.search")
+        short = {**whole.shortened(steps), "training.checkpoint_every": max(1, steps // reports)}
+        changed = catalog.with_settings(whole, {**short, **catalog.OF_EVERY_TRIAL}, f"recipes.{name}.search")
         seed_everything(seed)
         objective = catalog.build_objective(changed, prepared.shape, len(prepared.classes))
         model = Model(objective.exported, catalog.build_sampler(changed.sampler), {})

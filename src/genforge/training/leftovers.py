@@ -88,7 +88,13 @@ def _is_idle(run: Path) -> bool:
 
 
 def _is_orphan(root: Path, path: Path) -> bool:
-    """Whether nobody trains into the folder of a name that is neither a recipe's nor the pipeline's own."""
+    """Whether nobody trains into the folder of a name that is neither a recipe's nor the pipeline's own.
+
+    Raises:
+        UserError: params.yaml names no recipes (it was emptied, say), so that nobody can tell whose the folder is.
+    """
     recipes = read_yaml(root / "params.yaml").get("recipes")
-    known = path.name.startswith(OWN) or (isinstance(recipes, dict) and path.name in recipes)
+    if not isinstance(recipes, dict) or not recipes:
+        raise UserError("params.yaml names no recipes, so that nobody can tell whose checkpoints are still wanted")
+    known = path.name.startswith(OWN) or path.name in recipes
     return not known and all(_is_idle(run) for run in path.iterdir() if run.is_dir())

@@ -128,7 +128,7 @@ def train(
         bar = Bar(f"{title} from step {run.step}" if resumed else title, steps - run.step)
         reporter = _Reporter(run, settings, watch, bar)
 
-        def look() -> None:
+        def look(finished: bool = False) -> None:
             """Let the observer see the exported network as it would be if training ended here."""
             assert observe is not None
             run.check_finite(title)
@@ -137,7 +137,7 @@ def train(
                 return
             # One of several must not leave by itself: the others would wait for its share of the next step.
             at_once = termination.at_once() if peers.size == 1 else contextlib.nullcontext()
-            with watch.held(), untouched(), _at_its_best(run), at_once:
+            with watch.held(), untouched(), _at_its_best(run, finished), at_once:
                 images = observe(run.step, objective.exported)
             run.observed += 1
             if images is not None:
@@ -188,7 +188,7 @@ def train(
             objective.finish(data)
             run.check_finite(title)
         if run.observed < len(looks):
-            look()
+            look(finished=True)
 
     seen = steps * settings.batch_size
     speed = seen / run.seconds if run.seconds else 0.0
@@ -312,14 +312,14 @@ def _spread(count: int, steps: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def _at_its_best(run: RunState) -> Iterator[None]:
-    """Within the block what is kept has its averaged weights and is in evaluation mode; afterwards all is as before,
-    buffers too."""
+def _at_its_best(run: RunState, finished: bool) -> Iterator[None]:
+    """Within the block what is kept has its averaged weights, which a `finished` one has for good, and is in evaluation
+    mode; afterwards all is as before, buffers too."""
     modes = [(module, module.training) for module in run.kept.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in run.kept.buffers()]
     run.kept.eval()
     try:
-        with run.average.in_place() if run.average is not None else contextlib.nullcontext():
+        with contextlib.nullcontext() if run.average is None or finished else run.average.in_place():
             yield
     finally:
         for module, training in modes:

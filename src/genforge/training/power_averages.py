@@ -98,7 +98,10 @@ class PowerAverages:
             torch._foreach_lerp_(averages, list(self.weights.values()), 1.0 - kept)
 
     def keep(self) -> None:
-        """Write the averages down as they are now. What was written of this update before is replaced."""
+        """Write the averages down as they are now. What was written of this update before is replaced; before the
+        first there is nothing to write."""
+        if self.updates == 0:
+            return
         for length, averages in self.averages.items():
             place = Place(self.updates, length)
             tensors = dict(zip(self.weights, averages, strict=True))
