@@ -55,7 +55,7 @@ def quota(groups: Path = CGROUPS, own: Path = OWN_GROUPS) -> float | None:
         groups: where they are mounted. own: who is in which, as /proc/<pid>/cgroup tells.
     """
     try:
-        lines = own.read_text().splitlines()
+        lines = own.read_text("utf-8").splitlines()
     except OSError:  # not Linux, or nothing is told
         return None
     granted = []
@@ -85,6 +85,6 @@ def _first_version(folder: Path) -> float | None:
 
 def _words(file: Path) -> list[str]:
     try:
-        return file.read_text().split()
+        return file.read_text("utf-8").split()
     except OSError:
         return []

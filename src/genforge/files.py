@@ -39,7 +39,7 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with aside.open(mode) as file:
+        with aside.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             _mark_as_ours(file.fileno(), fcntl.LOCK_EX)
             yield file
             file.flush()
@@ -54,7 +54,8 @@ def replacing(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A folder to fill that becomes `path` when the block ends, in place of what stood there. Nothing of it stays on an
-    error."""
+    error. Where `path` is a link, it becomes what that leads to."""
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     aside.mkdir()

@@ -59,7 +59,7 @@ def _file_of(module: str) -> Path | None:
 @cache
 def _imported(path: Path) -> tuple[str, ...]:
     names: list[str] = []
-    waiting: list[Any] = [ast.parse(path.read_text())]  # statements, and what has some inside
+    waiting: list[Any] = [ast.parse(path.read_text("utf-8"))]  # statements, and what has some inside
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):

@@ -89,7 +89,7 @@ class Lock:
     def holder(self) -> Holder | None:
         """Who has it, or had it last; None where nobody says so."""
         try:
-            told = json.loads(self.path.read_text())
+            told = json.loads(self.path.read_text("utf-8"))
             return Holder(Identity.from_json(told["process"]), str(told["command"]), float(told["since"]))
         except (OSError, ValueError):  # not there, or being written in this moment
             return None

@@ -62,12 +62,13 @@ def a_row_a_class(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return grid(np.concatenate(rows), CLASS_COLUMNS)
 
 
-def film(looks: Iterable[tuple[int, np.ndarray]], columns: int) -> np.ndarray:
-    """What was drawn at several steps of a training, step by step: images a row each, points a panel each."""
-    steps, drawn = zip(*looks, strict=True)
+def film(looks: Iterable[tuple[str, np.ndarray]], columns: int) -> np.ndarray:
+    """What was drawn at several steps of a training, or with several settings: images in rows, points a panel each with
+    its title."""
+    titles, drawn = zip(*looks, strict=True)
     if drawn[0].dtype == np.uint8:
         return grid(np.concatenate(drawn), columns)
-    return scatter.row([scatter.scatter(points) for points in drawn], [f"step {step}" for step in steps])
+    return scatter.row([scatter.scatter(points) for points in drawn], list(titles))
 
 
 def grid(images: np.ndarray, columns: int = 0, gap: int = 1, enlarged: bool = True) -> np.ndarray:
@@ -109,9 +110,11 @@ def columns_of(count: int, columns: int = 0) -> int:
 
 def tiles(picture: np.ndarray, count: int, columns: int, gap: int = 1) -> list[np.ndarray]:
     """The images of a picture that `grid` made without enlarging; the picture itself where it cannot be one."""
-    rows = math.ceil(count / max(1, columns))
+    if not 1 <= count <= picture.shape[0] * picture.shape[1]:
+        return [picture]
+    rows = -(-count // max(1, columns))
     height, width = ((side + gap) // max(1, parts) for side, parts in zip(picture.shape, (rows, columns), strict=False))
-    if min(height, width) <= gap or count < 1:
+    if min(height, width) <= gap:
         return [picture]
     corners = [(place // columns * height, place % columns * width) for place in range(count)]
     return [picture[top : top + height - gap, left : left + width - gap] for top, left in corners]

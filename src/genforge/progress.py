@@ -124,5 +124,5 @@ def terminal_bars() -> Any:
 def _send(message: dict[str, Any]) -> None:
     """Append one line to the flow's file: a single write, so that lines of several processes never mix."""
     line = json.dumps(message) + "\n"
-    with Path(os.environ[CHANNEL]).open("a") as file:
+    with Path(os.environ[CHANNEL]).open("a", encoding="utf-8") as file:
         file.write(line)

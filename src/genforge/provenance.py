@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from genforge import watermark
 from genforge.pictures import as_picture
 
 PREFIX = "genforge."  # of our keywords
+DIGEST = re.compile(rf"[0-9a-f]{{{watermark.BITS // 4},128}}")  # what is looked for in the registry is nothing else
 SOFTWARE = "genforge: drawn by a generative model"  # under PNG's own keyword Software
 
 
@@ -70,7 +72,8 @@ class Provenance:
         numbers = {"version", "seed", "index", "images", "columns"} & values.keys()
         numbers |= {"label"} if values.get("label", "").isdecimal() else set()
         try:
-            _word(values["weights"])
+            if not DIGEST.fullmatch(values["weights"]):
+                return None
             return cls(**{"version": None, **values, **{key: int(values[key]) for key in numbers}})
         except (KeyError, TypeError, ValueError):
             return None

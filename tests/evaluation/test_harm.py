@@ -38,6 +38,9 @@ def test_a_class_is_flagged_above_its_threshold(classifier: Callable[..., Any]) 
         flags(["77"], 0.5)
     with pytest.raises(UserError, match=r"names no classes.*gates\.no\.onnx"):
         ClassDetector(classifier(ImageShape(1, 8, 8), names_classes=False), names, ["7"], 0.5, "gates.no")
+    inception = Features(np.zeros((3, 4), np.float32), np.zeros((3, 1008), np.float32))
+    with pytest.raises(UserError, match=r"gates\.no\.classes: .* tells 1008 classes apart, .* not the 10 of"):
+        ClassDetector(extractor, names, ["7"], 0.5, "gates.no").flags(IMAGES[:3], inception)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is not None, reason="onnxruntime is installed here")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +99,25 @@ def test_a_files_digest_is_that_of_its_bytes(tmp_path: Path) -> None:
     data = bytes(range(256)) * 5000
     (tmp_path / "a").write_bytes(data)
     assert files.digest_file(tmp_path / "a") == files.digest_bytes(data) == files.digest_bytes(data[:7], data[7:])
+
+
+def test_a_link_to_a_folder_stays_one_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "old").write_text("old")
+    (tmp_path / "out").symlink_to(tmp_path / "large")
+    with files.replacing_folder(tmp_path / "out") as folder:
+        (folder / "new").write_text("new")
+    assert (tmp_path / "out").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large", "out"]
+    assert [path.name for path in (tmp_path / "large").iterdir()] == ["new"]
+
+
+def test_text_is_written_in_utf_8_whatever_the_machine_speaks(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from genforge.files import write_text\n"
+        "write_text(Path(sys.argv[1]), 'FID \\u2193 \\u00b1')"
+    )
+    environment = {**os.environ, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "board.md")], env=environment, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "board.md").read_bytes() == "FID \u2193 \u00b1".encode()

@@ -43,7 +43,8 @@ def test_a_sheet_shows_images_as_images_and_points_beside_real_ones() -> None:
     assert sheet(images).shape[2] == 1
     assert sheet(points).shape == (scatter.SIDE, scatter.SIDE, 3)
     assert sheet(points, real=points).shape == (scatter.SIDE + scatter.TITLE, 2 * scatter.SIDE + scatter.GAP, 3)
-    assert film([(1, points), (2, points), (3, points)], 8).shape[1] == 3 * scatter.SIDE + 2 * scatter.GAP
+    looks = [(f"step {step}", points) for step in (1, 2, 3)]
+    assert film(looks, 8).shape[1] == 3 * scatter.SIDE + 2 * scatter.GAP
     assert (enough("uint8", 64), enough("float32", 64)) == (64, POINTS_TO_SEE)
 
 

@@ -3,8 +3,10 @@ drawn images is written and told its worth."""
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +111,14 @@ def test_the_likeliest_model_is_taken_that_can_give_the_score(
 ) -> None:
     write_array(tmp_path / "digits.npy", digits[:3])
     assert anomaly(project, tmp_path / "digits.npy")["model"] == "gaussian"  # the first, of two not evaluated
-    write_json(project.evaluation("pixels"), {"likelihood": {"bits": 2.0}})
+    told = {"bits": 2.0, "protocol": {"of": "8-bit images"}}
+    write_json(project.evaluation("pixels"), {"likelihood": told})
     assert anomaly(project, tmp_path / "digits.npy")["model"] == "pixels"
+    # Fewer bits, but of something else: of a black-and-white image drawn from the gray one, or of one given its class.
+    for of in ("images binarised at random", "8-bit images, given their classes"):
+        write_json(project.evaluation("gaussian"), {"likelihood": {"bits": 0.1, "protocol": {"of": of}}})
+        assert anomaly(project, tmp_path / "digits.npy")["model"] == "pixels"
+    project.evaluation("gaussian").unlink()
     project.evaluation("pixels").unlink()
     with pytest.raises(UserError, match=r"no trained recipe .* gives the score 'energy'"):
         anomaly(project, tmp_path / "digits.npy", by="energy")
@@ -135,6 +143,26 @@ def test_what_cannot_be_scored_is_told(
     write_array(tmp_path / "digits.npy", digits[:3])
     with pytest.raises(UserError, match=words):
         anomaly(project, **{"path": tmp_path / "digits.npy", **given})
+
+
+def test_a_file_s_name_is_shown_as_it_is(project: Project, digits: np.ndarray, tmp_path: Path) -> None:
+    save_png(tmp_path / "files" / "a [red].png", digits[0])
+    console = Console(file=io.StringIO(), width=200)
+    console.print(anomaly_table(anomaly(project, tmp_path / "files", model="gaussian")))
+    assert "a [red].png" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_full_disk_is_told_and_no_file_is_blamed_for_it(
+    project: Project, digits: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_png(tmp_path / "files" / "0.png", digits[0])
+
+    def no_room(handle: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    with pytest.raises(UserError, match=r"No space left on device .*TMPDIR"):
+        anomaly(project, tmp_path / "files", model="gaussian")
 
 
 def test_a_labelled_set_is_written_in_proportion_and_is_the_same_again(project: Project, tmp_path: Path) -> None:

@@ -321,6 +321,12 @@ def test_a_verdict_is_of_the_weights_that_it_was_made_for(trained: Project, tmp_
         kept_verdict(project, "gam")
     run(project, "gan")
     kept_verdict(project, "gan")
+    for gates in ({"finite": {}, "speed": {"limit": 0.1}}, {"finite": {}, "no-sevens": {"check": "speed"}}):
+        (project.root / "params.yaml").write_text(yaml.safe_dump(said | {"gates": gates}))
+        with pytest.raises(UserError, match=rf"about other gates .*\({list(gates)[1]}\); run `genforge step gates`"):
+            kept_verdict(Project.load(project.root), "gan")
+    (project.root / "params.yaml").write_text(yaml.safe_dump(said | {"gates": {"finite": {"reason": "another"}}}))
+    kept_verdict(Project.load(project.root), "gan")
     weights = project.model("gan") / "weights.safetensors"
     tensors = load_file(weights)
     save_file({name: tensor * float("nan") for name, tensor in tensors.items()}, weights)

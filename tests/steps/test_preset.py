@@ -122,3 +122,11 @@ def test_a_preset_is_fitted_to_its_folder(tmp_path: Path) -> None:
     assert load(path).evaluation.images == 50
     with pytest.raises(UserError, match="tins reads no folder"):
         preset.write("tins", "cpu", path, force=True, folder=folder)
+
+
+@pytest.mark.parametrize("name", ["no", "on", "yes", "true", "null"])
+def test_a_folder_s_name_that_yaml_takes_for_something_else_is_the_model_s_all_the_same(
+    name: str, tmp_path: Path
+) -> None:
+    preset.write("my-images", "cpu", tmp_path / "params.yaml", folder=Path(name))
+    assert load(tmp_path / "params.yaml").data.name == name

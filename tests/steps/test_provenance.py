@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from rich.console import Console
 
 from genforge import provenance
 from genforge.contracts import ImageShape
@@ -121,3 +125,21 @@ def test_sampling_makes_no_registry_in_somebodys_folder(tmp_path: Path, monkeypa
     with pytest.raises(UserError, match="no registry is known here"):
         draw("digits@staging", 1, 0, tmp_path / "grid.png", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_stranger_wrote_into_a_file_is_shown_and_nothing_else(tmp_path: Path) -> None:
+    said = {"model": "[/] [red]", "weights": "abcd", "seed": "1", "index": "2", "images": "1", "columns": "3"}
+    changes = ({}, {"images": "1" + "0" * 400}, {"weights": "abcd' OR name LIKE '%"}, {"weights": "abcd[/bold]"})
+    for number, change in enumerate(changes):
+        text = PngInfo()
+        for key, value in {**said, **change}.items():
+            text.add_text(f"genforge.{key}", value)
+        path = tmp_path / f"{number}.png"
+        Image.new("L", (64, 64), 90).save(path, pnginfo=text)
+        finding = examine(path, tmp_path)
+        console = Console(file=io.StringIO(), width=2000)
+        console.print(finding_table(finding))
+        shown = console.file.getvalue()  # type: ignore[attr-defined]
+        assert ("[/] [red]" in shown) == (finding.text is not None) == ("weights" not in change)
+        json.dumps(finding.to_json())
+        assert finding.parts == 1

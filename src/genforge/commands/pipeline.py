@@ -124,7 +124,7 @@ def _preset(arguments: argparse.Namespace) -> None:
 
 
 def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--fix", action="store_true", help="mend what is found; without it nothing is changed")
+    parser.add_argument("--fix", action="store_true", help="mend what is found; without it nothing is mended")
     json_argument(parser)
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from genforge import randomness
-from genforge.contracts import Density, Network, to_network
+from genforge.contracts import EIGHT_BIT, Density, Network, to_network
 from genforge.evaluation.latent import LatentSpace
 from genforge.evaluation.log_likelihood import log_likelihoods
 from genforge.networks.denoiser import Denoiser
@@ -137,6 +137,12 @@ class Complexity(Likelihood):
         super().__init__(observer)
         if observer.exported.port.image.is_point:
             raise UserError("no compressor is there for points of the plane; choose another score (--by typicality)")
+        if (of := self.density.of(observer.networks)) != EIGHT_BIT:
+            raise UserError(
+                f"{observer.name} tells how likely {of} are, and the compressor shortens {EIGHT_BIT}: bits of the one "
+                f"cannot be taken from those of the other; choose a model of {EIGHT_BIT} (--model), such as one of the "
+                f"recipe pixelcnn, or another score (--by typicality)"
+            )
         self.how = f"{self.density.how}; less the image's length as PNG (Serra et al. 2020)"
 
     def of(self, images: np.ndarray) -> np.ndarray:

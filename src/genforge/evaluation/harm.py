@@ -56,6 +56,7 @@ class ClassDetector(Detector):
         for name in unwanted:
             if name not in classes:
                 raise UserError(f"{where}.classes: no class is called {name!r}; {nearest(name, list(classes))}")
+        self.where, self.classes = where, len(classes)
         self.unwanted = [list(classes).index(name) for name in unwanted]
         self.threshold = threshold
         self.about = (
@@ -67,6 +68,12 @@ class ClassDetector(Detector):
         from scipy.special import softmax
 
         assert seen.logits is not None
+        if seen.logits.shape[1] != self.classes:
+            raise UserError(
+                f"{self.where}.classes: the extractor tells {seen.logits.shape[1]} classes apart, which are not the "
+                f"{self.classes} of these data; set extractor.name to classifier, or give a classifier of your own "
+                f"(`{self.where}.onnx`)"
+            )
         probabilities = softmax(seen.logits.astype(np.float64), axis=1)
         return probabilities[:, self.unwanted].sum(axis=1) > self.threshold
 

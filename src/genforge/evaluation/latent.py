@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genforge.contracts import Network, to_network, to_pixels
+from genforge.contracts import Network, to_network, to_stored
 from genforge.networks.latent_prior import LatentPrior
 from genforge.settings import UserError
 
@@ -52,7 +52,8 @@ class LatentSpace:
 
     @torch.no_grad()
     def encode(self, images: np.ndarray, labels: np.ndarray | None = None) -> Tensor:
-        """Codes, float32 (n, size), of uint8 (n, height, width, channels); labels int64 (n,) for a conditional one."""
+        """Codes, float32 (n, size), of images as they are on disk, uint8 (n, height, width, channels) or points; labels
+        int64 (n,) for a conditional one."""
         parts = []
         for start in range(0, len(images), AT_ONCE):
             pixels = to_network(torch.from_numpy(np.array(images[start : start + AT_ONCE])).to(self.device))
@@ -61,12 +62,12 @@ class LatentSpace:
 
     @torch.no_grad()
     def decode(self, codes: Tensor, labels: np.ndarray | None = None) -> np.ndarray:
-        """Images, uint8 (n, height, width, channels), of codes (n, size)."""
+        """Images as they are on disk, uint8 (n, height, width, channels) or points float32, of codes (n, size)."""
         parts = []
         for start in range(0, len(codes), AT_ONCE):
             some, chosen = codes[start : start + AT_ONCE].to(self.device), self._labels(labels, start)
             decoder = self.decoder.decode if isinstance(self.decoder, LatentPrior) else self.decoder
-            parts.append(to_pixels(decoder(some, chosen)).cpu().numpy())
+            parts.append(to_stored(decoder(some, chosen)).cpu().numpy())
         return np.concatenate(parts)
 
     def reconstruct(self, images: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:

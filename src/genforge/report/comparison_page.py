@@ -10,7 +10,7 @@ import numpy as np
 
 from genforge.evaluation.metrics import METRICS
 from genforge.files import write_text
-from genforge.pictures import grid, save_png
+from genforge.pictures import save_png, sheet
 from genforge.report.figures import LIGHT, Theme, _axes, _clipped, _figure, _save
 
 SHOWN, COLUMNS = 64, 8  # images of each model
@@ -22,12 +22,12 @@ def write(told: Mapping[str, Any], first: np.ndarray, second: np.ndarray, folder
 
     Args:
         told: what `genforge.steps.compare.compare` returns.
-        first, second: images uint8 (n, height, width, channels) of the same seed.
+        first, second: images uint8 (n, height, width, channels), or points float32 (n, 1, 1, 2), of the same seed.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    save_png(folder / "first.png", grid(first, COLUMNS))
-    save_png(folder / "second.png", grid(second, COLUMNS))
+    save_png(folder / "first.png", sheet(first, COLUMNS))
+    save_png(folder / "second.png", sheet(second, COLUMNS))
     differences(folder / "differences.png", told)
     templates = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=templates, autoescape=True, undefined=StrictUndefined)

@@ -10,6 +10,7 @@ import numpy as np
 
 from genforge.files import read_json
 from genforge.settings import UserError, nearest
+from genforge.shapes import EIGHT_BIT, POINTS
 from genforge.steps.judge import BROKEN_SHOWN, read_images
 from genforge.steps.likelihood import held_out
 from genforge.steps.named_model import named_model
@@ -131,10 +132,11 @@ def _score(project: Project, model: str | None, by: str) -> Score:
 
 
 def _bits(project: Project, name: str) -> float:
-    """Bits per dimension of held-out images, as they were evaluated; infinity where they were not."""
+    """Bits per dimension of held-out images, as they were evaluated; infinity where they were not, or where it was
+    told how likely something else is (binarised images, or an image given its class)."""
     path = project.evaluation(name)
     told = read_json(path).get("likelihood") if path.is_file() else None
-    return told["bits"] if told else float("inf")
+    return told["bits"] if told and told["protocol"]["of"] in (EIGHT_BIT, POINTS) else float("inf")
 
 
 def _observer(project: Project, name: str) -> Observer:
@@ -163,7 +165,7 @@ def anomaly_table(result: Mapping[str, Any]) -> Group:
     table.add_column(result["unit"], justify="right")
     table.add_column("p", justify="right")
     for row in result["images"][:SHOWN]:
-        table.add_row(row["image"], f"{row['score']:.4g}", f"{row['p']:.3g}")
+        table.add_row(Text(row["image"]), f"{row['score']:.4g}", f"{row['p']:.3g}")
     normal = result["against"]
     notes = [
         f"p: how often normal images ({normal['path']}, {normal['images']} of them, mean {normal['mean']:.4g}) score "

@@ -63,6 +63,10 @@ def augment(
             f"{model} takes no labels, so that nobody would know what its images show; name a conditional model, such "
             f"as one from the recipe conditional-edm"
         )
+    if drawing.shape.is_point:
+        raise UserError(
+            f"{model} draws points of the plane, and a labelled set is one of pictures; see `genforge sample`"
+        )
     classes = _folder_names(drawing.card.get("classes") or [str(label) for label in range(drawing.classes)])
     labels = in_proportion(np.array(drawing.card.get("label_counts") or [1] * drawing.classes), count)
     if measure:

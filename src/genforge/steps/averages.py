@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from genforge.files import replacing_folder, write_json
 from genforge.progress import Bar
 from genforge.settings import UserError
@@ -64,7 +62,7 @@ def compare(project: Project, name: str, lengths: Sequence[float]) -> Averages:
     from genforge.data.loading import Prepared
     from genforge.evaluation.fidelity import Judge
     from genforge.models import load
-    from genforge.pictures import grid, save_png
+    from genforge.pictures import enough, film, save_png
     from genforge.report import figures
     from genforge.steps.evaluate import error_bars
     from genforge.steps.labels import labels_of
@@ -102,7 +100,8 @@ def compare(project: Project, name: str, lengths: Sequence[float]) -> Averages:
             seen = judge.extractor.features(images, evaluation.batch_size)
             fid = judge.measure(seen, [METRIC])[METRIC]
             found.lengths.append(Length(length, fid, error_bars(judge.reference, [seen], [METRIC]).get(METRIC)))
-            rows.append(images[:SHOWN])
+            title = "as trained" if length is None else f"{length:g}"
+            rows.append((title, images[: enough(model.shape.stored, SHOWN)]))
             record.metrics(place, {METRIC: fid, **({} if length is None else {"sigma_rel": length})})
             bar.advance(1, f"{METRIC} {fid:.2f}")
         with replacing_folder(project.averages(name)) as folder:
@@ -110,7 +109,7 @@ def compare(project: Project, name: str, lengths: Sequence[float]) -> Averages:
             points = [(length.sigma_rel, length.fid) for length in found.lengths if length.sigma_rel is not None]
             if points:
                 figures.lengths(folder / "ema.png", points, found.lengths[0].fid)
-            save_png(folder / "samples.png", grid(np.concatenate(rows), SHOWN))
+            save_png(folder / "samples.png", film(rows, SHOWN))
         record.artifact(project.averages(name), "ema")
     return found
 

@@ -44,6 +44,7 @@ def compare(project: Project, first: str, second: str, out: Path | None = None) 
     from genforge.evaluation.fidelity import Judge, check_images
     from genforge.evaluation.metrics import METRICS
     from genforge.evaluation.statistics import statistic_of
+    from genforge.pictures import enough
     from genforge.progress import Bar
     from genforge.report import comparison_page
 
@@ -62,7 +63,7 @@ def compare(project: Project, first: str, second: str, out: Path | None = None) 
                 images = draw(seed, settings.images, 0)
                 check_images(images, judge.shape)
                 seen[model].append(judge.extractor.features(images, settings.batch_size))
-                shown.setdefault(model, images[: comparison_page.SHOWN])
+                shown.setdefault(model, images[: enough(judge.shape.stored, comparison_page.SHOWN)])
                 bar.advance(len(images))
     names = [name for name in dict.fromkeys((project.config.registry.metric, *COMPARED)) if name in judge.metrics]
     found = {

@@ -266,6 +266,8 @@ def draw_trajectory(
     if out.suffix != ".png":
         raise UserError(f"--out {out}: a trajectory is a picture; name a .png file")
     with loaded(model, root) as drawing:
+        if drawing.shape.is_point:
+            raise UserError(f"{model} draws points of the plane, whose way is not shown as a picture")
         ways = drawing.trajectory(seed, images, moments, labels_of_one(drawing, label, images))
     if ways is None:
         raise UserError(f"{model} draws an image in one pass, so that there is no way to be shown")

@@ -60,6 +60,8 @@ def compare(project: Project, prepared: Path, extractor: Path, new: np.ndarray, 
     from genforge.tracking import runs as tracking
 
     known = read_array(prepared / "test-images.npy", memory_map=True)
+    if known.dtype != np.uint8:
+        raise UserError("the data are points of the plane, and drift is looked for in images alone")
     if new.ndim != 4 or new.dtype != np.uint8 or new.shape[1:] != known.shape[1:]:
         raise UserError(f"the images are {new.dtype} {new.shape[1:]}, the known ones {known.dtype} {known.shape[1:]}")
     if min(len(known), len(new)) < FEWEST:

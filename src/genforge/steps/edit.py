@@ -68,6 +68,8 @@ def edit(model: str, request: Request, images: int, seed: int, out: Path, root: 
     request.check()
     with loaded(model, root) as drawing:
         check_denoiser(drawing, model)
+        if drawing.shape.is_point:
+            raise UserError(f"{model} draws points of the plane, and what is gone on from or filled in is a picture")
         settings = _data_settings(root)
         pictures = read_pictures(request.pictures, drawing.shape, settings)
         hole = None if request.mask is None else read_mask(request.mask, drawing.shape, settings)

@@ -86,16 +86,19 @@ def look_at(project: Project, candidate: Candidate, ground: Ground) -> dict[str,
 
 def entry(name: str, gate: Any, finding: Any) -> dict[str, Any]:
     """A gate's finding as it is kept: with the gate's settings and the reason for it."""
-    settings = gate.settings.model_dump(mode="json")
-    reason = settings.pop("reason")
     return {
         "name": name,
         "passed": finding.passed,
         "words": finding.words,
-        "reason": reason,
-        "settings": settings,
+        "reason": gate.settings.reason,
+        "settings": _settings(gate),
         "evidence": finding.evidence,
     }
+
+
+def _settings(gate: Any) -> dict[str, Any]:
+    """What a gate's finding hangs on: not the reason why it is asked."""
+    return dict(gate.settings.model_dump(mode="json", exclude={"reason"}))
 
 
 class Comparisons:
@@ -219,14 +222,17 @@ def own_verdict(project: Project, name: str) -> dict[str, Any]:
     """What the stage `gates` found of a recipe's model as it is now.
 
     Raises:
-        UserError: nothing, or of other weights.
+        UserError: nothing, or of other weights, or by other gates than params.yaml has now.
     """
-    kept = read_json(project.gates / f"{name}.json")
-    if kept["weights"] != digest(project.model(name)):
-        raise UserError(
-            f"{project.gates / f'{name}.json'} is about other weights than {project.model(name)} holds; run "
-            f"`genforge step gates`, or `dvc repro`"
-        )
+    path = project.gates / f"{name}.json"
+    kept = read_json(path)
+    other = "" if kept["weights"] == digest(project.model(name)) else f"other weights than {project.model(name)} holds"
+    asked = {found["name"]: found["settings"] for found in kept["gates"]}
+    for gate_name, gate in build_gates(project.config.gates).items():
+        if not gate.compares and asked.get(gate_name) != _settings(gate):
+            other = other or f"other gates than params.yaml has now ({gate_name})"
+    if other:
+        raise UserError(f"{path} is about {other}; run `genforge step gates`, or `dvc repro`")
     return dict(kept)
 
 

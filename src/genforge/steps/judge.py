@@ -12,7 +12,7 @@ import numpy as np
 
 from genforge.contracts import ImageShape
 from genforge.cores import cores
-from genforge.files import read_array, read_json
+from genforge.files import read_array, read_json, telling_of_no_room
 from genforge.settings import UserError
 from genforge.steps.project import Project
 
@@ -97,6 +97,7 @@ def _read_files(project: Project, folder: Path, paths: list[str], shape: ImageSh
     from genforge.data.decoding import Rules
     from genforge.data.decoding_pool import decode_all
     from genforge.data.decoding_worker import FACTS, Job
+    from genforge.data.gathering import with_room
     from genforge.progress import Bar
 
     data = project.config.data
@@ -112,7 +113,9 @@ def _read_files(project: Project, folder: Path, paths: list[str], shape: ImageSh
     rules = Rules(shape.height, True, channels, data.fit, data.max_pixels, data.max_bytes, data.max_seconds)
     reasons, resized = [""] * len(paths), 0
     with tempfile.NamedTemporaryFile(prefix="genforge-judge-") as scratch, Bar("reading", len(paths), "files") as bar:
-        scratch.truncate(len(paths) * shape.size)
+        size = len(paths) * shape.size
+        with telling_of_no_room("the decoded images", Path(scratch.name), size, "run again, or name another TMPDIR"):
+            with_room(Path(scratch.name), size)
         job = Job(str(folder), rules, 0, scratch.name)
         for start, columns in decode_all(job, paths, cores()):
             found = dict(zip(FACTS, columns, strict=True))

@@ -28,10 +28,11 @@ ASKED = 2000  # held-out images, at most, whose codes are asked what they know
 
 
 def strips_of(networks: Mapping[str, Network], prepared: Prepared) -> dict[str, Strip]:
-    """Pictures of the latent space by name, made of images of the validation split; none of a model without encoder."""
+    """Pictures of the latent space by name, made of images of the validation split; none of a model without encoder, or
+    of points, which a row of dots would not show."""
     from genforge.evaluation.latent import LatentSpace, strips
 
-    if "encoder" not in networks or prepared.count("validation") < 2:
+    if "encoder" not in networks or prepared.count("validation") < 2 or prepared.shape.is_point:
         return {}
     images = np.asarray(prepared.images("validation")[:LOOKED_AT])
     labels = prepared.labels("validation")
@@ -53,7 +54,8 @@ def knowledge_of(networks: Mapping[str, Network], prepared: Prepared) -> dict[st
     labels = None if labels is None else labels[:ASKED]
     codes = space.encode(images, labels)
     back = space.decode(codes, labels)
-    error = float(np.square(back.astype(np.float32) - images).mean() / 127.5**2)
+    unit = 127.5 if prepared.shape.stored == "uint8" else 1.0  # of what a network sees as 1
+    error = float(np.square((back.astype(np.float32) - images) / unit).mean())
     known: dict[str, Any] = {
         "size": space.size,
         "images": len(images),
@@ -84,7 +86,8 @@ def show(project: Project, model: str, out: Path, encode: bool = False, decode: 
     Args:
         model: a recipe of params.yaml, or a trained folder.
         encode: write codes.npy too, float32 (n, size), of the test split's images in their order.
-        decode: a .npy of codes (n, size), whose images are written to decoded.npy, uint8 (n, height, width, channels).
+        decode: a .npy of codes (n, size), whose images are written to decoded.npy, uint8 (n, height, width, channels),
+            or points float32 (n, 1, 1, 2).
 
     Raises:
         UserError: there is no such model, it has no encoder, or the codes are of another size.

@@ -105,7 +105,7 @@ def locks_of_dvc(root: Path) -> Iterator[Leftover]:
 def _read_table(path: Path) -> dict[str, Any] | None:
     """DVC's table of readers and writers; empty where there is none, None where it cannot be read."""
     try:
-        table = json.loads(path.read_text())
+        table = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError:

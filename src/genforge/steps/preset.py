@@ -78,7 +78,7 @@ def write(name: str, device: str, out: Path, force: bool = False, folder: Path |
 def _is_preset(path: Path) -> bool:
     """Whether a file is a preset as it was written."""
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         return False
     return any(text == render(name, device) for name in names() for device in DEVICES)
@@ -97,9 +97,9 @@ def _fitted(text: str, folder: Path | None, root: Path) -> tuple[str, list[str]]
         return text, []
     said = []
     if folder is not None:
-        text = _with(text, "data", "folder", _quoted(folder))
+        text = _with(text, "data", "folder", _quoted(str(folder)))
         if name := _NO_NAME.sub("-", folder.name.partition(".")[0].lower())[:64].strip("-"):
-            text = _with(text, "data", "name", name)
+            text = _with(text, "data", "name", _quoted(name))
             said.append(f"the model is called {name} (data.name)")
     place = root / (folder or values["data"]["folder"])
     if not place.is_dir():  # an archive, which nobody unpacks for this, or still to come
@@ -149,9 +149,9 @@ def _fitted_to_looks(text: str, data: dict[str, Any], files: list[Path]) -> tupl
     return text, said
 
 
-def _quoted(path: Path) -> str:
-    """A path as a value in YAML, in quotes where it needs them."""
-    return yaml.safe_dump(str(path), default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
+def _quoted(text: str) -> str:
+    """A text as a value in YAML, in quotes where it needs them, as `no` does."""
+    return yaml.safe_dump(text, default_flow_style=True, width=10_000).removesuffix("\n...\n").strip()
 
 
 def _with(text: str, block: str, key: str, value: str) -> str:
@@ -170,7 +170,7 @@ def _with(text: str, block: str, key: str, value: str) -> str:
 
 def _read(part: str) -> str:
     path = FOLDER / f"{part}.yaml"
-    return path.read_text() if path.is_file() else ""  # some presets are the same on every device
+    return path.read_text("utf-8") if path.is_file() else ""  # some presets are the same on every device
 
 
 def _laid_over(base: str, over: str) -> str:

@@ -78,6 +78,7 @@ def examine(path: Path, root: Path = Path()) -> Finding:
 def finding_table(finding: Finding) -> Table:
     """The finding for a terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
@@ -92,8 +93,9 @@ def finding_table(finding: Finding) -> Table:
         if said.way and said.images > 1:  # a tile of a strip is a moment or a place of an image, not an image
             last = f" on, {said.images} tiles"
         way = f", {said.way}" if said.way else ""
-        table.add_row("text", f"{said.model}{number}, seed {said.seed}, image {said.index}{last}{label}{way}")
-        table.add_row("", f"weights {said.weights}")
+        words = f"{said.model}{number}, seed {said.seed}, image {said.index}{last}{label}{way}"
+        table.add_row("text", Text(words))  # anybody may have written it: no markup
+        table.add_row("", Text(f"weights {said.weights}"))
     mark = finding.mark
     if mark.is_found:
         share = f", in {finding.marked} of {finding.parts} images" if finding.parts > 1 else ""
@@ -108,7 +110,7 @@ def finding_table(finding: Finding) -> Table:
         table.add_row("", "TEXT AND WATERMARK NAME DIFFERENT WEIGHTS: one of them was changed")
     if finding.says_anything:
         known = ", ".join(finding.versions) or "no registered version has these weights"
-        table.add_row("registry", finding.unknown or known)
+        table.add_row("registry", Text(finding.unknown or known))
     return table
 
 

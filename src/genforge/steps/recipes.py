@@ -50,7 +50,7 @@ def text_of(name: str) -> str:
         UserError: there is none of this name.
     """
     read_library(name, "genforge recipes")
-    return (LIBRARY / f"{name}.yaml").read_text()
+    return (LIBRARY / f"{name}.yaml").read_text("utf-8")
 
 
 def in_full(name: str) -> dict[str, Any]:

@@ -244,7 +244,7 @@ def _tell_the_pipeline(project: Project, board: Mapping[str, Any], record: track
         write_json(table, {"columns": columns, "data": rows})  # the form of MLflow's log_table, which its UI shows
         record.artifact(table)
     record.tags({"mlflow.loggedArtifacts": json.dumps([{"path": table.name, "type": "table"}])})
-    record.note(project.leaderboard.with_suffix(".md").read_text())
+    record.note(project.leaderboard.with_suffix(".md").read_text("utf-8"))
     for path in (project.leaderboard, project.leaderboard.with_suffix(".md"), project.report):
         if path.exists():
             record.artifact(path)

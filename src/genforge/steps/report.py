@@ -106,7 +106,7 @@ def _search(folder: Path, name: str) -> Any | None:
     table = folder / "trials.csv"
     if not table.exists():
         return None
-    with table.open(newline="") as file:
+    with table.open(newline="", encoding="utf-8") as file:
         return Search(name, read_json(folder / "best.json"), list(csv.DictReader(file)))
 
 
@@ -118,7 +118,7 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     """
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
         columns = list(table.fieldnames or [])
         if columns and "step" not in columns:

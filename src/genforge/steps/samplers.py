@@ -86,6 +86,7 @@ def compare(project: Project, name: str, steps: Sequence[int], samplers: Sequenc
     from genforge.data.loading import Prepared
     from genforge.evaluation.fidelity import Judge
     from genforge.models import load
+    from genforge.pictures import enough
     from genforge.steps.edit import check_denoiser
     from genforge.steps.labels import labels_of
     from genforge.tracking import runs as tracking
@@ -132,7 +133,8 @@ def compare(project: Project, name: str, steps: Sequence[int], samplers: Sequenc
             error = _error(judge, seen)
             cell = Cell(choice["name"], choice["steps"], choice, value, error, evaluations, seconds)
             found.cells[:] = _in_order([*(old for old in found.cells if _place(old) != _place(cell)), cell])
-            write_array(folder / "drawn" / f"{cell.sampler}-{cell.steps}.npy", images[:SHOWN])
+            shown = images[: enough(model.shape.stored, SHOWN)]
+            write_array(folder / "drawn" / f"{cell.sampler}-{cell.steps}.npy", shown)
             write_json(folder / DOCUMENT, found.to_json())
             record.metrics(cell.steps, {f"{cell.sampler}_{METRIC}": value, f"{cell.sampler}_seconds": seconds})
             bar.advance(1, f"{cell.sampler} {cell.steps}: {value:.2f}")
@@ -245,7 +247,7 @@ def machine() -> str:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -253,14 +255,16 @@ def _processor() -> str:
 
 
 def _pictures(found: Comparison, folder: Path) -> None:
-    from genforge.pictures import enlarge, factor_to_see, grid
+    from genforge.pictures import enlarge, factor_to_see, grid, sheet
     from genforge.report import figures
 
     cells = {}
     for cell in found.cells:
         images = read_array(folder / "drawn" / f"{cell.sampler}-{cell.steps}.npy")
-        picture = grid(images, enlarged=False)
-        picture = enlarge(picture, factor_to_see(images.shape[1], images.shape[2], SIDE))
+        if images.dtype == np.uint8:
+            picture = enlarge(grid(images, enlarged=False), factor_to_see(images.shape[1], images.shape[2], SIDE))
+        else:
+            picture = sheet(images)
         cells[_place(cell)] = (picture, f"FID {cell.fid:.2f}  {cell.seconds:.3g} s  {cell.evaluations:g} ev.")
     figures.grid_of_samplers(folder / "samplers.png", cells)
     lines: dict[str, list[tuple[float, float]]] = {}

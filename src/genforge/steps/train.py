@@ -250,6 +250,7 @@ def write(
     write_json(folder / "model.json", card)
     history.write_csv(folder / "curves.csv")
     save_png(folder / "samples.png", samples)
-    save_png(folder / "filmstrip.png", film(sorted(history.images.items()), FILM_COLUMNS))
+    looks = [(f"step {step}", drawn) for step, drawn in sorted(history.images.items())]
+    save_png(folder / "filmstrip.png", film(looks, FILM_COLUMNS))
     for key, picture in more.items():
         save_png(folder / f"{key}.png", picture)
