@@ -1,8 +1,9 @@
 """How long the judge takes for FID and IS, beside torch-fidelity on the same images with the same extractor.
 
-    python tests/benchmarks/evaluation.py [--data data/prepared] [--images 10000] [--threads 4] [--rounds 3]
+    python tests/benchmarks/evaluation.py [--data data/prepared] [--images 10000] [--threads 4] [--rounds 9]
 
-Prints a line of JSON for each comparison; `ratio` is torch-fidelity's median time over ours.
+Prints a line of JSON for each comparison; `ratio` is the median over rounds of torch-fidelity's time over ours, and
+`spread` the least and the largest.
 
 `images`: `torch_fidelity.calculate_metrics` on images, fid and isc, nothing cached, against `Judge.score`. Ours has the
 real images' features and moments from the step `extractor`, once for a data set; nothing of the generated images.
@@ -76,7 +77,7 @@ def compare_images(images: np.ndarray, real: np.ndarray, rounds: int) -> dict[st
         "real_images": len(real),
         "shape": [height, width, channels],
         **report(seconds),
-        "ratio_tuned": round(seconds["tuned"] / seconds["ours"], 2),
+        "ratio_tuned": round(statistics.median(ratios(seconds, "tuned")), 2),
         "difference": max(abs(ours[name] / others[name] - 1) for name in METRICS),
     }
 
@@ -103,8 +104,8 @@ def compare_matrices(rounds: int) -> dict[str, Any]:
     return {"comparison": "matrix", "dimensions": DIMENSIONS, **report(seconds), "difference": difference}
 
 
-def take_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median seconds of each side, and what it gave, after a round that is not counted."""
+def take_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Seconds of each side in each round, and what it gave, after a round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     values: dict[str, Any] = {}
     for count in range(rounds + 1):
@@ -113,14 +114,21 @@ def take_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[s
             values[name] = side()
             if count:
                 seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(found) for name, found in seconds.items()}, values
+    return seconds, values
 
 
-def report(seconds: dict[str, float]) -> dict[str, Any]:
+def ratios(seconds: dict[str, list[float]], side: str) -> list[float]:
+    """A side's time over ours, by round, rising."""
+    return sorted(theirs / ours for theirs, ours in zip(seconds[side], seconds["ours"], strict=True))
+
+
+def report(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    found = ratios(seconds, "torch_fidelity")
     return {
         "threads": torch.get_num_threads(),
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "ratio": round(seconds["torch_fidelity"] / seconds["ours"], 2),
+        "seconds": {name: round(statistics.median(values), 3) for name, values in seconds.items()},
+        "ratio": round(statistics.median(found), 2),
+        "spread": [round(found[0], 2), round(found[-1], 2)],
     }
 
 
@@ -140,7 +148,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="prepared data, whose training split is real; left out: random")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", choices=["images", "matrix"])
     arguments = parser.parse_args()
 

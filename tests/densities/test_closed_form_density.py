@@ -168,9 +168,20 @@ def test_a_pixel_that_never_varied_costs_nothing_where_it_is_as_ever_and_at_most
         assert other >= math.log(0.001) - 64 * math.log(256) - 1e-6
 
 
-def test_the_noise_s_variance_is_that_of_the_draws() -> None:
-    unit = torch.rand(200_000, generator=torch.Generator().manual_seed(0)) - 0.5
-    assert (CELL * unit).var().item() == pytest.approx(CELL**2 / 12, rel=0.01)
+def test_images_are_shown_with_uniform_noise_as_wide_as_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = 0.5 * torch.rand(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    (network, *_), seen = fitted(SHAPE, images), []
+
+    def listening(flat: Tensor, cell: float = 0.0) -> Tensor:
+        seen.append((flat, cell))
+        return torch.zeros(len(flat)).double()
+
+    monkeypatch.setattr(network, "log_density", listening)
+    told(network, images)
+    ((shown, cell),) = seen
+    noise = shown - images.flatten(1).double()
+    assert cell == CELL and noise.abs().max() <= CELL / 2 + 1e-9
+    assert noise.var().item() == pytest.approx(CELL**2 / 12, rel=0.03)
 
 
 def test_a_network_that_is_no_baseline_is_told() -> None:

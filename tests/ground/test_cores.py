@@ -52,7 +52,9 @@ def test_where_nothing_is_told_there_is_no_quota(tmp_path: Path) -> None:
     assert quota(tmp_path, tmp_path / "missing") is None
 
 
-@pytest.mark.parametrize(("share", "threads"), [(0.5, 1), (1.0, 1), (1.9, 1), (1e6, None), (None, None)])
+@pytest.mark.parametrize(
+    ("share", "threads"), [(0.5, 1), (1.9, 1), (2.5, 2), (7.9, 7), (8.0, None), (1e6, None), (None, None)]
+)
 def test_a_quota_below_all_cores_is_rounded_down(
     share: float | None, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

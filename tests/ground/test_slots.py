@@ -13,6 +13,7 @@ import pytest
 from genforge import slots
 from genforge.settings import UserError
 from genforge.slots import Device, devices
+from tests.waiting import wait_for
 
 CONTENDER = """
 import os, sys, time
@@ -77,10 +78,28 @@ def test_a_killed_holder_frees_its_device_and_was_named_to_who_waited(tmp_path: 
 def test_devices_may_be_shared_by_a_number(tmp_path: Path) -> None:
     log = tmp_path / "log"
     shared = {"GENFORGE_DEVICES": "0", "GENFORGE_DEVICE_SLOTS": "2"}
-    processes = [contender(log, 1.5, **shared) for _ in range(4)]
-    for process in processes:
-        assert process.wait(timeout=400) == 0
-    assert most_at_once(log)["0"] <= 2
+    processes = [contender(log, 600, **shared) for _ in range(2)]
+    try:
+        wait_for(lambda: log.exists() and log.read_text().count("enter") == 2)
+        processes.append(contender(log, 0, **shared))
+        assert processes[2].stderr is not None and "waiting for a GPU" in processes[2].stderr.readline()
+        processes[0].kill()
+        assert processes[2].wait(timeout=400) == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_there_are_as_many_places_as_devices_times_processes_on_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENFORGE_DEVICES", "0,1")
+    assert slots.places() == 2
+    monkeypatch.setenv("GENFORGE_DEVICE_SLOTS", "3")
+    assert slots.places() == 6
+    for wrong in ("x", "0", "-1"):
+        monkeypatch.setenv("GENFORGE_DEVICE_SLOTS", wrong)
+        with pytest.raises(UserError, match=f"GENFORGE_DEVICE_SLOTS.*{wrong}"):
+            slots.places()
 
 
 def test_the_same_device_by_index_and_by_uuid_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

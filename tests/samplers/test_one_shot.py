@@ -21,6 +21,15 @@ def test_truncation_keeps_order_and_bounds_and_gives_the_cut_off_normal() -> Non
     torch.testing.assert_close(truncated(noise, 9.0), noise, atol=1e-4, rtol=1e-4)
 
 
+def test_the_noise_that_images_begin_as_is_cut_off_where_it_is_asked_for() -> None:
+    draw, network = Draw(0, torch.arange(200)), build("dcgan-generator", EIGHT).eval()
+    plain, cut = (OneShot(OneShotSettings(truncation=limit)).latents(network, draw) for limit in (None, 0.5))
+    assert cut.abs().max() <= 0.5 < plain.abs().max() and torch.equal(cut, truncated(plain, 0.5))
+    images = OneShot(OneShotSettings(truncation=0.5)).sample(network, draw)
+    with torch.no_grad():
+        torch.testing.assert_close(images, network(cut).float())
+
+
 def test_a_network_in_training_mode_is_refused() -> None:
     network = build("dcgan-generator", EIGHT).train()
     with pytest.raises(ValueError, match="training mode"):
