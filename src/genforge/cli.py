@@ -80,8 +80,6 @@ def _refuse(error: UserError) -> int:
 
 def _store_away(error: Exception) -> UserError | None:
     """MLflow's error in our words, where its store has gone while a command was at work with it."""
-    if "mlflow" not in sys.modules:
-        return None
     from genforge.tracking.mlflow_store import as_away
 
     return as_away(error, Path.cwd())

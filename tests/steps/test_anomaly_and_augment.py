@@ -17,13 +17,16 @@ from rich.console import Console
 from genforge.cli import parser
 from genforge.contracts import ImageShape
 from genforge.data.loading import Prepared
-from genforge.files import read_json, write_array, write_json
+from genforge.files import read_array, read_json, write_array, write_json
+from genforge.models import digest
 from genforge.pictures import save_png
 from genforge.settings import UserError
 from genforge.steps import ingest, prepare, resolve, train
 from genforge.steps.anomaly import anomaly, anomaly_table
 from genforge.steps.augment import accuracies, augment, augmentation_table
+from genforge.steps.draw import draw
 from genforge.steps.project import Project
+from genforge.steps.provenance import examine
 from tests.trained_models import trained_folder
 
 PARAMS = """
@@ -176,6 +179,13 @@ def test_a_labelled_set_is_written_in_proportion_and_is_the_same_again(project: 
         assert path.read_bytes() == (tmp_path / "set" / path.relative_to(tmp_path / "again")).read_bytes()
     with pytest.raises(UserError, match="not an empty folder"):
         augment(project, "made", tmp_path / "set", 30)
+
+    # Each says which image of which model it is, and is that image again when it is asked for.
+    third = min((tmp_path / "set" / "3").iterdir())
+    said = examine(third, project.root).text
+    assert said is not None and (said.weights, said.label) == (digest(model), 3)
+    draw("made", said.index + 1, said.seed, tmp_path / "drawn.npy", project.root, label="3")
+    assert np.array_equal(np.asarray(Image.open(third)), read_array(tmp_path / "drawn.npy")[said.index, ..., 0])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,9 @@ def augment(
 ) -> dict[str, Any]:
     """Write `count` images of a conditional model to `out`, a folder a class and a PNG an image.
 
+    Each says where it came from in its text. Its pixels are as they were drawn, without a watermark: who learns from
+    them must not learn that.
+
     Args:
         model: a recipe of params.yaml, a trained folder, or a registered model.
         out: a folder that is new or empty.
@@ -54,8 +58,9 @@ def augment(
     if count < 1 or not 0 <= seed < 2**63:
         raise UserError(f"--count should be 1 or more and --seed 0 to 2^63 - 1, not {count} and {seed}")
     check_new_folder(out, "--out")
+    from genforge import provenance
     from genforge.models import in_proportion
-    from genforge.pictures import save_png
+    from genforge.steps.draw import origin
 
     drawing = named_model(project, model)
     if not drawing.classes:
@@ -72,6 +77,7 @@ def augment(
     if measure:
         _check_measurable(project, model, classes, drawing.shape)
 
+    said = replace(origin(model, project.root), seed=seed)
     parts: list[np.ndarray] = []
     with replacing_folder(out) as folder, Bar(f"drawing from {model}", count, "images") as bar:
         for name in classes:
@@ -80,7 +86,9 @@ def augment(
         for part in drawing.batches(seed, count, batch_size=TOGETHER):
             first = sum(map(len, parts))
             for number, image in enumerate(part, first):
-                save_png(folder / classes[labels[number]] / f"{number:0{digits}d}.png", image)
+                words = replace(said, index=number, label=int(labels[number]))
+                path = folder / classes[labels[number]] / f"{number:0{digits}d}.png"
+                path.write_bytes(provenance.png(image, words))
             parts.append(part)
             bar.advance(len(part))
     counts = np.bincount(labels, minlength=len(classes)).tolist()
