@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,8 +26,10 @@ from genforge.config import ScheduleSettings
 from genforge.processes import words_of
 from genforge.registry.registry import Registry
 from genforge.settings import UserError
+from genforge.tracking.mlflow_store import StoreAway
+from pipelines.engine import may_pass
 from pipelines.notification import BLOCK
-from pipelines.schedule import deployments, forget_others, leave_with_server, times
+from pipelines.schedule import _asked_for, deployments, forget_others, leave_with_server, times
 from pipelines.server import api
 from pipelines.stages import Processes
 from pipelines.workplace import named
@@ -68,6 +72,33 @@ def test_each_trigger_is_a_deployment_and_what_people_start_has_no_schedule(
     assert found[f"retrain-apart/drift{images}"].parameters["trigger"] == "drift"
     with pytest.raises(UserError, match=r"schedule\.every"):
         ScheduleSettings.read({"every": 1}, "schedule")
+
+
+def test_what_the_command_line_says_goes_before_params_yaml() -> None:
+    def asked(**given: object) -> dict[str, object]:
+        said = argparse.Namespace(
+            **{"cron": None, "every": None, "on_data": None, "on_drift": None, "branch": None, **given}
+        )
+        return dict(times(_asked_for(ScheduleSettings.read({"every": 3600, "on_data": 60}, "schedule"), said)))
+
+    data = {"data": {"interval": timedelta(seconds=60)}}
+    assert asked() == {"anything": {"interval": timedelta(hours=1)}, **data}
+    assert asked(every=7200) == {"anything": {"interval": timedelta(hours=2)}, **data}
+    assert asked(cron="0 4 * * *") == {"anything": {"cron": "0 4 * * *"}, **data}
+
+
+def test_a_store_that_is_away_is_tried_again_and_a_mistake_is_not() -> None:
+    """What is raised in a task of ours, and not in a stage's process."""
+
+    def ended(error: Exception) -> SimpleNamespace:
+        def result() -> None:
+            raise error
+
+        return SimpleNamespace(result=result)
+
+    assert may_pass(None, None, ended(StoreAway("MLflow does not answer")))
+    assert not may_pass(None, None, ended(UserError("there is no such model")))
+    assert not may_pass(None, None, ended(ValueError("a bug")))
 
 
 def test_what_the_server_keeps_holds_no_password_and_is_the_same_project_with_and_without_it(

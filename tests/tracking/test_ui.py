@@ -37,6 +37,8 @@ def test_the_ui_answers_on_loopback_and_ends_with_its_signal(tracked: Path) -> N
             assert "<title>Optuna Dashboard</title>" in page(f"http://127.0.0.1:{search_port}/dashboard", ui)
         family = [psutil.Process(ui.pid), *psutil.Process(ui.pid).children(recursive=True)]
         assert set(listening(family)) == {"127.0.0.1"}
+        # Whatever stands in the database's address (a password, elsewhere) is on nobody's command line.
+        assert not any(mlflow_store.store_uri(tracked) in " ".join(process.cmdline()) for process in family)
     finally:
         ui.send_signal(signal.SIGTERM)
         ui.wait(120)
