@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     return status_of(lambda: _work(arguments), "the schedule has ended")
 
 
-def _asked_for(settings: ScheduleSettings, arguments: argparse.Namespace) -> ScheduleSettings:
+def asked_for(settings: ScheduleSettings, arguments: argparse.Namespace) -> ScheduleSettings:
     """The settings of params.yaml, but for what the command line says."""
     given = {key: getattr(arguments, key) for key in ("cron", "every", "on_data", "on_drift", "branch")}
     given = {key: value for key, value in given.items() if value is not None}
@@ -188,7 +188,7 @@ def _work(arguments: argparse.Namespace) -> None:
     root = Path()
     project = Project.load(root)
     checked.ensure(project)
-    settings = _asked_for(project.config.schedule, arguments)
+    settings = asked_for(project.config.schedule, arguments)
     if arguments.pool and not os.environ.get("PREFECT_API_URL"):
         raise UserError("PREFECT_API_URL should name the server that the workers of the pool talk to")
     if not times(settings) and not arguments.pool:

@@ -29,7 +29,7 @@ from genforge.settings import UserError
 from genforge.tracking.mlflow_store import StoreAway
 from pipelines.engine import may_pass
 from pipelines.notification import BLOCK
-from pipelines.schedule import _asked_for, deployments, forget_others, leave_with_server, times
+from pipelines.schedule import asked_for, deployments, forget_others, leave_with_server, times
 from pipelines.server import api
 from pipelines.stages import Processes
 from pipelines.workplace import named
@@ -79,7 +79,7 @@ def test_what_the_command_line_says_goes_before_params_yaml() -> None:
         said = argparse.Namespace(
             **{"cron": None, "every": None, "on_data": None, "on_drift": None, "branch": None, **given}
         )
-        return dict(times(_asked_for(ScheduleSettings.read({"every": 3600, "on_data": 60}, "schedule"), said)))
+        return dict(times(asked_for(ScheduleSettings.read({"every": 3600, "on_data": 60}, "schedule"), said)))
 
     data = {"data": {"interval": timedelta(seconds=60)}}
     assert asked() == {"anything": {"interval": timedelta(hours=1)}, **data}
@@ -106,12 +106,12 @@ def test_what_the_server_keeps_holds_no_password_and_is_the_same_project_with_an
 ) -> None:
     settings = ScheduleSettings.read({"on_data": 60}, "schedule")
     monkeypatch.setenv("GENFORGE_REPOSITORY", "https://ada:secret@git.example.com/team/images.git")
-    found = deployments(tmp_path, settings, "main", None, "/opt/images")
+    found = deployments(tmp_path, settings, "main", None, str(tmp_path))
     assert not any("secret" in repr(made.model_dump()) for made in found)
     addresses = {made.parameters["repository"] for made in found if "repository" in made.parameters}
     assert addresses == {"https://git.example.com/team/images.git"}
     monkeypatch.setenv("GENFORGE_REPOSITORY", "https://git.example.com/team/images.git")
-    again = deployments(tmp_path, settings, "main", None, "/opt/images")
+    again = deployments(tmp_path, settings, "main", None, str(tmp_path))
     assert [made.full_name for made in again] == [made.full_name for made in found]
 
 

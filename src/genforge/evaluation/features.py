@@ -13,3 +13,7 @@ class Features:
 
     features: np.ndarray
     logits: np.ndarray | None
+
+    def are_told(self, classes: int) -> bool:
+        """Whether so many classes are told apart: the data's own, for published extractors know others or none."""
+        return self.logits is not None and self.logits.shape[1] == classes

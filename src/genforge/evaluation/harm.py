@@ -68,7 +68,7 @@ class ClassDetector(Detector):
         from scipy.special import softmax
 
         assert seen.logits is not None
-        if seen.logits.shape[1] != self.classes:
+        if not seen.are_told(self.classes):
             raise UserError(
                 f"{self.where}.classes: the extractor tells {seen.logits.shape[1]} classes apart, which are not the "
                 f"{self.classes} of these data; set extractor.name to classifier, or give a classifier of your own "

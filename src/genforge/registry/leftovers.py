@@ -18,7 +18,6 @@ from genforge.leftovers import Leftover
 from genforge.processes import Identity
 from genforge.registry.alias_history import RUN
 from genforge.registry.registry import PACKAGES, PROCESS, Registry
-from genforge.settings import UserError
 from genforge.tracking import mlflow_store
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ def find(root: Path) -> Iterator[Leftover]:
     yield from _packages(root)
     if not mlflow_store.is_there(root):
         return
-    client = mlflow_store.connect(root)
-    mlflow_store.check_answers(client, root)
+    client = mlflow_store.reach(root)
     for name in [model.name for model in mlflow_store.pages(client.search_registered_models) if RUN in model.tags]:
         yield from _aliases(root, name)
         yield from _half_registered(root, client, name)
@@ -105,8 +103,5 @@ def _delete(root: Path, client: MlflowClient, name: str, model_id: str) -> None:
         if not any(_model_of(version) == model_id for version in client.search_model_versions(f"name = '{name}'")):
             client.delete_logged_model(model_id)
     except MlflowException as error:
-        if away := mlflow_store.as_away(error, root):
-            raise away from None
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            said = mlflow_store.without_password(root, error.message)
-            raise UserError(f"MLflow does not delete the model {model_id}: {said}") from None
+            raise mlflow_store.in_words(error, root, f"MLflow does not delete the model {model_id}") from None

@@ -28,9 +28,8 @@ def origin(root: Path, uri: str) -> Provenance:
     if found is None:
         raise UserError(f"{uri!r} should be models:/NAME@ALIAS or models:/NAME/VERSION, such as models:/digits@staging")
     check_is_there(root)
-    client = mlflow_store.connect(root)
     name, alias, number = found["name"], found["alias"], found["number"]
-    with reading(root, uri):
+    with reading(root, uri) as client:
         version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
     if WEIGHTS not in version.tags:
         raise Unusable(f"{uri} is version {version.version}, which genforge has not registered")
@@ -44,8 +43,7 @@ def versions_of(root: Path, digest: str) -> list[str]:
         UserError: no registry is here, or it does not answer.
     """
     check_is_there(root)
-    client = mlflow_store.connect(root)
-    mlflow_store.check_answers(client, root)
+    client = mlflow_store.reach(root)
     found = client.search_model_versions(f"tags.`{WEIGHTS}` LIKE '{digest}%'")
     return sorted(f"{version.name}/{version.version}" for version in found)
 

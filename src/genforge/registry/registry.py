@@ -111,9 +111,7 @@ class Registry:
 
     @cached_property
     def client(self) -> MlflowClient:
-        client = mlflow_store.connect(self.root)
-        mlflow_store.check_answers(client, self.root)
-        return client
+        return mlflow_store.reach(self.root)
 
     @cached_property
     def history_of_aliases(self) -> AliasHistory:
@@ -156,11 +154,8 @@ class Registry:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise Missing(f"model {self.name!r} has no version {number}: {error.message}") from None
-            if away := mlflow_store.as_away(error, self.root):
-                raise away from None
-            place = mlflow_store.store_name(self.root)
-            said = mlflow_store.without_password(self.root, error.message)
-            raise UserError(f"{self.name}/{number} cannot be read from {place}: {said}") from None
+            what = f"{self.name}/{number} cannot be read from {mlflow_store.store_name(self.root)}"
+            raise mlflow_store.in_words(error, self.root, what) from None
         return Version(int(found.version), dict(found.tags), found.run_id or "")
 
     def record_scores(self, number: int, scores: Scores, protocol: str) -> Version:
@@ -454,8 +449,7 @@ def names(root: Path) -> list[str]:
     """
     if not mlflow_store.is_there(root):
         return []
-    client = mlflow_store.connect(root)
-    mlflow_store.check_answers(client, root)
+    client = mlflow_store.reach(root)
     return sorted(model.name for model in mlflow_store.pages(client.search_registered_models))
 
 
@@ -490,24 +484,22 @@ def own_folder(root: Path, uri: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def reading(root: Path, uri: str) -> Iterator[None]:
-    """What MLflow says to somebody who reads the model at `uri`, in our words.
+def reading(root: Path, uri: str) -> Iterator[MlflowClient]:
+    """A client to read the model at `uri` with; what MLflow refuses within the block is told in our words.
 
     Raises:
         Unusable: there is no such model, version or alias, or its files are gone.
         UserError: the store does not answer, or cannot say.
     """
-    mlflow_store.check_answers(mlflow_store.connect(root), root)
+    client = mlflow_store.reach(root)
     from mlflow.exceptions import MlflowException
 
     try:
-        yield
+        yield client
     except MlflowException as error:
-        if away := mlflow_store.as_away(error, root):
-            raise away from None
         kind = Unusable if error.error_code in ABSENT else UserError
-        said = mlflow_store.without_password(root, error.message)
-        raise kind(f"{uri} cannot be read from {mlflow_store.store_name(root)}: {said}") from None
+        what = f"{uri} cannot be read from {mlflow_store.store_name(root)}"
+        raise mlflow_store.in_words(error, root, what, kind) from None
 
 
 def check_shape(model: Any, shape: ImageShape) -> None:

@@ -141,8 +141,8 @@ def variety_of(judge: Judge, prepared: Prepared, seen: Sequence[Features], pixel
     saw, and the diversity of its pixels. The judge may name classes that are not the data's: then none are counted."""
     from genforge.evaluation.measures.diversity import diversity
 
-    logits, of_data = seen[0].logits, len(prepared.card["classes"])
-    classes = of_data if logits is not None and logits.shape[1] == of_data else None
+    of_data = len(prepared.card["classes"])
+    classes = of_data if seen[0].are_told(of_data) else None
     real = prepared.images("train")
     alike = np.linspace(0, len(real) - 1, min(len(real), len(seen[0].features)), dtype=int)  # as many as are judged
     features_of_data, pixels_of_data = diversity(judge.reference.features), pixel_diversity(np.asarray(real[alike]))

@@ -244,14 +244,21 @@ def store_name(root: Path) -> str:
     return without_password(root, store_uri(root))
 
 
-def check_answers(client: MlflowClient, root: Path) -> None:
-    """Raises StoreAway when the store does not answer."""
+def reach(root: Path) -> MlflowClient:
+    """A client of the project's store, which answers.
+
+    Raises:
+        StoreAway: it does not.
+        UserError: there is no such kind of store.
+    """
+    client = connect(root)
     from mlflow.exceptions import MlflowException
 
     try:
         client.search_experiments(max_results=1)
     except MlflowException as error:
         raise _away(error, root) from None
+    return client
 
 
 def as_away(error: BaseException, root: Path) -> StoreAway | None:
@@ -268,6 +275,11 @@ def as_away(error: BaseException, root: Path) -> StoreAway | None:
     reason = error.__cause__ or error.__context__
     lost = isinstance(reason, RequestException | OperationalError)
     return _away(error, root) if lost or error.get_http_status_code() == HTTPStatus.SERVICE_UNAVAILABLE else None
+
+
+def in_words(error: MlflowException, root: Path, what: str, kind: type[UserError] = UserError) -> UserError:
+    """What MLflow refused, with its reason and without a password; or that its store has gone, where that is why."""
+    return as_away(error, root) or kind(f"{what}: {without_password(root, error.message)}")
 
 
 def _away(error: MlflowException, root: Path) -> StoreAway:

@@ -29,7 +29,7 @@ class ClassBalance(Gate):
 
     def check(self, candidate: Candidate, ground: Ground, holder: Holder | None = None) -> Finding:
         logits, labels = candidate.all_seen.logits, ground.training_labels
-        if labels is None or logits is None or logits.shape[1] != len(ground.classes):
+        if labels is None or logits is None or not candidate.all_seen.are_told(len(ground.classes)):
             return Finding(True, "the data or the judge names no classes, so that none can be forgotten")
         wanted = np.bincount(labels, minlength=len(ground.classes)) / len(labels)
         counts = np.bincount(logits.argmax(axis=1), minlength=len(ground.classes))
