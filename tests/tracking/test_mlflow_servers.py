@@ -188,9 +188,12 @@ def test_a_run_whose_uploader_was_killed_too_is_ended_by_the_next_command(
     assert stage.stdout is not None
     stage.stdout.readline()
     wait_for(lambda: uploaders(tracked))
-    stage.kill()
+    # It stands still while its uploader is looked for, which takes a while: dead, it would be told of by that; at work,
+    # it would start another one.
+    stage.send_signal(signal.SIGSTOP)
     for uploader in uploaders(tracked):
         uploader.kill()
+    stage.kill()
     stage.wait()
     stage.stdout.close()
     (log,) = all_runs(tracked)
